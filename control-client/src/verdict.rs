@@ -1,0 +1,72 @@
+//! What became of each resource, and why.
+
+use std::fmt;
+
+/// What became of one resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// `HTTPRoute bookinfo/ratings`: kind, namespace, name.
+    pub object: crate::snapshot::ObjectRef,
+    /// What is in force.
+    pub state: VerdictState,
+    /// Errors and warnings; none for a clean object.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// What of a resource is in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VerdictState {
+    /// As written.
+    Accepted,
+    /// The last good version; the one written is refused.
+    KeptLastGood,
+    /// Nothing of it; a security object fails closed.
+    Quarantined,
+    /// Refused because it would weaken an enforced object.
+    Ignored,
+}
+
+/// How bad.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Refuses the object.
+    Error,
+    /// In force, but probably not what was meant.
+    Warning,
+}
+
+/// One thing wrong with one object or file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// How bad.
+    pub severity: Severity,
+    /// Kind, namespace and name, when it can be attributed.
+    pub object: Option<(String, String, String)>,
+    /// `spec.rules[0].backendRefs[1].weight`; empty for the whole object.
+    pub field: String,
+    /// What is wrong and what to do.
+    pub message: String,
+    /// File as given to the source.
+    pub file: Option<String>,
+    /// From 1.
+    pub line: Option<u32>,
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.file {
+            write!(f, "{file}:{}: ", self.line.unwrap_or(1))?;
+        }
+        f.write_str(match self.severity {
+            Severity::Error => "error: ",
+            Severity::Warning => "warning: ",
+        })?;
+        if let Some((kind, namespace, name)) = &self.object {
+            write!(f, "{kind} {namespace}/{name}: ")?;
+        }
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.message)
+    }
+}

@@ -1,0 +1,1 @@
+//! Ground floor: the only crate that names a crypto backend.

@@ -1,0 +1,1 @@
+//! Ready, metrics, configuration and attestation, on a runtime of its own.

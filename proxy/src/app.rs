@@ -1,0 +1,1 @@
+//! The only wiring: builds what is shared and lists every background task.

@@ -1,0 +1,1 @@
+//! accept -> detect -> terminate -> admit -> serve, ending in one match: http or tcp.

@@ -1,0 +1,1 @@
+//! A guard per connection: graceful, then forced.

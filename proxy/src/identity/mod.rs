@@ -1,0 +1,1 @@
+//! SPIFFE ids, the current certificate, and where it comes from.

@@ -1,0 +1,1 @@
+//! Bind, and an accept loop that survives running out of descriptors.

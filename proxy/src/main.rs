@@ -1,0 +1,2 @@
+//! The `writ` binary.
+fn main() {}

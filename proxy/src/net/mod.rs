@@ -1,0 +1,1 @@
+//! Sockets, original destination, detection, copying, interception rules: the only place for `unsafe`.

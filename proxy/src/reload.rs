@@ -1,0 +1,1 @@
+//! Snapshot -> Tables -> swap; the only writer of Tables.

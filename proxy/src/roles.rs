@@ -1,0 +1,1 @@
+//! Roles are lists of listeners.

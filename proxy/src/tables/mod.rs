@@ -1,0 +1,1 @@
+//! Policy and routes compiled for speed: immutable, pure look-ups.

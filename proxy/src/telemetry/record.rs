@@ -1,0 +1,162 @@
+//! The record of one request or connection: decision and outcome, emitted exactly once, when it is dropped at the latest.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use smallvec::SmallVec;
+
+use super::Shard;
+use crate::decision::{Decision, Objects, Reason, Stage};
+
+/// Which configuration decided: made once when tables compile, shared by every record that they decide.
+#[derive(Debug, Default)]
+pub struct ConfigFacts {
+    /// The process's own counter.
+    pub version: u64,
+    /// Policy digest, `sha256:..`.
+    pub digest: String,
+    /// `git:..`, when the source knows.
+    pub revision: Option<String>,
+    /// The last known good snapshot, its source out of reach.
+    pub stale: bool,
+    /// What policy references name.
+    pub objects: Objects,
+}
+
+/// What is the same for every request of a connection.
+#[derive(Debug)]
+pub struct ConnectionFacts {
+    /// `inbound`, `outbound` or `gateway`.
+    pub side: Side,
+    /// The caller.
+    pub source: SocketAddr,
+    /// The caller's verified identity, `spiffe://..`.
+    pub source_identity: Option<Arc<str>>,
+    /// Where it wanted to go: the original destination, else the local address.
+    pub destination: SocketAddr,
+    /// What the caller's TLS was; `None`: plaintext.
+    pub tls: Option<TlsEvidence>,
+    /// What proved the caller's identity.
+    pub certificate: Option<CertificateEvidence>,
+}
+
+/// Which way a listener faces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Side {
+    /// To this workload.
+    Inbound,
+    /// From this workload.
+    Outbound,
+    /// Neither: a gateway.
+    Gateway,
+}
+
+impl Side {
+    /// The word in records, metrics and documents.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+            Self::Gateway => "gateway",
+        }
+    }
+}
+
+/// What TLS was agreed, as the `encryption` check's evidence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsEvidence {
+    /// `1.3` or `1.2`.
+    pub version: &'static str,
+    /// IANA name: `TLS_AES_256_GCM_SHA384`.
+    pub suite: &'static str,
+    /// `X25519MLKEM768`, ...
+    pub group: &'static str,
+    /// Approved throughout.
+    pub fips: bool,
+    /// Server name that the client sent.
+    pub sni: Option<Arc<str>>,
+}
+
+/// What proved an identity, as the `service-authentication` check's evidence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateEvidence {
+    /// Trust domain whose roots verified it.
+    pub trust_domain: Arc<str>,
+    /// Serial number, lower-case hex.
+    pub serial: Arc<str>,
+    /// notAfter, seconds since the epoch.
+    pub not_after: i64,
+}
+
+/// One try to get the request served.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// Where to.
+    pub endpoint: SocketAddr,
+    /// The server's verified identity.
+    pub identity: Option<Arc<str>>,
+    /// TLS of the hop; `None`: plaintext. Outbound this is the `encryption` evidence.
+    pub tls: Option<Arc<TlsEvidence>>,
+    /// `None`: it worked.
+    pub failed: Option<Reason>,
+    /// Microseconds until a response head or the failure.
+    pub us: u32,
+}
+
+/// The record of one request (HTTP) or one connection (TCP, refused handshake). Boxed where it travels; dropping it emits it.
+#[derive(Debug)]
+pub struct Record {
+    /// Kept by the worker; where the record goes.
+    #[expect(dead_code, reason = "read by the emitter")]
+    pub(super) shard: Rc<Shard>,
+    /// Sortable unique id (ULID), as `x-writ-decision-id` shows it.
+    pub id: u128,
+    /// Wall clock at the start.
+    pub time: SystemTime,
+    /// Monotonic clock at the start.
+    pub started: Instant,
+    /// Which configuration decided.
+    pub config: Arc<ConfigFacts>,
+    /// The caller's connection.
+    pub connection: Rc<ConnectionFacts>,
+    /// What each stage decided.
+    pub decision: Decision,
+    /// `host:port` of the service asked for, when known.
+    pub service: Option<Arc<str>>,
+    /// W3C trace id and span id of the caller, from a valid `traceparent`.
+    pub trace: Option<(u128, u64)>,
+    /// Record id of the previous hop, believed only from a verified peer.
+    pub previous: Option<u128>,
+    /// `HTTP/1.1`, `HTTP/2`, `tcp`, `tls`, ...
+    pub protocol: &'static str,
+    /// Method; empty for connections.
+    pub method: Option<http::Method>,
+    /// Authority as sent.
+    pub authority: Option<Box<str>>,
+    /// Path without query.
+    pub path: Option<Box<str>>,
+    /// Bytes of body from the caller.
+    pub request_bytes: u64,
+    /// Status answered; 0: none.
+    pub status: u16,
+    /// Bytes of body to the caller.
+    pub response_bytes: u64,
+    /// grpc-status of trailers or head, when there was one.
+    pub grpc_status: Option<u16>,
+    /// Name of the backend chosen.
+    pub backend: Option<Arc<str>>,
+    /// Its weight of the sum.
+    pub weight: Option<(u32, u32)>,
+    /// Tries, in order.
+    pub attempts: SmallVec<[Attempt; 1]>,
+    /// Microseconds spent deciding.
+    pub policy_us: u32,
+    /// Microseconds from first send to response head.
+    pub upstream_us: u32,
+    /// How it ended. `None` until known; a record dropped without it says `client-closed` at `relay`.
+    pub ended: Option<(Stage, Reason)>,
+    /// For the operator: what failed.
+    pub detail: Option<Box<str>>,
+}

@@ -1,0 +1,1 @@
+//! Server and client TLS of the mesh, and the SPIFFE verifier.

@@ -1,0 +1,1 @@
+//! Endpoint sets and their live state, picking, pools, connecting, sending.
