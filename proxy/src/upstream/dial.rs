@@ -9,7 +9,7 @@ use std::rc::Rc;
 use tokio::net::TcpStream;
 
 use super::hop::{Hop, HopFacts, HopTls};
-use super::{Connected, Io, Settings};
+use super::{Connected, Io, Settings, Upstream};
 use crate::decision::{Reason, Stage};
 use crate::error::Reject;
 use crate::tls::ClientTls;
@@ -17,15 +17,17 @@ use crate::tls::ClientTls;
 /// A dial under way.
 pub(super) type Dial<'a> = Pin<Box<dyn Future<Output = Result<Connected, Reject>> + 'a>>;
 
-/// Connects to the hop's endpoint within its connect timeout.
-pub(super) fn dial<'a>(tls: &'a ClientTls, settings: &'a Settings, hop: &'a Hop) -> Dial<'a> {
-    Box::pin(async move {
-        let deadline = tokio::time::Instant::now() + hop.connect_timeout;
-        let connected = tokio::time::timeout_at(deadline, tcp(settings, hop)).await;
-        let stream = connected.unwrap_or_else(|_| Err(timed_out(hop, "TCP")))?;
-        let secured = tokio::time::timeout_at(deadline, secure(tls, hop, stream)).await;
-        secured.unwrap_or_else(|_| Err(timed_out(hop, "TLS")))
-    })
+impl Upstream {
+    /// Connects to the hop's endpoint within its connect timeout.
+    pub(super) fn dial<'a>(&'a self, hop: &'a Hop) -> Dial<'a> {
+        Box::pin(async move {
+            let deadline = tokio::time::Instant::now() + hop.connect_timeout;
+            let connected = tokio::time::timeout_at(deadline, tcp(&self.settings, hop)).await;
+            let stream = connected.unwrap_or_else(|_| Err(timed_out(hop, "TCP")))?;
+            let secured = tokio::time::timeout_at(deadline, secure(&self.tls, hop, stream)).await;
+            secured.unwrap_or_else(|_| Err(timed_out(hop, "TLS")))
+        })
+    }
 }
 
 async fn tcp(_settings: &Settings, hop: &Hop) -> Result<TcpStream, Reject> {

@@ -2,13 +2,16 @@
 
 mod dial;
 mod hop;
+mod http1;
+mod http2;
 mod io;
 mod pick;
 mod pool;
 mod registry;
+mod send;
 mod upgraded;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -23,6 +26,7 @@ pub use self::io::Io;
 use self::pick::Balancer;
 use self::pool::{Target, TargetKey};
 pub use self::registry::{BackendStatus, Endpoint, EndpointStatus, Registry};
+pub use self::send::Send;
 pub use self::upgraded::{Upgraded, UpgradedUpstream};
 use crate::body::Body;
 use crate::decision::{Reason, Stage};
@@ -40,6 +44,13 @@ pub struct Upstream {
     balancers: RefCell<Vec<Option<Rc<Balancer>>>>,
     targets: RefCell<HashMap<TargetKey, Rc<Target>, foldhash::fast::RandomState>>,
     random: RefCell<SmallRng>,
+    /// Idle HTTP/1 connections of all targets.
+    idle: Cell<usize>,
+    /// Moves when connections of before must serve nobody any more.
+    epoch: Cell<u32>,
+    /// The sweeper's clock.
+    tick: Cell<u32>,
+    sweeping: Cell<bool>,
 }
 
 /// Bounds of the upstream side of one worker.
@@ -123,6 +134,10 @@ impl Upstream {
             balancers: RefCell::default(),
             targets: RefCell::default(),
             random: RefCell::new(rand::make_rng()),
+            idle: Cell::default(),
+            epoch: Cell::default(),
+            tick: Cell::default(),
+            sweeping: Cell::default(),
         })
     }
 
@@ -157,24 +172,14 @@ impl Upstream {
     }
 
     /// Sends a request and waits for the head of its response. Dropping the future abandons the request.
-    pub async fn send(self: &Rc<Self>, hop: &Hop, request: http::Request<Body>) -> Result<Sent, SendError> {
-        match self.connect(hop).await {
-            Ok(_) => Err(SendError {
-                reject: Reject::new(Stage::Send, Reason::ResetBeforeResponse),
-                request: Some(Box::new(request)),
-                facts: None,
-            }),
-            Err(reject) => Err(SendError { reject, request: Some(Box::new(request)), facts: None }),
-        }
+    pub fn send<'a>(self: &'a Rc<Self>, hop: &'a Hop, request: http::Request<Body>) -> Send<'a> {
+        Send::new(self, hop, request)
     }
 
     /// Opens a connection of its own, for a tunnel. ALPN follows from the hop's protocol.
     pub async fn connect(&self, hop: &Hop) -> Result<Connected, Reject> {
-        dial::dial(&self.tls, &self.settings, hop).await
+        self.dial(hop).await
     }
-
-    /// Closes what is idle and lets no connection of now serve another request: at drain, and when trust changes.
-    pub fn close_idle(&self) {}
 
     fn balancer(&self, id: BackendId) -> Option<Rc<Balancer>> {
         let index = id.0 as usize;
@@ -191,16 +196,6 @@ impl Upstream {
         }
         balancers[index] = Some(Rc::clone(&balancer));
         Some(balancer)
-    }
-
-    fn target(&self, key: TargetKey) -> Rc<Target> {
-        let mut targets = self.targets.borrow_mut();
-        if let Some(target) = targets.get(&key) {
-            return Rc::clone(target);
-        }
-        let target = Rc::new(Target::new(key.clone()));
-        targets.insert(key, Rc::clone(&target));
-        target
     }
 }
 
