@@ -1,5 +1,17 @@
-//! Server and client TLS of the mesh, and the SPIFFE verifier.
+//! TLS, server and client: SPIFFE mutual TLS of the mesh, and TLS towards what is outside of it.
 
-/// Client side of TLS.
-#[derive(Debug)]
-pub struct ClientTls;
+mod client;
+mod evidence;
+mod failure;
+mod origination;
+mod server;
+mod verify;
+
+pub use client::{ClientConnected, ClientTls, HopAlpn};
+pub use evidence::PeerTls;
+pub use failure::refused_by_server;
+pub use origination::TlsOptions;
+pub use server::{Accepted, Alpn, ServerTls};
+
+/// Records that wait for a slow peer, per connection: two full ones. rustls' own bound is 64 KiB.
+const SEND_BUFFER_BYTES: usize = 32 * 1024;
