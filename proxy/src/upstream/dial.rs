@@ -5,14 +5,17 @@ use std::future::Future;
 use std::io::ErrorKind;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 
-use super::hop::{Hop, HopFacts, HopTls};
-use super::{Connected, Io, Settings, Upstream};
+use super::hop::{Hop, HopFacts, HopProtocol, HopTls};
+use super::{Connected, Io, Upstream};
 use crate::decision::{Reason, Stage};
 use crate::error::Reject;
-use crate::tls::ClientTls;
+use crate::net::socket;
+use crate::tls::{ClientConnected, HopAlpn};
 
 /// A dial under way.
 pub(super) type Dial<'a> = Pin<Box<dyn Future<Output = Result<Connected, Reject>> + 'a>>;
@@ -21,49 +24,80 @@ impl Upstream {
     /// Connects to the hop's endpoint within its connect timeout.
     pub(super) fn dial<'a>(&'a self, hop: &'a Hop) -> Dial<'a> {
         Box::pin(async move {
-            let deadline = tokio::time::Instant::now() + hop.connect_timeout;
-            let connected = tokio::time::timeout_at(deadline, tcp(&self.settings, hop)).await;
-            let stream = connected.unwrap_or_else(|_| Err(timed_out(hop, "TCP")))?;
-            let secured = tokio::time::timeout_at(deadline, secure(&self.tls, hop, stream)).await;
-            secured.unwrap_or_else(|_| Err(timed_out(hop, "TLS")))
+            let deadline = Instant::now() + hop.connect_timeout;
+            let stream = timeout_at(deadline, self.dial_tcp(hop)).await;
+            let stream = stream.unwrap_or_else(|_| Err(timed_out(hop, "TCP connection")))?;
+            if *hop.tls() == HopTls::Plaintext {
+                let facts =
+                    HopFacts { endpoint: hop.address(), identity: None, tls: None, certificate: None };
+                return Ok(Connected { io: Io::Plain(stream), facts: Rc::new(facts) });
+            }
+            let secured = timeout_at(deadline, self.dial_tls(hop, stream)).await;
+            secured.unwrap_or_else(|_| Err(timed_out(hop, "TLS handshake")))
         })
     }
-}
 
-async fn tcp(_settings: &Settings, hop: &Hop) -> Result<TcpStream, Reject> {
-    let connected = TcpStream::connect(hop.address()).await;
-    let stream = connected.map_err(|error| {
-        let reason = match error.kind() {
-            ErrorKind::TimedOut => Reason::ConnectTimeout,
-            _ => Reason::ConnectRefused,
+    async fn dial_tcp(&self, hop: &Hop) -> Result<TcpStream, Reject> {
+        let address = hop.address();
+        let connected = socket::connect_from(hop.target.key.source, address, self.settings.mark).await;
+        connected.map_err(|error| {
+            let (reason, hint) = match error.kind() {
+                ErrorKind::TimedOut => (Reason::ConnectTimeout, "is a NetworkPolicy in the way?"),
+                ErrorKind::ConnectionRefused => (Reason::ConnectRefused, "does anything listen there?"),
+                _ => (Reason::ConnectRefused, "is there a route to it?"),
+            };
+            Reject::because(Stage::Connect, reason, format_args!("{address}: {error}; {hint}"))
+        })
+    }
+
+    async fn dial_tls(&self, hop: &Hop, stream: TcpStream) -> Result<Connected, Reject> {
+        let alpn = alpn(hop.protocol());
+        let connected = match hop.tls() {
+            HopTls::Mesh { identities } => self.tls.connect_mesh(stream, identities, alpn, None).await?,
+            HopTls::Tls(options) => {
+                let connected = self.tls.connect_tls(stream, options, alpn).await?;
+                if hop.protocol() == HopProtocol::Http2 && connected.alpn != Some(HopAlpn::Http2) {
+                    return Err(not_http2(hop));
+                }
+                connected
+            }
+            HopTls::Plaintext => return Err(Reject::new(Stage::Connect, Reason::TlsFailed)),
         };
-        Reject::because(Stage::Connect, reason, format_args!("{}: {error}", hop.address()))
-    })?;
-    // Only a latency matter: the connection works without.
-    let _ = stream.set_nodelay(true);
-    Ok(stream)
-}
-
-async fn secure(_tls: &ClientTls, hop: &Hop, stream: TcpStream) -> Result<Connected, Reject> {
-    let facts = HopFacts { endpoint: hop.address(), identity: None, tls: None, certificate: None };
-    match hop.tls() {
-        HopTls::Plaintext => Ok(Connected { io: Io::Plain(stream), facts: Rc::new(facts) }),
-        HopTls::Mesh { .. } | HopTls::Tls(_) => Err(Reject::because(
-            Stage::Connect,
-            Reason::TlsFailed,
-            format_args!("{}: no client TLS", hop.address()),
-        )),
+        // A mesh server may choose no ALPN at all and still take what comes; it can't mean another protocol.
+        if hop.protocol() == HopProtocol::Http2 && connected.alpn == Some(HopAlpn::Http1) {
+            return Err(not_http2(hop));
+        }
+        Ok(secured(hop, connected))
     }
 }
 
-fn timed_out(hop: &Hop, phase: &str) -> Reject {
-    Reject::because(
-        Stage::Connect,
-        Reason::ConnectTimeout,
-        format_args!(
-            "{}: no {phase} within {:?}; is the address right, or a NetworkPolicy in the way?",
-            hop.address(),
-            hop.connect_timeout
-        ),
-    )
+fn secured(hop: &Hop, connected: ClientConnected<TcpStream>) -> Connected {
+    let facts = HopFacts {
+        endpoint: hop.address(),
+        identity: connected.identity.map(|identity| Arc::from(identity.as_str())),
+        tls: Some(connected.evidence),
+        certificate: connected.certificate.map(Arc::new),
+    };
+    Connected { io: Io::Tls(connected.stream), facts: Rc::new(facts) }
+}
+
+fn alpn(protocol: HopProtocol) -> HopAlpn {
+    match protocol {
+        HopProtocol::Http1 => HopAlpn::Http1,
+        HopProtocol::Http2 => HopAlpn::Http2,
+        HopProtocol::Tcp => HopAlpn::Tcp,
+    }
+}
+
+fn not_http2(hop: &Hop) -> Reject {
+    let detail =
+        format_args!("{}: the server does not agree to HTTP/2; declare the port's protocol", hop.address());
+    Reject::because(Stage::Connect, Reason::TlsFailed, detail)
+}
+
+fn timed_out(hop: &Hop, what: &str) -> Reject {
+    let (address, timeout) = (hop.address(), hop.connect_timeout);
+    let hint = "is the address right, or a NetworkPolicy in the way?";
+    let detail = format_args!("{address}: no {what} within {timeout:?}; {hint}");
+    Reject::because(Stage::Connect, Reason::ConnectTimeout, detail)
 }

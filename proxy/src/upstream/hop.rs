@@ -13,6 +13,7 @@ use super::registry::Endpoint;
 use crate::decision::{Reason, Stage};
 use crate::error::Reject;
 use crate::telemetry::{CertificateEvidence, TlsEvidence};
+use crate::tls::TlsOptions;
 
 /// Where a request or connection is sent, chosen by [`super::Upstream::pick`] or named by [`super::Upstream::hop_to`].
 /// Cheap to clone. It holds no connection.
@@ -63,7 +64,7 @@ pub enum HopTls {
         identities: Arc<[Arc<str>]>,
     },
     /// TLS as a DestinationRule orders it (SIMPLE or MUTUAL).
-    Tls(Arc<TlsOrigination>),
+    Tls(Arc<TlsOptions>),
 }
 
 impl HopTls {
@@ -88,7 +89,7 @@ impl HopTls {
             BackendTls::Mesh { sans } => Self::mesh_with(endpoint, sans),
             // SIMPLE and MUTUAL prove no mesh identity, so they don't satisfy STRICT either; the server itself refuses
             // them, and says why.
-            BackendTls::Tls { sni, sans, ca_file, client_files } => Ok(Self::Tls(Arc::new(TlsOrigination {
+            BackendTls::Tls { sni, sans, ca_file, client_files } => Ok(Self::Tls(Arc::new(TlsOptions {
                 sni: sni.clone(),
                 sans: sans.clone(),
                 ca_file: ca_file.clone(),
@@ -115,19 +116,6 @@ fn mtls_unavailable(endpoint: &Endpoint, why: &str) -> Reject {
         Reason::MtlsUnavailable,
         format_args!("{} ({workload}) must be reached by mesh mTLS, but {why}", endpoint.address),
     )
-}
-
-/// DestinationRule SIMPLE or MUTUAL, as [`snapshot::BackendTls::Tls`].
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct TlsOrigination {
-    /// SNI and expected name.
-    pub sni: Option<String>,
-    /// Accepted names; empty: `sni`.
-    pub sans: Vec<String>,
-    /// Path of the CA file.
-    pub ca_file: Option<String>,
-    /// Client certificate and key files.
-    pub client_files: Option<(String, String)>,
 }
 
 /// What is true of one connection to an endpoint, for the record's attempt and the `encryption` check.

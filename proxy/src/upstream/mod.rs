@@ -14,14 +14,14 @@ mod upgraded;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
 
-pub use self::hop::{Hop, HopFacts, HopProtocol, HopTls, TlsOrigination};
+pub use self::hop::{Hop, HopFacts, HopProtocol, HopTls};
 pub use self::io::Io;
 use self::pick::Balancer;
 use self::pool::{Target, TargetKey};
@@ -155,7 +155,8 @@ impl Upstream {
         let protocol = hop::hop_protocol(backend.protocol, request_protocol);
         let target = member.target(&backend.tls, backend.mtls_required, protocol, || {
             let tls = HopTls::decide(&backend.tls, backend.mtls_required, &member.endpoint)?;
-            Ok::<_, Reject>(self.target(TargetKey { address: member.endpoint.address, tls, protocol }))
+            let address = member.endpoint.address;
+            Ok::<_, Reject>(self.target(TargetKey { address, source: None, tls, protocol }))
         })?;
         Ok(Hop { target, load: Some(Rc::clone(&member.load)), connect_timeout: backend.connect_timeout })
     }
@@ -168,7 +169,20 @@ impl Upstream {
         protocol: HopProtocol,
         connect_timeout: Duration,
     ) -> Hop {
-        Hop { target: self.target(TargetKey { address, tls, protocol }), load: None, connect_timeout }
+        self.hop_from(None, address, tls, protocol, connect_timeout)
+    }
+
+    /// As [`Upstream::hop_to`], from a chosen local address: see [`crate::net::socket::to_own_application`].
+    pub fn hop_from(
+        &self,
+        source: Option<IpAddr>,
+        address: SocketAddr,
+        tls: HopTls,
+        protocol: HopProtocol,
+        connect_timeout: Duration,
+    ) -> Hop {
+        let target = self.target(TargetKey { address, source, tls, protocol });
+        Hop { target, load: None, connect_timeout }
     }
 
     /// Sends a request and waits for the head of its response. Dropping the future abandons the request.

@@ -2,7 +2,7 @@
 //! that closes what stays idle.
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ use super::io::Idleness;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct TargetKey {
     pub(super) address: SocketAddr,
+    /// Local address to connect from, where it matters.
+    pub(super) source: Option<IpAddr>,
     pub(super) tls: HopTls,
     pub(super) protocol: HopProtocol,
 }

@@ -6,7 +6,6 @@ mod reader;
 mod tests;
 mod writer;
 
-use std::fmt;
 use std::future::Future;
 use std::io;
 use std::mem;
@@ -27,6 +26,7 @@ use crate::body::Body;
 use crate::decision::{Reason, Stage};
 use crate::error::Reject;
 use crate::h1::{BodyDecoder, HeadProgress, Malformed, ResponseHead, parse_response};
+use crate::tls::refused_by_server;
 
 /// Most interim responses (1xx) to one request.
 const MAX_INTERIM: u8 = 16;
@@ -207,10 +207,9 @@ impl Exchange {
         let error = error.or_else(|| self.broken.take());
         let endpoint = self.connection.facts.endpoint;
         // With TLS 1.3 the server refuses a client's certificate only after the handshake.
-        let refusal = error.as_ref().filter(|_| silent && !self.connection.reused).and_then(tls_refusal);
-        if let Some(refusal) = refusal {
-            let detail = format_args!("{endpoint} refused the TLS connection: {refusal}");
-            return self.failure(Reject::because(Stage::Connect, Reason::TlsFailed, detail));
+        let refusal = error.as_ref().filter(|_| silent && !self.connection.reused);
+        if let Some(refusal) = refusal.and_then(refused_by_server) {
+            return self.failure(refusal);
         }
         let how = if silent { "before a response" } else { "in the middle of a response's head" };
         let detail = match error {
@@ -239,14 +238,6 @@ impl Exchange {
             touched: self.writer.is_touched(),
             replayable: self.writer.is_replayable(),
         })
-    }
-}
-
-/// The server's alert, if that is what the error is.
-fn tls_refusal(error: &io::Error) -> Option<impl fmt::Display + use<>> {
-    match error.get_ref()?.downcast_ref::<rustls::Error>()? {
-        rustls::Error::AlertReceived(alert) => Some(format!("alert {alert:?}")),
-        _ => None,
     }
 }
 
