@@ -2,6 +2,8 @@
 
 mod dev;
 mod files;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod material;
 mod source;
 mod spiffe_id;
@@ -211,6 +213,21 @@ impl Identity {
     }
 }
 
+#[cfg(test)]
+impl Identity {
+    /// Of some material, from nowhere.
+    fn of(material: Material) -> Self {
+        Self {
+            source: Source::Spiffe("unix:/nowhere".into()),
+            trust_domain: "cluster.local".into(),
+            own: None,
+            current: ArcSwap::from_pointee(material),
+            generation: watch::Sender::new(1),
+            renewal: Mutex::new(Renewal { digest: [0; 32], due: half_life(), problem: None }),
+        }
+    }
+}
+
 impl fmt::Debug for Identity {
     /// Without the key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -258,3 +275,6 @@ impl Found {
 fn half_life() -> SystemTime {
     SystemTime::now() + dev::LEAF_LIFETIME / 2
 }
+
+#[cfg(test)]
+mod tests;

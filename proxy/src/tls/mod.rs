@@ -15,3 +15,6 @@ pub use server::{Accepted, Alpn, ServerTls};
 
 /// Records that wait for a slow peer, per connection: two full ones. rustls' own bound is 64 KiB.
 const SEND_BUFFER_BYTES: usize = 32 * 1024;
+
+#[cfg(test)]
+mod tests;
