@@ -4,6 +4,8 @@
 mod answer;
 mod readiness;
 mod serve;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::io;

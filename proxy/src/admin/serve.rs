@@ -77,7 +77,7 @@ async fn accept(listener: Listener, kind: Kind, state: Rc<AdminState>) {
     }
 }
 
-fn spawn(
+pub(super) fn spawn(
     io: impl AsyncRead + AsyncWrite + Unpin + 'static,
     permit: OwnedSemaphorePermit,
     kind: Kind,
@@ -102,7 +102,7 @@ fn spawn(
 }
 
 /// Connections a listener answers at a time.
-const CONNECTION_LIMIT: usize = 64;
+pub(super) const CONNECTION_LIMIT: usize = 64;
 /// Until the head of the request is there.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Until the answer is taken.

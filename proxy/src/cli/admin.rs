@@ -144,7 +144,32 @@ const ANSWER_LIMIT: u64 = 256 << 20;
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+    use std::sync::Arc;
+
     use super::*;
+    use crate::admin::{AdminState, Kind, Readiness, start};
+    use crate::telemetry::{Options, ProxyFacts, Sink, Telemetry};
+
+    #[test]
+    fn a_running_proxy_answers() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = Target::Tcp(listener.local_addr().unwrap());
+        let state = AdminState {
+            ready: Arc::new(Readiness::new(&["config"])),
+            telemetry: Telemetry::start(Options::new(ProxyFacts::default(), Sink::Off)).unwrap(),
+            attestation: serde_json::Value::Null,
+            explain: None,
+        };
+        let handle = start(vec![(listener.into(), Kind::Admin)], state.clone()).unwrap();
+        let ready = || ask(&target, &UrlPath("/ready".into())).unwrap();
+        let answer = ready();
+        assert_eq!((answer.status, answer.body.as_slice()), (503, b"config: not yet\n".as_slice()));
+        state.ready.ready("config");
+        assert_eq!(ready().status, 200);
+        handle.stop();
+        assert!(ask(&target, &UrlPath("/ready".into())).is_err());
+    }
 
     #[test]
     fn targets_are_read_from_flags() {

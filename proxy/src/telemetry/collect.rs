@@ -232,7 +232,12 @@ impl Counts {
     fn encode(&self, encoder: &mut DescriptorEncoder<'_>, name: &'static str, help: &str) -> fmt::Result {
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         for (labels, count) in &self.0 {
-            family.encode_family(labels)?.encode_counter(count, None::<&Exemplar<NoLabelSet, u64>>)?;
+            let exemplar = None::<&Exemplar<NoLabelSet, u64>>;
+            if labels.is_empty() {
+                family.encode_counter(count, exemplar)?;
+            } else {
+                family.encode_family(labels)?.encode_counter(count, exemplar)?;
+            }
         }
         Ok(())
     }
@@ -251,7 +256,11 @@ fn gauges(
 ) -> fmt::Result {
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     for (labels, value) in values {
-        family.encode_family(labels)?.encode_gauge(&(*value as i64))?;
+        if labels.is_empty() {
+            family.encode_gauge(value)?;
+        } else {
+            family.encode_family(labels)?.encode_gauge(value)?;
+        }
     }
     Ok(())
 }

@@ -14,6 +14,8 @@ mod record;
 mod render;
 mod shard;
 mod status;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::fmt;
@@ -139,6 +141,15 @@ impl Telemetry {
             // A writer that is stuck (a pipe that nobody reads) is left behind rather than waited for.
             Some(writer) if written => writer.join().is_ok(),
             _ => written,
+        }
+    }
+}
+
+impl Drop for Telemetry {
+    /// Lets the writer end by itself where nobody waited for it.
+    fn drop(&mut self) {
+        if let Some(queue) = &self.queue {
+            queue.close();
         }
     }
 }

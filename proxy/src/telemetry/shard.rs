@@ -162,10 +162,13 @@ impl Shard {
     async fn report_progress(&self) {
         loop {
             tokio::time::sleep(PROGRESS_SCAN).await;
-            let now = Instant::now();
-            let mut open = self.open.borrow_mut();
-            open.overdue(now, |record| self.write(0, |proxy, out| record.render(now, proxy, out)));
+            self.report_overdue(Instant::now());
         }
+    }
+
+    pub(super) fn report_overdue(&self, now: Instant) {
+        let mut open = self.open.borrow_mut();
+        open.overdue(now, |record| self.write(0, |proxy, out| record.render(now, proxy, out)));
     }
 
     /// Counts what no place was found for; its buffer serves again.
