@@ -1,5 +1,7 @@
 //! Sources of configuration -> intent -> snapshot. Knows no data path.
 
+mod digest;
+mod resource;
 pub mod snapshot;
 pub mod status;
 pub mod verdict;

@@ -1,1 +1,5 @@
 //! Ground floor: the only crate that names a crypto backend.
+
+mod digest;
+
+pub use digest::sha256;
