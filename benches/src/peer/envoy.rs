@@ -209,7 +209,7 @@ fn downstream_tls(identity: &Identity, protocol: Protocol) -> Value {
     })
 }
 
-/// TLS 1.3; suites and groups are left to the peers' own defaults.
+/// TLS 1.3, which Envoy would not use upstream unasked; suites and groups are left to its defaults.
 fn common_tls(identity: &Identity, protocol: Protocol) -> Value {
     let alpn = match protocol {
         Protocol::Http1 => "http/1.1",
@@ -218,7 +218,7 @@ fn common_tls(identity: &Identity, protocol: Protocol) -> Value {
     let file = |path: PathBuf| json!({"filename": path});
     json!({
         "alpn_protocols": [alpn],
-        "tls_params": {"tls_minimum_protocol_version": "TLSv1_3"},
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
         "tls_certificates": [{"certificate_chain": file(identity.certificate()), "private_key": file(identity.key())}],
         "validation_context": {"trusted_ca": file(identity.roots())},
     })
