@@ -118,6 +118,20 @@ fn a_half_written_pair_is_not_taken() {
 }
 
 #[test]
+fn a_certificate_that_runs_out_is_a_problem_until_there_is_another() {
+    let root = authority("cluster.local");
+    let dir = Dir::new();
+    dir.write(&leaf(&root), root.certificate_pem());
+    let identity = load(&dir).unwrap();
+    let later = SystemTime::now() + 2 * HOUR;
+    assert!(matches!(identity.reload_at(later), Err(IdentityError::Lapsed)));
+    assert!(identity.problem().unwrap().contains("expired"));
+    dir.write(&root.issue(&Profile::workload(OWN, 3 * HOUR)).unwrap(), root.certificate_pem());
+    assert!(identity.reload_at(later).unwrap());
+    assert_eq!(identity.problem(), None);
+}
+
+#[test]
 fn a_swapped_symbolic_link_is_seen() {
     let root = authority("cluster.local");
     let dir = Dir::new();
@@ -149,7 +163,6 @@ async fn watching_takes_what_comes() {
     let mut generations = identity.subscribe();
     let watching = tokio::spawn(Arc::clone(&identity).watch());
     dir.write(&leaf(&root), root.certificate_pem());
-    // Written in three steps, so a torn set may be seen, and refused, first.
     generations.wait_for(|&generation| generation == 2).await.unwrap();
     watching.abort();
 }
@@ -179,8 +192,7 @@ fn a_development_leaf_is_made_again_at_half_its_life() {
     let source = Source::Dev(dir.path().to_owned());
     let identity = Identity::load(source, "cluster.local", Some(own())).unwrap();
     assert!(!identity.reload().unwrap());
-    identity.renewal().due = SystemTime::now();
-    assert!(identity.reload().unwrap());
+    assert!(identity.reload_at(SystemTime::now() + dev::LEAF_LIFETIME / 2).unwrap());
     assert_eq!(identity.generation(), 2);
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use fips::ca::{Authority, KeyUsage, Profile};
+use fips::ca::{Authority, KeyUsage, Profile, Purpose};
 use rustls::{ClientConfig, HandshakeKind, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -155,6 +155,7 @@ fn faulty() -> Vec<(&'static str, Profile, Reason, &'static str)> {
         ("authority", Profile { ca: true, ..good.clone() }, BadCertificate, "is a CA certificate"),
         ("signs", usages(&[DigitalSignature, CertificateSign]), BadCertificate, "lets a leaf sign"),
         ("revokes", usages(&[DigitalSignature, CrlSign]), BadCertificate, "lets a leaf sign"),
+        ("decrypts", usages(&[KeyEncipherment]), BadCertificate, "lacks digitalSignature"),
         ("any use", usages(&[]), BadCertificate, "has no key usage"),
     ]
 }
@@ -190,6 +191,22 @@ async fn a_server_without_proof_is_refused_for_its_reason() {
             "refused this proxy's certificate",
         );
     }
+}
+
+#[tokio::test]
+async fn a_certificate_for_one_side_does_not_serve_on_the_other() {
+    let root = authority("cluster.local");
+    let only = |uri, purpose| {
+        let profile = Profile { purposes: vec![purpose], ..Profile::workload(uri, HOUR) };
+        identity(&root, &profile, &[("cluster.local", &root)])
+    };
+    let (accepted, _) = between(only(SERVER, Purpose::Server), only(CLIENT, Purpose::Server)).await;
+    assert_refused(&accepted, Stage::Terminate, Reason::BadCertificate, "extended key usage");
+    let (_, connected) = between(only(SERVER, Purpose::Client), only(CLIENT, Purpose::Client)).await;
+    assert_refused(&connected, Stage::Connect, Reason::BadCertificate, "extended key usage");
+    let (accepted, connected) = between(only(SERVER, Purpose::Server), only(CLIENT, Purpose::Client)).await;
+    accepted.unwrap();
+    connected.unwrap();
 }
 
 #[tokio::test]
@@ -444,7 +461,8 @@ async fn renewal_reaches_new_connections_and_spares_old_ones() {
 
     let new = ClientTls::new(Some(member(&second, CLIENT)));
     let (accepted, connected) = shake_hands(&server, &new, SERVER, HopAlpn::Http1).await;
-    (accepted.unwrap(), connected.unwrap());
+    accepted.unwrap();
+    connected.unwrap();
 }
 
 #[tokio::test]
