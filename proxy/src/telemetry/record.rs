@@ -12,7 +12,7 @@ use super::render::{self, ConfigFragment, ConnectionFragments};
 use crate::decision::{Decision, Objects, Reason, Stage};
 
 /// Which configuration decided: made once when tables compile, shared by every record that they decide.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct ConfigFacts {
     /// The process's own counter.
     pub version: u64,
@@ -180,6 +180,8 @@ pub struct Record {
     pub ended: Option<(Stage, Reason)>,
     /// For the operator: what failed.
     pub detail: Option<Box<str>>,
+    /// Not to be emitted.
+    pub(super) discarded: bool,
 }
 
 impl Record {
@@ -217,6 +219,7 @@ impl Record {
             policy_us: 0,
             upstream_us: 0,
             ended: None,
+            discarded: false,
             detail: None,
         })
     }
@@ -237,6 +240,11 @@ impl Record {
         self.shard.checkpoint(self);
     }
 
+    /// Forgets the record: what it was begun for turned out to be the beginning of something else.
+    pub fn discard(mut self: Box<Self>) {
+        self.discarded = true;
+    }
+
     /// Time since the start, in microseconds.
     pub fn elapsed_us(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
@@ -245,7 +253,11 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        self.ended.get_or_insert((Stage::Relay, Reason::ClientClosed));
+        if self.discarded {
+            return self.shard.forget(self);
+        }
+        let left = if self.shard.is_cut() { Reason::DrainDeadline } else { Reason::ClientClosed };
+        self.ended.get_or_insert((Stage::Relay, left));
         self.shard.emit(self);
     }
 }

@@ -324,7 +324,7 @@ fn end(record: &Record, out: &mut Vec<u8>) {
 }
 
 /// [`ConfigFacts`] as every record shows them.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct ConfigFragment(OnceLock<Box<str>>);
 
 impl ConfigFragment {

@@ -33,6 +33,7 @@ pub struct Shard {
     /// Wakes the flushing half of [`Shard::run`] when it sleeps for lack of lines.
     wake: Notify,
     idle: Cell<bool>,
+    cut: Cell<bool>,
 }
 
 impl Shard {
@@ -53,6 +54,7 @@ impl Shard {
             open: RefCell::default(),
             wake: Notify::new(),
             idle: Cell::new(false),
+            cut: Cell::new(false),
         })
     }
 
@@ -78,6 +80,20 @@ impl Shard {
         let Some(queue) = &self.queue else { return };
         let batch = std::mem::take(&mut *lines);
         lines.bytes = queue.push(batch).unwrap_or_else(|lost| self.lost(lost));
+    }
+
+    /// From here on what ends without having said how was cut: the drain's deadline has passed.
+    pub fn cut(&self) {
+        self.cut.set(true);
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut.get()
+    }
+
+    /// Takes a record off the list of open ones without a trace.
+    pub(super) fn forget(&self, record: &Record) {
+        self.open.borrow_mut().remove(record.slot);
     }
 
     /// Counts a connection as open until the guard is dropped.
