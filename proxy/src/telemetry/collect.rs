@@ -161,7 +161,10 @@ fn config(config: &ConfigStatus, encoder: &mut DescriptorEncoder<'_>) -> fmt::Re
     gauges(encoder, "writ_config_verdicts", "Resources by what became of them", &verdicts)?;
     let mut labels = vec![label("digest", &config.digest)];
     labels.extend(config.revision.as_deref().map(|revision| label("revision", revision)));
-    gauges(encoder, "writ_config_info", "The configuration in force", &[(labels, 1)])
+    // Its sample is `writ_config_info`.
+    encoder
+        .encode_descriptor("writ_config", "The configuration in force", None, MetricType::Info)?
+        .encode_info(&labels)
 }
 
 fn counts(workers: &[Arc<Cells>]) -> impl Iterator<Item = (Verdict, u64)> {

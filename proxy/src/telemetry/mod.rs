@@ -6,6 +6,7 @@
 
 mod cells;
 mod collect;
+mod fragments;
 mod json;
 mod open;
 mod options;
@@ -30,13 +31,13 @@ use prometheus_client::registry::Registry;
 
 use self::cells::Cells;
 use self::collect::Scrape;
+pub use self::fragments::{ConfigFragment, ConnectionFragments};
 use self::options::ProxyFragments;
 pub use self::options::{Options, ProxyFacts, Sample, Sink};
 use self::queue::Queue;
 pub use self::record::{
     Attempt, CertificateEvidence, ConfigFacts, ConnectionFacts, Record, Side, TlsEvidence,
 };
-pub use self::render::{ConfigFragment, ConnectionFragments};
 pub use self::shard::{ConnectionGuard, Shard};
 pub use self::status::ConfigStatus;
 use self::writer::Losses;

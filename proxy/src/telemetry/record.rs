@@ -8,7 +8,8 @@ use std::time::{Instant, SystemTime};
 use smallvec::SmallVec;
 
 use super::Shard;
-use super::render::{self, ConfigFragment, ConnectionFragments};
+use super::fragments::{ConfigFragment, ConnectionFragments};
+use super::render;
 use crate::decision::{Decision, Objects, Reason, Stage};
 
 /// Which configuration decided: made once when tables compile, shared by every record that they decide.
@@ -259,5 +260,15 @@ impl Drop for Record {
         let left = if self.shard.is_cut() { Reason::DrainDeadline } else { Reason::ClientClosed };
         self.ended.get_or_insert((Stage::Relay, left));
         self.shard.emit(self);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_stays_small() {
+        assert!(size_of::<Record>() <= 480, "{}", size_of::<Record>());
     }
 }

@@ -1,13 +1,12 @@
 //! One record as one JSON line, in the shape of the decision record. The same code serves the log, `writ explain` and
 //! the tests.
 
-use std::net::SocketAddr;
-use std::sync::OnceLock;
 use std::time::{Instant, SystemTime};
 
+use super::fragments::{self, IDENTITY_LIMIT, NAME_LIMIT};
 use super::json;
 use super::options::ProxyFragments;
-use super::record::{Attempt, CertificateEvidence, ConfigFacts, ConnectionFacts, Record, Side, TlsEvidence};
+use super::record::{Attempt, ConnectionFacts, Record, Side};
 use crate::decision::{Check, Objects, Outcome, PolicyRef, Reason};
 
 /// The whole line, with its line end.
@@ -248,7 +247,7 @@ fn evidence(record: &Record, kind: Check, out: &mut Vec<u8>) {
     match kind {
         Check::Encryption if outbound => {
             if let Some(tls) = record.attempts.last().and_then(|attempt| attempt.tls.as_deref()) {
-                tls_evidence(tls, out);
+                fragments::tls_evidence(tls, out);
             }
         }
         Check::Encryption => {
@@ -259,32 +258,6 @@ fn evidence(record: &Record, kind: Check, out: &mut Vec<u8>) {
         }
         _ => {}
     }
-}
-
-fn tls_evidence(tls: &TlsEvidence, out: &mut Vec<u8>) {
-    json::raw(out, r#","evidence":{"tls":"#);
-    json::string(out, tls.version);
-    json::raw(out, r#","suite":"#);
-    json::string(out, tls.suite);
-    json::raw(out, r#","group":"#);
-    json::string(out, tls.group);
-    json::raw(out, r#","fips":"#);
-    json::boolean(out, tls.fips);
-    if let Some(sni) = &tls.sni {
-        json::raw(out, r#","sni":"#);
-        json::bounded_string(out, sni, NAME_LIMIT);
-    }
-    json::raw(out, "}");
-}
-
-fn certificate_evidence(certificate: &CertificateEvidence, out: &mut Vec<u8>) {
-    json::raw(out, r#","evidence":{"trust_domain":"#);
-    json::bounded_string(out, &certificate.trust_domain, NAME_LIMIT);
-    json::raw(out, r#","serial":"#);
-    json::bounded_string(out, &certificate.serial, NAME_LIMIT);
-    json::raw(out, r#","not_after":"#);
-    json::timestamp(out, certificate.not_after);
-    json::raw(out, "}");
 }
 
 /// Whether a policy's digest is written: with what decided, and not again with the checks that led there.
@@ -323,75 +296,6 @@ fn end(record: &Record, out: &mut Vec<u8>) {
     json::raw(out, "}");
 }
 
-/// [`ConfigFacts`] as every record shows them.
-#[derive(Debug, Clone, Default)]
-pub struct ConfigFragment(OnceLock<Box<str>>);
-
-impl ConfigFragment {
-    fn of(&self, facts: &ConfigFacts) -> &str {
-        self.0.get_or_init(|| {
-            let mut out = Vec::with_capacity(160);
-            json::raw(&mut out, r#","config":{"version":"#);
-            json::number(&mut out, facts.version);
-            json::raw(&mut out, r#","digest":"#);
-            json::string(&mut out, &facts.digest);
-            if let Some(revision) = &facts.revision {
-                json::raw(&mut out, r#","revision":"#);
-                json::bounded_string(&mut out, revision, NAME_LIMIT);
-            }
-            json::raw(&mut out, r#","stale":"#);
-            json::boolean(&mut out, facts.stale);
-            json::raw(&mut out, "}");
-            json::into_text(out).into()
-        })
-    }
-}
-
-/// [`ConnectionFacts`] as every record of the connection shows them.
-#[derive(Debug, Default)]
-pub struct ConnectionFragments(OnceLock<Box<ConnectionTexts>>);
-
-#[derive(Debug)]
-struct ConnectionTexts {
-    /// `source`, and `destination` up to where a service may follow.
-    peers: Box<str>,
-    /// Evidence, empty where there is none.
-    encryption: Box<str>,
-    certificate: Box<str>,
-}
-
-impl ConnectionFragments {
-    fn of(&self, facts: &ConnectionFacts) -> &ConnectionTexts {
-        self.0.get_or_init(|| {
-            let (mut encryption, mut certificate) = (Vec::new(), Vec::new());
-            if let Some(tls) = &facts.tls {
-                tls_evidence(tls, &mut encryption);
-            }
-            if let Some(evidence) = &facts.certificate {
-                certificate_evidence(evidence, &mut certificate);
-            }
-            Box::new(ConnectionTexts {
-                peers: peers(facts.source, facts.source_identity.as_deref(), facts.destination),
-                encryption: json::into_text(encryption).into(),
-                certificate: json::into_text(certificate).into(),
-            })
-        })
-    }
-}
-
-fn peers(source: SocketAddr, identity: Option<&str>, destination: SocketAddr) -> Box<str> {
-    let mut out = Vec::with_capacity(192);
-    json::raw(&mut out, r#","source":{"address":"#);
-    json::address(&mut out, source);
-    if let Some(identity) = identity {
-        json::raw(&mut out, r#","identity":"#);
-        json::bounded_string(&mut out, identity, IDENTITY_LIMIT);
-    }
-    json::raw(&mut out, r#"},"destination":{"address":"#);
-    json::address(&mut out, destination);
-    json::into_text(out).into()
-}
-
 /// What stands before the next member or element: the opening bracket, then commas.
 struct Comma(u8);
 
@@ -407,10 +311,6 @@ impl Comma {
 
 /// Bytes of a path that a record shows.
 const PATH_LIMIT: usize = 1024;
-/// Bytes of an authority, method, service, backend or revision.
-const NAME_LIMIT: usize = 256;
-/// Bytes of an identity: SPIFFE ids end at 2048, ones that are used far before.
-const IDENTITY_LIMIT: usize = 512;
 /// Bytes of a text for the operator.
 const DETAIL_LIMIT: usize = 512;
 /// Attempts that a record shows.

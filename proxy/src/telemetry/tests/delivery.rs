@@ -1,6 +1,5 @@
 //! Every record arrives, or is counted as lost.
 
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,7 +54,7 @@ fn a_full_queue_drops_and_counts() {
 
 #[test]
 fn all_is_written_when_the_workers_have_ended() {
-    let path = PathBuf::from(std::env::temp_dir()).join(format!("writ-delivery-{}", std::process::id()));
+    let path = std::env::temp_dir().join(format!("writ-delivery-{}", std::process::id()));
     let telemetry = Telemetry::start(Options::new(proxy(), Sink::File(path.clone()))).unwrap();
     std::thread::scope(|scope| {
         for _ in 0..2 {
