@@ -22,6 +22,29 @@ pub enum Failure {
     },
 }
 
+impl Failure {
+    /// Whether it means that there can be no rules by this tool: it isn't installed, or the kernel doesn't know what it
+    /// speaks to. The tools tell this in words only.
+    fn means_absent(&self) -> bool {
+        const WORDS: [&str; 4] =
+            ["Protocol not supported", "Operation not supported", "Table does not exist", "Invalid argument"];
+        match self {
+            Self::Missing(_) => true,
+            Self::Io(..) => false,
+            Self::Refused { stderr, .. } => WORDS.iter().any(|words| stderr.contains(words)),
+        }
+    }
+}
+
+/// Runs a tool that lists rules; `None` if it can have none.
+pub(super) fn list(program: &str, arguments: &[&str]) -> Result<Option<String>, Failure> {
+    match run(program, arguments, "") {
+        Ok(listing) => Ok(Some(listing)),
+        Err(failure) if failure.means_absent() => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
 /// Runs a tool with `input`; what it prints.
 pub(super) fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, Failure> {
     let named = || [&[program], arguments].concat().join(" ");
@@ -62,6 +85,14 @@ fn path() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tool_without_kernel_support_has_no_rules() {
+        assert_eq!(list("writ-no-such-tool", &[]).unwrap(), None);
+        let old_kernel = "echo 'Failed to initialize nft: Protocol not supported' >&2; exit 1";
+        assert_eq!(list("sh", &["-c", old_kernel]).unwrap(), None);
+        assert!(list("sh", &["-c", "echo 'Operation not permitted' >&2; exit 4"]).is_err());
+    }
 
     #[test]
     fn failures_say_what_failed() {

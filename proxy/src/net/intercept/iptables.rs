@@ -85,9 +85,11 @@ impl Variant {
         }
     }
 
-    /// All tables, because naming one makes the legacy variant load its module.
+    /// What there is, empty if this variant can have nothing. All tables, because naming one makes the legacy variant
+    /// load its module.
     fn save(self, family: Family) -> Result<String, Failure> {
-        command::run(&format!("{}-save", self.program(family)), &[], "")
+        let program = format!("{}-save", self.program(family));
+        command::list(&program, &[]).map(Option::unwrap_or_default)
     }
 }
 
@@ -225,9 +227,9 @@ mod tests {
 :WRIT_OUTPUT - [0:0]
 -A WRIT_INBOUND -p tcp -m multiport --dports 15001,15006,15021,15090 -m comment --comment "writ: excluded inbound ports 15001,15006,15021,15090" -j RETURN
 -A WRIT_INBOUND -p tcp -m comment --comment "writ: capture inbound at 15006" -j REDIRECT --to-ports 15006
--A WRIT_OUTPUT -p tcp -o lo -s ::6/128 -m comment --comment "writ: inbound side to its application" -j RETURN
--A WRIT_OUTPUT -p tcp -o lo ! -d ::1/128 -m owner --uid-owner 1337 -m comment --comment "writ: proxy uid 1337 to own address, a call of the application to itself" -j WRIT_INBOUND
--A WRIT_OUTPUT -p tcp -o lo ! -d ::1/128 -m mark --mark 0x539 -m comment --comment "writ: proxy mark 0x539 to own address, a call of the application to itself" -j WRIT_INBOUND
+-A WRIT_OUTPUT -p tcp -o lo -s ::6/128 -m comment --comment "writ: inbound side from ::6 to its application" -j RETURN
+-A WRIT_OUTPUT -p tcp -o lo ! -d ::1/128 -m owner --uid-owner 1337 -m comment --comment "writ: proxy uid 1337 to own IPv6 address, a call of the application to itself" -j WRIT_INBOUND
+-A WRIT_OUTPUT -p tcp -o lo ! -d ::1/128 -m mark --mark 0x539 -m comment --comment "writ: proxy mark 0x539 to own IPv6 address, a call of the application to itself" -j WRIT_INBOUND
 -A WRIT_OUTPUT -p tcp -m owner --uid-owner 1337 -m comment --comment "writ: proxy uid 1337" -j RETURN
 -A WRIT_OUTPUT -p tcp -m mark --mark 0x539 -m comment --comment "writ: proxy mark 0x539" -j RETURN
 -A WRIT_OUTPUT -p tcp -o lo -m comment --comment "writ: application over loopback" -j RETURN

@@ -190,10 +190,8 @@ impl Plan {
     }
 
     fn remove_nft(&mut self) -> Result<(), Failure> {
-        match nft::list() {
-            Ok(Some(_)) => self.steps.push(Step::Nft(nft::remove_script().to_owned())),
-            Ok(None) | Err(Failure::Missing(_)) => {}
-            Err(failure) => return Err(failure),
+        if nft::list()?.is_some() {
+            self.steps.push(Step::Nft(nft::remove_script().to_owned()));
         }
         Ok(())
     }

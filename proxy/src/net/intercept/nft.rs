@@ -40,7 +40,8 @@ pub(super) fn check(script: &str) -> Result<(), Failure> {
 
 /// The rules of ours that are in the kernel; the table is for both families.
 pub(super) fn list() -> Result<Option<Found>, Failure> {
-    if !command::run("nft", &["list", "tables"], "")?.lines().any(|line| line.trim() == "table inet writ") {
+    let tables = command::list("nft", &["list", "tables"])?.unwrap_or_default();
+    if !tables.lines().any(|line| line.trim() == "table inet writ") {
         return Ok(None);
     }
     Ok(Some(parse_listing(&command::run("nft", &["list", "table", "inet", "writ"], "")?)))
@@ -165,12 +166,12 @@ table inet writ {
 	}
 	chain output {
 		type nat hook output priority -110; policy accept;
-		meta l4proto tcp oifname "lo" ip saddr 127.0.0.6/32 return comment "writ: inbound side to its application"
-		meta l4proto tcp oifname "lo" ip daddr != 127.0.0.0/8 meta skuid 1337 jump inbound comment "writ: proxy uid 1337 to own address, a call of the application to itself"
-		meta l4proto tcp oifname "lo" ip daddr != 127.0.0.0/8 meta mark 0x539 jump inbound comment "writ: proxy mark 0x539 to own address, a call of the application to itself"
-		meta l4proto tcp oifname "lo" ip6 saddr ::6/128 return comment "writ: inbound side to its application"
-		meta l4proto tcp oifname "lo" ip6 daddr != ::1/128 meta skuid 1337 jump inbound comment "writ: proxy uid 1337 to own address, a call of the application to itself"
-		meta l4proto tcp oifname "lo" ip6 daddr != ::1/128 meta mark 0x539 jump inbound comment "writ: proxy mark 0x539 to own address, a call of the application to itself"
+		meta l4proto tcp oifname "lo" ip saddr 127.0.0.6/32 return comment "writ: inbound side from 127.0.0.6 to its application"
+		meta l4proto tcp oifname "lo" ip daddr != 127.0.0.0/8 meta skuid 1337 jump inbound comment "writ: proxy uid 1337 to own IPv4 address, a call of the application to itself"
+		meta l4proto tcp oifname "lo" ip daddr != 127.0.0.0/8 meta mark 0x539 jump inbound comment "writ: proxy mark 0x539 to own IPv4 address, a call of the application to itself"
+		meta l4proto tcp oifname "lo" ip6 saddr ::6/128 return comment "writ: inbound side from ::6 to its application"
+		meta l4proto tcp oifname "lo" ip6 daddr != ::1/128 meta skuid 1337 jump inbound comment "writ: proxy uid 1337 to own IPv6 address, a call of the application to itself"
+		meta l4proto tcp oifname "lo" ip6 daddr != ::1/128 meta mark 0x539 jump inbound comment "writ: proxy mark 0x539 to own IPv6 address, a call of the application to itself"
 		meta l4proto tcp meta skuid 1337 return comment "writ: proxy uid 1337"
 		meta l4proto tcp meta mark 0x539 return comment "writ: proxy mark 0x539"
 		meta l4proto tcp oifname "lo" return comment "writ: application over loopback"

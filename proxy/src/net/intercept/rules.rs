@@ -108,14 +108,12 @@ impl Spec {
     fn outbound(&self, family: Family) -> Vec<Rule> {
         use Condition::{Destination, NotDestination, OutLoopback, Ports, Proxy, Source};
         let own_source = IpNet::from(to_own_application(family.unspecified()));
-        let mut rules = vec![Rule::new(
-            [OutLoopback, Source(own_source)],
-            Action::Return,
-            "inbound side to its application",
-        )];
+        let why = format!("inbound side from {} to its application", own_source.addr());
+        let mut rules = vec![Rule::new([OutLoopback, Source(own_source)], Action::Return, why)];
         for &identity in &self.proxy {
             let to_itself = [OutLoopback, NotDestination(family.loopback()), Proxy(identity)];
-            let text = format!("proxy {identity} to own address, a call of the application to itself");
+            let text =
+                format!("proxy {identity} to own {family} address, a call of the application to itself");
             rules.push(Rule::new(to_itself, Action::Inbound, text));
         }
         for &identity in &self.proxy {

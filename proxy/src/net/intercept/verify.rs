@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::probe::{self, Outcome};
-use super::rules::{Family, Selection, Spec, join};
+use super::rules::{COMMENT, Family, Rule, Selection, Spec, join};
 use super::{Error, families, iptables, namespace, nft, require_privilege};
 
 /// Compares and probes. What it finds wrong is in the report; an error means that it couldn't look.
@@ -111,14 +111,10 @@ impl Found {
 
 fn rules_report(spec: &Spec, family: Family) -> Result<RulesReport, Error> {
     let rules = spec.rules(family);
-    let comments = |rules: &[super::rules::Rule]| rules.iter().map(|r| r.comment.clone()).collect::<Vec<_>>();
+    let comments = |rules: &[Rule]| rules.iter().map(|r| r.comment.clone()).collect::<Vec<_>>();
     let inbound = comments(&rules.inbound);
     let mut report = RulesReport { installed_by: Vec::new(), problems: Vec::new() };
-    let listed = match nft::list() {
-        Err(super::Failure::Missing(_)) => None,
-        listed => listed?,
-    };
-    if let Some(found) = listed {
+    if let Some(found) = nft::list()? {
         report.installed_by.push(found.backend.to_owned());
         report.problems.extend(found.problems(&nft::outbound_comments(spec), &inbound));
     }
@@ -140,16 +136,18 @@ fn rules_report(spec: &Spec, family: Family) -> Result<RulesReport, Error> {
 }
 
 fn differences(found: &[String], expected: &[String], problems: &mut Vec<String>) {
+    let name = |comment: &String| comment.trim_start_matches(COMMENT).to_owned();
+    let mut unasked = found.to_vec();
     let before = problems.len();
-    let name = |comment: &String| comment.trim_start_matches(super::rules::COMMENT).to_owned();
-    for comment in expected.iter().filter(|comment| !found.contains(comment)) {
-        problems.push(format!("rule missing: {}", name(comment)));
+    for comment in expected {
+        match unasked.iter().position(|other| other == comment) {
+            Some(at) => drop(unasked.remove(at)),
+            None => problems.push(format!("rule missing: {}", name(comment))),
+        }
     }
-    for comment in found.iter().filter(|comment| !expected.contains(comment)) {
-        problems.push(format!("rule not asked for: {}", name(comment)));
-    }
+    problems.extend(unasked.iter().map(|comment| format!("rule not asked for: {}", name(comment))));
     if problems.len() == before && found != expected {
-        problems.push("rules repeated or in another order".to_owned());
+        problems.push("rules in another order".to_owned());
     }
 }
 
@@ -158,7 +156,10 @@ fn not_captured(spec: &Spec) -> Vec<String> {
         "UDP, ICMP, SCTP and raw sockets: only TCP is redirected".to_owned(),
         "connections that were made before the rules were installed".to_owned(),
         "the application over loopback, and to an own address of the host".to_owned(),
-        format!("the proxy itself: {}, and whoever else is or becomes that", join(&spec.proxy)),
+        format!(
+            "the proxy itself: {}, and whoever else is or becomes that",
+            join(&spec.proxy).replace(',', " or ")
+        ),
         format!("inbound ports {}", join(&spec.excluded_inbound_ports())),
     ];
     if let Selection::Only(ports) = &spec.include_inbound_ports {
@@ -193,8 +194,8 @@ mod tests {
         assert!(problems(&["writ: a", "writ: b"], &["writ: a", "writ: b"]).is_empty());
         assert_eq!(problems(&["writ: a"], &["writ: a", "writ: b"]), ["rule missing: b"]);
         assert_eq!(problems(&["writ: a", "writ: x"], &["writ: a"]), ["rule not asked for: x"]);
-        assert_eq!(problems(&["writ: b", "writ: a"], &["writ: a", "writ: b"]).len(), 1);
-        assert_eq!(problems(&["writ: a", "writ: a"], &["writ: a"]).len(), 1);
+        assert_eq!(problems(&["writ: b", "writ: a"], &["writ: a", "writ: b"]), ["rules in another order"]);
+        assert_eq!(problems(&["writ: a", "writ: a"], &["writ: a"]), ["rule not asked for: a"]);
     }
 
     #[test]
