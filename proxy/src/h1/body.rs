@@ -8,8 +8,7 @@ use http::{HeaderMap, HeaderValue};
 use httparse::Status;
 
 use super::{
-    BodyLength, HeadProgress, MAX_CHUNK_EXTENSION, MAX_CHUNK_EXTENSIONS, MAX_TRAILER_FIELDS, MAX_TRAILERS,
-    Malformed,
+    BodyLength, MAX_CHUNK_EXTENSION, MAX_CHUNK_EXTENSIONS, MAX_TRAILER_FIELDS, MAX_TRAILERS, Malformed,
 };
 
 /// Takes one body off the front of a buffer. A body is over when it said `End`; what is in the buffer then belongs to what follows.
@@ -56,8 +55,10 @@ enum State {
     },
     ChunkDataCr,
     ChunkDataLf,
-    Trailers(HeadProgress),
+    Trailers,
     Done,
+    /// Nothing that follows can be told apart any more.
+    Broken,
 }
 
 impl BodyDecoder {
@@ -91,8 +92,9 @@ impl BodyDecoder {
         loop {
             match &mut self.state {
                 State::Done => return Ok(Decoded::End),
-                State::Trailers(progress) => {
-                    let Some(trailers) = take_trailers(progress, buf)? else { return Ok(Decoded::NeedMore) };
+                State::Broken => return Err(Malformed::length("the body is malformed")),
+                State::Trailers => {
+                    let Some(trailers) = take_trailers(buf)? else { return Ok(Decoded::NeedMore) };
                     self.state = State::Done;
                     if !trailers.is_empty() {
                         return Ok(Decoded::Trailers(trailers));
@@ -124,15 +126,18 @@ impl BodyDecoder {
 
     /// That the sender closed: the end of a body that is delimited by it, an error for any other that isn't over.
     pub fn eof(&mut self) -> Result<(), Malformed> {
-        match mem::replace(&mut self.state, State::Done) {
-            State::Done | State::UntilClose => Ok(()),
+        match mem::replace(&mut self.state, State::Broken) {
+            State::Done | State::UntilClose => {
+                self.state = State::Done;
+                Ok(())
+            }
             _ => Err(Malformed::length("the connection ended before the body did")),
         }
     }
 
     /// One byte between the data of two chunks.
     fn framing_byte(&mut self, byte: u8) -> Result<(), Malformed> {
-        self.state = match (mem::replace(&mut self.state, State::Done), byte) {
+        self.state = match (mem::replace(&mut self.state, State::Broken), byte) {
             (State::ChunkStart, _) => State::ChunkSize { size: hex_digit(byte)?, digits: 1 },
             (State::ChunkSize { size, .. }, b'\r') => State::ChunkSizeLf { size },
             (State::ChunkSize { size, .. }, b';') => State::ChunkExtension { size, length: 0 },
@@ -156,7 +161,7 @@ impl BodyDecoder {
                     "a chunk extension has control characters or does not end in CR LF",
                 ));
             }
-            (State::ChunkSizeLf { size: 0 }, b'\n') => State::Trailers(HeadProgress::default()),
+            (State::ChunkSizeLf { size: 0 }, b'\n') => State::Trailers,
             (State::ChunkSizeLf { size }, b'\n') => State::ChunkData { left: size },
             (State::ChunkDataCr, b'\r') => State::ChunkDataLf,
             (State::ChunkDataLf, b'\n') => State::ChunkStart,
@@ -182,13 +187,10 @@ fn hex_digit(byte: u8) -> Result<u64, Malformed> {
 }
 
 /// The trailer section with the line that ends it. `None`: it isn't whole yet.
-fn take_trailers(progress: &mut HeadProgress, buf: &mut BytesMut) -> Result<Option<HeaderMap>, Malformed> {
+fn take_trailers(buf: &mut BytesMut) -> Result<Option<HeaderMap>, Malformed> {
     if buf.starts_with(b"\r\n") {
         buf.advance(2);
         return Ok(Some(HeaderMap::new()));
-    }
-    if !progress.worth_parsing(buf) && buf.len() < MAX_TRAILERS {
-        return Ok(None);
     }
     let mut trailers = HeaderMap::new();
     let end = {

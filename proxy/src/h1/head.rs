@@ -1,6 +1,6 @@
 //! Heads of requests and responses, from bytes to what they mean.
 
-use std::mem::MaybeUninit;
+use std::mem::{self, MaybeUninit};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, TRANSFER_ENCODING, UPGRADE};
@@ -47,7 +47,7 @@ pub struct ResponseHead {
     pub upgrade: bool,
 }
 
-/// Takes the head of a request off the front of `buf`. `None`: it isn't whole yet, and nothing was taken.
+/// Takes the head of a request off the front of `buf`. `None`: it isn't whole yet, and nothing was taken; nor is it of a refused one.
 pub fn parse_request(buf: &mut BytesMut) -> Result<Option<RequestHead>, Malformed> {
     let mut spans = [FieldSpan::default(); MAX_HEADERS];
     let (method, target, version, count, end) = {
@@ -66,9 +66,20 @@ pub fn parse_request(buf: &mut BytesMut) -> Result<Option<RequestHead>, Malforme
         (method, Span::of(bytes, path.as_bytes()), version(minor), count, end)
     };
     let head = buf.split_to(end).freeze();
-    let target = target::parse(&method, target.slice(&head))?;
-    let (headers, framing) = collect(&head, &spans[..count])?;
-    request_head(method, target, version, headers, framing).map(Some)
+    target::parse(&method, target.slice(&head))
+        .and_then(|target| {
+            let (headers, framing) = collect(&head, &spans[..count])?;
+            request_head(method, target, version, headers, framing)
+        })
+        .map(Some)
+        .inspect_err(|_| put_back(buf, &head))
+}
+
+/// A refused head stays where it was, for the record to tell what it looked like.
+#[cold]
+fn put_back(buf: &mut BytesMut, head: &[u8]) {
+    let rest = mem::replace(buf, BytesMut::from(head));
+    buf.extend_from_slice(&rest);
 }
 
 /// Takes the head of the response to a `method` request off the front of `buf`. `None`: it isn't whole yet, and nothing was taken.

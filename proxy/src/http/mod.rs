@@ -1,1 +1,3 @@
 //! The straight line of a request.
+
+pub mod serve_h1;

@@ -83,6 +83,26 @@ impl Material {
     }
 }
 
+#[cfg(test)]
+impl Material {
+    /// Takes anything, as an attacker would.
+    pub(super) fn unchecked(pem: &Pem) -> Self {
+        let chain = certificates("certificate", &pem.chain).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(&pem.key).unwrap();
+        let mut roots = Roots::default();
+        for (name, bundle) in &pem.federated {
+            roots.insert(name, anchors(bundle).unwrap());
+        }
+        Self {
+            id: "spiffe://cluster.local/unchecked".parse().unwrap(),
+            certified: Arc::new(CertifiedKey::from_der(chain, key, &fips::provider()).unwrap()),
+            roots,
+            not_after: 0,
+            generation: 1,
+        }
+    }
+}
+
 fn verify_own(
     chain: &[CertificateDer<'static>],
     roots: &Roots,

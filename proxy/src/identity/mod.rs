@@ -2,6 +2,8 @@
 
 mod dev;
 mod files;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod material;
 mod source;
 mod spiffe_id;
@@ -85,6 +87,11 @@ pub enum IdentityError {
         /// Of this proxy.
         expected: Box<str>,
     },
+    /// The certificate in force ran out, and the source has no other.
+    #[error(
+        "the certificate has expired and there is no newer one; peers refuse it. Is whatever renews it running?"
+    )]
+    Lapsed,
     /// A trust domain that can't be one.
     #[error("`{0}` is no trust domain: 1 to 255 of a-z, 0-9, '.', '-', '_'")]
     InvalidTrustDomain(Box<str>),
@@ -174,8 +181,12 @@ impl Identity {
     /// Takes what the source has now, if it is new and whole; else what was in force stays, and the reason is logged once.
     /// True if there is a new generation. Blocks on files.
     pub fn reload(&self) -> Result<bool, IdentityError> {
+        self.reload_at(SystemTime::now())
+    }
+
+    fn reload_at(&self, now: SystemTime) -> Result<bool, IdentityError> {
         let mut renewal = self.renewal();
-        let outcome = self.renew(&mut renewal);
+        let outcome = self.renew(&mut renewal, now);
         let problem = outcome.as_ref().err().map(|error| Arc::<str>::from(error.to_string()));
         if problem != renewal.problem {
             match &problem {
@@ -189,12 +200,12 @@ impl Identity {
         outcome
     }
 
-    fn renew(&self, renewal: &mut Renewal) -> Result<bool, IdentityError> {
+    fn renew(&self, renewal: &mut Renewal, now: SystemTime) -> Result<bool, IdentityError> {
         let found = Found::look(&self.source, &self.trust_domain, self.own.as_ref())?;
         let digest = found.digest();
-        let due = matches!(self.source, Source::Dev(_)) && SystemTime::now() >= renewal.due;
+        let due = matches!(self.source, Source::Dev(_)) && now >= renewal.due;
         if digest == renewal.digest && !due {
-            return Ok(false);
+            return if now < self.not_after() { Ok(false) } else { Err(IdentityError::Lapsed) };
         }
         let generation = self.generation() + 1;
         let material = Material::assemble(found.pem()?, &self.trust_domain, generation)?;
@@ -208,6 +219,21 @@ impl Identity {
     fn renewal(&self) -> std::sync::MutexGuard<'_, Renewal> {
         // What a panic left behind is still the last consistent state.
         self.renewal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+impl Identity {
+    /// Of some material, from nowhere.
+    fn of(material: Material) -> Self {
+        Self {
+            source: Source::Spiffe("unix:/nowhere".into()),
+            trust_domain: "cluster.local".into(),
+            own: None,
+            current: ArcSwap::from_pointee(material),
+            generation: watch::Sender::new(1),
+            renewal: Mutex::new(Renewal { digest: [0; 32], due: half_life(), problem: None }),
+        }
     }
 }
 
@@ -258,3 +284,6 @@ impl Found {
 fn half_life() -> SystemTime {
     SystemTime::now() + dev::LEAF_LIFETIME / 2
 }
+
+#[cfg(test)]
+mod tests;

@@ -131,7 +131,8 @@ impl fmt::Display for Refusal {
 }
 
 /// Verifies a chain as X509-SVID (sections 4 and 5) and RFC 5280 ask: one SPIFFE id, signed under the roots of its trust
-/// domain, in its dates, fit for `usage`, and a leaf that can't sign certificates itself.
+/// domain, in its dates, fit for `usage`, and a leaf that can't sign certificates itself. An authority on the way whose name
+/// constraints speak of URIs is refused, permitted or not: webpki can't apply them.
 pub fn verify(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
@@ -187,7 +188,7 @@ fn unknown_trust_domain(id: &SpiffeId) -> Refusal {
 fn leaf_facts(leaf: &CertificateDer<'_>, id: SpiffeId, trust_domain: &Arc<str>) -> Result<Verified, Refusal> {
     let bad = |why: &str| Refusal::bad(format_args!("{id}: {why}"));
     let (_, certificate) = X509Certificate::from_der(leaf).map_err(|_| bad("not readable"))?;
-    if !names_only(&certificate, id.as_str()) {
+    if !is_only_uri(&certificate, id.as_str()) {
         return Err(bad("its subject alternative names are not one URI, or not readable"));
     }
     let usage = certificate.key_usage().map_err(|_| bad("key usage is not readable"))?;
@@ -213,7 +214,7 @@ fn leaf_facts(leaf: &CertificateDer<'_>, id: SpiffeId, trust_domain: &Arc<str>) 
 }
 
 /// Whether `uri` is the only URI name to a second parser too: webpki passes over names that it can't read.
-fn names_only(certificate: &X509Certificate<'_>, uri: &str) -> bool {
+fn is_only_uri(certificate: &X509Certificate<'_>, uri: &str) -> bool {
     let Ok(Some(names)) = certificate.subject_alternative_name() else { return false };
     let mut uris = 0;
     names.value.general_names.iter().all(|name| match name {
@@ -243,4 +244,63 @@ pub(crate) fn hex(bytes: &[u8]) -> Box<str> {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble & 15)]);
     bytes.iter().flat_map(|&byte| [digit(byte >> 4), digit(byte)]).collect::<String>().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use fips::ca::Profile;
+    use rustls_pki_types::pem::PemObject;
+
+    use super::*;
+    use crate::identity::fixture::{HOUR, authority};
+
+    #[test]
+    fn a_second_name_that_one_parser_passes_over_is_seen_by_the_other() {
+        let (first, second) = ("spiffe://cluster.local/a", "spiffe://cluster.local/b");
+        let mut profile = Profile::workload(first, HOUR);
+        profile.uris.push(second.to_owned());
+        let issued = authority("cluster.local").issue(&profile).unwrap();
+        let mut der = CertificateDer::from_pem_slice(issued.certificate_pem.as_bytes()).unwrap().to_vec();
+        let at = der.windows(second.len()).position(|window| window == second.as_bytes()).unwrap();
+        der[at..at + second.len()].fill(0xff);
+
+        let der = CertificateDer::from(der);
+        let certificate = EndEntityCert::try_from(&der).unwrap();
+        assert_eq!(spiffe_id(&certificate).unwrap().as_str(), first, "webpki sees one name");
+        let (_, certificate) = X509Certificate::from_der(&der).unwrap();
+        assert!(!is_only_uri(&certificate, first));
+    }
+
+    #[test]
+    fn a_single_name_is_one_to_both() {
+        let profile = Profile::workload("spiffe://cluster.local/a", HOUR);
+        let issued = authority("cluster.local").issue(&profile).unwrap();
+        let der = CertificateDer::from_pem_slice(issued.certificate_pem.as_bytes()).unwrap();
+        let (_, certificate) = X509Certificate::from_der(&der).unwrap();
+        assert!(is_only_uri(&certificate, "spiffe://cluster.local/a"));
+        assert!(!is_only_uri(&certificate, "spiffe://cluster.local/b"));
+    }
+
+    #[test]
+    fn hex_is_of_lower_case_and_two_digits() {
+        assert_eq!(&*hex(&[0x0a, 0xff, 0x00]), "0aff00");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(flips in proptest::collection::vec((0usize..2000, proptest::num::u8::ANY), 1..8)) {
+            let authority = authority("cluster.local");
+            let issued = authority.issue(&Profile::workload("spiffe://cluster.local/a", HOUR)).unwrap();
+            let root = CertificateDer::from_pem_slice(authority.certificate_pem().as_bytes()).unwrap();
+            let mut roots = Roots::default();
+            roots.insert("cluster.local", vec![webpki::anchor_from_trusted_cert(&root).unwrap().to_owned()]);
+            let mut der = CertificateDer::from_pem_slice(issued.certificate_pem.as_bytes()).unwrap().to_vec();
+            let (before, len) = (der.clone(), der.len());
+            for (at, byte) in flips {
+                der[at % len] = byte;
+            }
+            let outcome = verify(&der.clone().into(), &[], &roots, Usage::Client, UnixTime::now());
+            assert_eq!(outcome.is_ok(), der == before);
+        }
+    }
 }
