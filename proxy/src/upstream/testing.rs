@@ -15,7 +15,7 @@ use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::{Hop, HopProtocol, HopTls, Registry, SendError, Sent, Settings, Upstream};
 use crate::body::{Body, BodyError};
@@ -52,7 +52,7 @@ pub(super) fn upstream_with(settings: Settings) -> Rc<Upstream> {
 pub(super) struct Server {
     pub(super) address: SocketAddr,
     accepted: Rc<Cell<usize>>,
-    ended: Rc<Cell<usize>>,
+    ended: watch::Receiver<usize>,
 }
 
 impl Server {
@@ -65,8 +65,8 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let accepted = Rc::new(Cell::new(0));
-        let ended = Rc::new(Cell::new(0));
-        let (counted, left) = (Rc::clone(&accepted), Rc::clone(&ended));
+        let (left, ended) = watch::channel(0);
+        let (counted, left) = (Rc::clone(&accepted), Rc::new(left));
         tokio::task::spawn_local(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
@@ -75,7 +75,7 @@ impl Server {
                 let (script, left) = (script(number, stream), Rc::clone(&left));
                 tokio::task::spawn_local(async move {
                     script.await;
-                    left.set(left.get() + 1);
+                    left.send_modify(|count| *count += 1);
                 });
             }
         });
@@ -111,9 +111,7 @@ impl Server {
 
     /// Waits until so many connections were closed by this side, and the other has been told.
     pub(super) async fn until_ended(&self, count: usize) {
-        while self.ended.get() < count {
-            tokio::task::yield_now().await;
-        }
+        self.ended.clone().wait_for(|ended| *ended >= count).await.unwrap();
         turn().await;
     }
 

@@ -221,12 +221,10 @@ fn a_dial_given_up_by_one_goes_on_for_others() {
         let (server, upstream) = (serving(answer).await, upstream());
         let hop = server.hop(&upstream, HopProtocol::Http2);
         let mut first = Box::pin(upstream.send(&hop, get()));
-        let second = upstream.send(&hop, get());
+        let mut second = Box::pin(upstream.send(&hop, get()));
         assert!(futures_util::FutureExt::now_or_never(&mut first).is_none());
-        let second = async {
-            drop(first);
-            second.await
-        };
+        assert!(futures_util::FutureExt::now_or_never(&mut second).is_none());
+        drop(first);
         assert_eq!(whole(second.await.unwrap()).await.0, 200);
         assert_eq!(server.accepted(), 1);
     });
