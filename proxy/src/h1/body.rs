@@ -57,6 +57,8 @@ enum State {
     ChunkDataLf,
     Trailers,
     Done,
+    /// Nothing that follows can be told apart any more.
+    Broken,
 }
 
 impl BodyDecoder {
@@ -90,6 +92,7 @@ impl BodyDecoder {
         loop {
             match &mut self.state {
                 State::Done => return Ok(Decoded::End),
+                State::Broken => return Err(Malformed::length("the body is malformed")),
                 State::Trailers => {
                     let Some(trailers) = take_trailers(buf)? else { return Ok(Decoded::NeedMore) };
                     self.state = State::Done;
@@ -123,15 +126,18 @@ impl BodyDecoder {
 
     /// That the sender closed: the end of a body that is delimited by it, an error for any other that isn't over.
     pub fn eof(&mut self) -> Result<(), Malformed> {
-        match mem::replace(&mut self.state, State::Done) {
-            State::Done | State::UntilClose => Ok(()),
+        match mem::replace(&mut self.state, State::Broken) {
+            State::Done | State::UntilClose => {
+                self.state = State::Done;
+                Ok(())
+            }
             _ => Err(Malformed::length("the connection ended before the body did")),
         }
     }
 
     /// One byte between the data of two chunks.
     fn framing_byte(&mut self, byte: u8) -> Result<(), Malformed> {
-        self.state = match (mem::replace(&mut self.state, State::Done), byte) {
+        self.state = match (mem::replace(&mut self.state, State::Broken), byte) {
             (State::ChunkStart, _) => State::ChunkSize { size: hex_digit(byte)?, digits: 1 },
             (State::ChunkSize { size, .. }, b'\r') => State::ChunkSizeLf { size },
             (State::ChunkSize { size, .. }, b';') => State::ChunkExtension { size, length: 0 },

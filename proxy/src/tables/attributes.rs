@@ -58,7 +58,7 @@ pub(super) enum HeaderText<'a> {
     /// One line.
     Line(&'a [u8]),
     /// Several, joined.
-    Joined(SmallVec<[u8; 256]>),
+    Joined(SmallVec<[u8; 128]>),
 }
 
 impl HeaderText<'_> {

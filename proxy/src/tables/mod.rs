@@ -329,3 +329,6 @@ impl<T> Located<T> for Result<T, String> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

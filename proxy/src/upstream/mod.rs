@@ -9,6 +9,8 @@ mod pick;
 mod pool;
 mod registry;
 mod send;
+#[cfg(test)]
+mod testing;
 mod upgraded;
 
 use std::cell::{Cell, RefCell};

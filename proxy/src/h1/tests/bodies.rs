@@ -81,6 +81,19 @@ fn refused_chunks() {
 }
 
 #[test]
+fn a_refused_body_never_ends() {
+    for bytes in ["5\r\nhelloX\r\n0\r\n\r\n", "x", "0\r\nHost: a\r\n\r\n"] {
+        let mut buf = BytesMut::from(bytes);
+        let mut decoder = BodyDecoder::new(BodyLength::Chunked);
+        while decoder.decode(&mut buf).is_ok() {}
+        assert!(
+            !decoder.is_done() && decoder.decode(&mut buf).is_err() && decoder.eof().is_err(),
+            "{bytes:?}"
+        );
+    }
+}
+
+#[test]
 fn trailers() {
     let (data, trailers, ended) =
         body(BodyLength::Chunked, b"1\r\nx\r\n0\r\nGrpc-Status: 0\r\nA: 1\r\nA: 2\r\n\r\nNEXT").unwrap();

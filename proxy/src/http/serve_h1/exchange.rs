@@ -9,9 +9,10 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body::Frame;
 use tokio::io::AsyncRead;
 
+use super::Partial;
+use super::connection::{self, DISCARD_MAX};
 use super::outgoing::Outgoing;
 use super::upload::{SharedUpload, Upload};
-use super::{DISCARD_MAX, Partial};
 use crate::body::Body;
 use crate::decision::Reason;
 use crate::h1::{self, BodyEncoder, BodyLength, LengthMismatch, Malformed, RequestHead, ResponseFraming};
@@ -181,7 +182,7 @@ impl Exchange {
     {
         let Some(upload) = &self.upload else { return Poll::Pending };
         let mut upload = upload.borrow_mut();
-        let read = super::poll_read(io, &mut upload.buffer, cx);
+        let read = connection::poll_read(io, &mut upload.buffer, cx);
         if matches!(read, Poll::Ready(Ok(count)) if count > 0) {
             upload.arrived(cx);
         }

@@ -23,6 +23,7 @@ pub(super) struct Outgoing {
     suffix: &'static [u8],
     unflushed: bool,
     blocked: bool,
+    progressed: bool,
 }
 
 impl Outgoing {
@@ -62,6 +63,11 @@ impl Outgoing {
         self.blocked
     }
 
+    /// Whether anything was written since the last time this was asked.
+    pub(super) fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.progressed)
+    }
+
     /// Writes all there is. Ready when it is with the kernel, and then the buffer is given back.
     pub(super) fn poll_write<IO>(&mut self, io: &mut IO, cx: &mut Context<'_>) -> Poll<io::Result<()>>
     where
@@ -82,6 +88,7 @@ impl Outgoing {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.unflushed = true;
+            self.progressed = true;
             self.advance(sent);
         }
         if self.unflushed {
@@ -93,6 +100,11 @@ impl Outgoing {
             buffers::give_write(std::mem::take(&mut self.gathered));
         }
         Poll::Ready(Ok(()))
+    }
+
+    #[cfg(test)]
+    pub(super) fn holds_no_buffer(&self) -> bool {
+        self.is_empty() && self.gathered.capacity() == 0
     }
 
     fn poll_write_once<IO>(&self, io: &mut IO, cx: &mut Context<'_>) -> Poll<io::Result<usize>>
@@ -152,6 +164,6 @@ mod tests {
         let (_, length) = tokio::join!(write, far.read_to_end(&mut read));
         let expected = [b"head;5\r\nsmall\r\n1001\r\n".as_slice(), &large, b"\r\n"].concat();
         assert_eq!((length.unwrap(), &read), (expected.len(), &expected));
-        assert!(out.is_empty() && out.gathered.capacity() == 0, "a buffer was kept");
+        assert!(out.holds_no_buffer(), "a buffer was kept");
     }
 }

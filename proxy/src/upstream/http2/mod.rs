@@ -1,5 +1,8 @@
 //! The HTTP/2 client: few connections per target, each with a task of its own, many requests on each.
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::{Cell, RefCell};
 use std::error::Error as _;
 use std::future::Future;
