@@ -34,8 +34,10 @@ pub struct Profile {
     pub not_after: SystemTime,
     /// Basic constraints say CA.
     pub ca: bool,
-    /// Key usages.
+    /// Key usages; none: the certificate says nothing of them.
     pub key_usages: Vec<KeyUsage>,
+    /// Extended key usages; none: the certificate says nothing of them.
+    pub purposes: Vec<Purpose>,
 }
 
 /// The key usages an authority can be asked for.
@@ -43,10 +45,21 @@ pub struct Profile {
 pub enum KeyUsage {
     /// Signs handshakes.
     DigitalSignature,
+    /// Decrypts keys, as RSA key exchange had it.
+    KeyEncipherment,
     /// Signs certificates.
     CertificateSign,
     /// Signs revocation lists.
     CrlSign,
+}
+
+/// The extended key usages an authority can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A TLS server's.
+    Server,
+    /// A TLS client's.
+    Client,
 }
 
 impl Profile {
@@ -70,6 +83,7 @@ impl Profile {
             not_after: now + lifetime,
             ca: false,
             key_usages: vec![KeyUsage::DigitalSignature],
+            purposes: vec![Purpose::Server, Purpose::Client],
         }
     }
 }
@@ -142,6 +156,7 @@ fn root(trust_domain: &str, lifetime: Duration) -> Result<CertificateParams, CaE
         common_name: Some(format!("{trust_domain} root")),
         ca: true,
         key_usages: vec![KeyUsage::CertificateSign, KeyUsage::CrlSign],
+        purposes: Vec::new(),
         ..Profile::workload(format!("spiffe://{trust_domain}"), lifetime)
     })
 }
@@ -163,13 +178,8 @@ fn params(profile: &Profile) -> Result<CertificateParams, CaError> {
     params.serial_number = Some(serial()?);
     params.use_authority_key_identifier_extension = true;
     params.key_usages = profile.key_usages.iter().map(|&usage| usage.into()).collect();
-    if profile.ca {
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    } else {
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    }
+    params.extended_key_usages = profile.purposes.iter().map(|&purpose| purpose.into()).collect();
+    params.is_ca = if profile.ca { IsCa::Ca(BasicConstraints::Unconstrained) } else { IsCa::ExplicitNoCa };
     Ok(params)
 }
 
@@ -190,8 +200,18 @@ impl From<KeyUsage> for KeyUsagePurpose {
     fn from(usage: KeyUsage) -> Self {
         match usage {
             KeyUsage::DigitalSignature => Self::DigitalSignature,
+            KeyUsage::KeyEncipherment => Self::KeyEncipherment,
             KeyUsage::CertificateSign => Self::KeyCertSign,
             KeyUsage::CrlSign => Self::CrlSign,
+        }
+    }
+}
+
+impl From<Purpose> for ExtendedKeyUsagePurpose {
+    fn from(purpose: Purpose) -> Self {
+        match purpose {
+            Purpose::Server => Self::ServerAuth,
+            Purpose::Client => Self::ClientAuth,
         }
     }
 }

@@ -1,1 +1,334 @@
 //! Policy and routes compiled for speed: immutable, pure look-ups.
+//!
+//! [`Tables`] are a [`snapshot::Policy`] in another form: no answer differs from reading the policy rule by rule, it is
+//! only found sooner. They hold ids of live things, never the things, and know neither I/O nor time.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use control_client::snapshot::{self, BackendIndex, MtlsMode, Protocol};
+
+use crate::decision::{Object, Objects, PolicyRef};
+
+mod admission;
+mod attributes;
+mod authorization;
+mod condition;
+mod consider;
+mod exclusion;
+mod filters;
+mod headers;
+mod index;
+pub mod normalize;
+mod pattern;
+mod prefixes;
+mod regexes;
+mod routes;
+mod rule;
+mod services;
+mod split;
+
+pub use attributes::{ConnectionAttributes, RequestAttributes, UserAttributes};
+pub use authorization::{Authorization, Remainder, Shadow};
+pub use consider::{Considered, NearMiss};
+pub use filters::{Filters, HeaderEdit};
+pub use routes::{RouteAttributes, RouteChoice, Rule, RuleBackend};
+pub use services::{Backend, ServicePort, ServicePortId};
+pub use snapshot::{BackendTls, Mesh, Retry};
+pub use split::{Split, SplitKey, SplitState};
+
+use authorization::Authorizer;
+use pattern::Values;
+use services::Directory;
+
+/// A backend as the registry of live state knows it: stable over versions of the policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BackendId(pub u32);
+
+/// One version of the policy, compiled.
+#[derive(Debug)]
+pub struct Tables {
+    objects: Objects,
+    mesh: Mesh,
+    forwarding_identities: Values,
+    default_peer_mode: PeerMode,
+    /// Sorted by port.
+    peer_modes: Box<[(u16, PeerMode)]>,
+    /// Sorted by port.
+    inbound_ports: Box<[InboundPort]>,
+    authorizer: Authorizer,
+    directory: Directory,
+    service_ports: Box<[ServicePort]>,
+    backends: Box<[Backend]>,
+}
+
+/// Whether plaintext is accepted on a port, and who says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerMode {
+    /// What is accepted.
+    pub mode: MtlsMode,
+    /// The PeerAuthentication that decided; NONE where the default did.
+    pub policy: PolicyRef,
+    /// That object could not be understood, and fails closed.
+    pub quarantined: bool,
+}
+
+/// A port of this workload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InboundPort {
+    /// The workload's port.
+    pub port: u16,
+    /// Declared protocol; `None`: detect.
+    pub protocol: Option<Protocol>,
+    /// `host:port` of the service that has this port as target, as records name it.
+    pub service: Option<Arc<str>>,
+}
+
+/// Why a policy does not compile: a mistake that the control client lets pass only by a mistake of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CompileError {
+    /// `HTTPRoute bookinfo/ratings`; empty where no object is to blame.
+    pub object: String,
+    /// Where in the object.
+    pub field: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl fmt::Display for CompileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for part in [&self.object, &self.field] {
+            if !part.is_empty() {
+                write!(f, "{part}: ")?;
+            }
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for CompileError {}
+
+impl Tables {
+    /// Compiles a policy; `backend_ids` are parallel to `policy.backends`.
+    pub fn compile(policy: &snapshot::Policy, backend_ids: &[BackendId]) -> Result<Self, CompileError> {
+        let objects = &policy.objects;
+        if backend_ids.len() != policy.backends.len() {
+            let message = format!("{} ids for {} backends", backend_ids.len(), policy.backends.len());
+            return Err(CompileError { object: String::new(), field: "backends".into(), message });
+        }
+        let (directory, service_ports) = compile_services(policy)?;
+        let mode = |mode: snapshot::PeerMode| PeerMode {
+            mode: mode.mode,
+            policy: PolicyRef::from_object(mode.object),
+            quarantined: mode.quarantined,
+        };
+        let mut peer_modes: Vec<_> =
+            policy.peer_authentication.ports.iter().map(|(port, each)| (*port, mode(*each))).collect();
+        peer_modes.sort_by_key(|(port, _)| *port);
+        let mut inbound_ports: Vec<_> = policy.inbound_ports.iter().map(InboundPort::compile).collect();
+        inbound_ports.sort_by_key(|each| each.port);
+        Ok(Self {
+            objects: Objects(objects.iter().map(intern).collect()),
+            forwarding_identities: Values::of_wildcards(&policy.mesh.forwarding_identities),
+            mesh: policy.mesh.clone(),
+            default_peer_mode: mode(policy.peer_authentication.default),
+            peer_modes: peer_modes.into(),
+            inbound_ports: inbound_ports.into(),
+            authorizer: Authorizer::compile(policy)?,
+            directory,
+            service_ports,
+            backends: policy
+                .backends
+                .iter()
+                .zip(backend_ids)
+                .map(|(b, id)| Backend::compile(b, *id))
+                .collect(),
+        })
+    }
+
+    /// What policy references name.
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    /// Mesh-wide settings.
+    pub fn mesh(&self) -> &Mesh {
+        &self.mesh
+    }
+
+    /// Whether what this identity says in `x-forwarded-client-cert` is kept.
+    pub fn forwards_client_cert(&self, identity: &str) -> bool {
+        self.forwarding_identities.match_text(identity.as_bytes())
+    }
+
+    /// Whether plaintext is accepted on a port of the workload.
+    pub fn peer_mode(&self, port: u16) -> PeerMode {
+        match self.peer_modes.binary_search_by_key(&port, |(port, _)| *port) {
+            Ok(at) => self.peer_modes[at].1,
+            Err(_) => self.default_peer_mode,
+        }
+    }
+
+    /// What is declared of a port of the workload.
+    pub fn inbound_port(&self, port: u16) -> Option<&InboundPort> {
+        let at = self.inbound_ports.binary_search_by_key(&port, |each| each.port).ok()?;
+        self.inbound_ports.get(at)
+    }
+
+    /// The authorization rules that can still match on this connection. Alike connections share one; it is valid for
+    /// the tables that gave it, and for no others.
+    pub fn admit(&self, connection: &ConnectionAttributes<'_>) -> Arc<Remainder> {
+        self.authorizer.admit(connection)
+    }
+
+    /// Whether a request may go on.
+    pub fn authorize(&self, remainder: &Remainder, request: &RequestAttributes<'_>) -> Authorization {
+        self.authorizer.authorize(remainder, request)
+    }
+
+    /// Whether an opaque connection may go on. As in Istio, an ALLOW rule that asks for something of HTTP matches
+    /// nothing, and any other rule matches without what it asks of HTTP.
+    pub fn authorize_tcp(&self, remainder: &Remainder) -> Authorization {
+        self.authorizer.authorize_tcp(remainder)
+    }
+
+    /// After a `no-allow-matched`: the `limit` ALLOW policies that came nearest, and what failed first in each. Reads
+    /// every rule: off the hot path, and not more often than the caller's budget for it allows.
+    pub fn consider(
+        &self,
+        connection: &ConnectionAttributes<'_>,
+        request: Option<&RequestAttributes<'_>>,
+        limit: usize,
+    ) -> Considered {
+        self.authorizer.consider(connection, request, limit)
+    }
+
+    /// The service port that owns a virtual address.
+    pub fn service_by_address(&self, address: IpAddr, port: u16) -> Option<ServicePortId> {
+        self.directory.by_address(address, port)
+    }
+
+    /// The service port that a host name (without port) means; exact names before `*.` suffixes, longest first.
+    pub fn service_by_authority(&self, host: &str, port: u16) -> Option<ServicePortId> {
+        self.directory.by_authority(host, port)
+    }
+
+    /// What an id of these tables stands for.
+    ///
+    /// # Panics
+    /// With an id of other tables that had more service ports.
+    pub fn service_port(&self, id: ServicePortId) -> &ServicePort {
+        &self.service_ports[id.0 as usize]
+    }
+
+    /// All service ports.
+    pub fn service_ports(&self) -> &[ServicePort] {
+        &self.service_ports
+    }
+
+    /// Where a request to a service port goes.
+    pub fn match_route(&self, id: ServicePortId, request: &RouteAttributes<'_>) -> RouteChoice<'_> {
+        let service_port = self.service_port(id);
+        if service_port.routes.is_empty() {
+            return RouteChoice::Default(service_port.backend);
+        }
+        service_port.routes.find(request).map_or(RouteChoice::NoRoute, RouteChoice::Rule)
+    }
+
+    /// The backend of an index that these tables gave.
+    ///
+    /// # Panics
+    /// With an index of other tables that had more backends.
+    pub fn backend(&self, index: BackendIndex) -> &Backend {
+        &self.backends[index as usize]
+    }
+
+    /// All backends: what live state has to be kept for.
+    pub fn backends(&self) -> &[Backend] {
+        &self.backends
+    }
+}
+
+impl InboundPort {
+    fn compile(port: &snapshot::InboundPort) -> Self {
+        Self { port: port.port, protocol: port.protocol, service: port.service.as_deref().map(Arc::from) }
+    }
+}
+
+fn compile_services(policy: &snapshot::Policy) -> Result<(Directory, Box<[ServicePort]>), CompileError> {
+    let mut directory = Directory::default();
+    let mut ports = Vec::new();
+    let mut regexes = regexes::Regexes::default();
+    for service in &policy.services {
+        for port in &service.ports {
+            let name = format!("{}:{}", service.host, port.port);
+            directory.add(service, port.port, ServicePortId(ports.len() as u32));
+            known_backend(policy, port.backend, &name)?;
+            for backend in port.routes.iter().flat_map(|rule| &rule.backends).filter_map(|each| each.backend)
+            {
+                known_backend(policy, backend, &name)?;
+            }
+            ports.push(ServicePort {
+                port: port.port,
+                protocol: port.protocol,
+                backend: port.backend,
+                object: PolicyRef::from_object(service.object),
+                routes: routes::Routes::compile(&name, &port.routes, &policy.objects, &mut regexes)?,
+                name: name.into(),
+            });
+        }
+    }
+    Ok((directory, ports.into()))
+}
+
+fn known_backend(
+    policy: &snapshot::Policy,
+    backend: BackendIndex,
+    service: &str,
+) -> Result<(), CompileError> {
+    if (backend as usize) < policy.backends.len() {
+        return Ok(());
+    }
+    let message = format!("service port {service} names backend #{backend}, which is not there");
+    Err(CompileError { object: String::new(), field: "services".into(), message })
+}
+
+/// An object as records name it, its JSON escaped once.
+fn intern(object: &snapshot::ObjectRef) -> Object {
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let json = format!(
+        "\"kind\":{},\"namespace\":{},\"name\":{}",
+        quoted(&object.kind),
+        quoted(&object.namespace),
+        quoted(&object.name)
+    );
+    Object {
+        kind: object.kind.clone(),
+        namespace: object.namespace.clone(),
+        name: object.name.clone(),
+        digest: object.digest.clone(),
+        json,
+    }
+}
+
+/// Says of a plain message which object and field it is about.
+trait Located<T> {
+    /// `objects` are those that `object` is an index into.
+    fn located(self, object: u32, objects: &[snapshot::ObjectRef], field: &str) -> Result<T, CompileError>;
+}
+
+impl<T> Located<T> for Result<T, String> {
+    fn located(self, object: u32, objects: &[snapshot::ObjectRef], field: &str) -> Result<T, CompileError> {
+        self.map_err(|message| {
+            let object = objects.get(object as usize).map_or_else(
+                || format!("object #{object}"),
+                |object| format!("{} {}/{}", object.kind, object.namespace, object.name),
+            );
+            CompileError { object, field: field.into(), message }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

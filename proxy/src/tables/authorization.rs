@@ -1,0 +1,451 @@
+//! AuthorizationPolicy: what is constant for a connection decided once, the rest for each request.
+//!
+//! Enforced rules stand in one order: CUSTOM, DENY, ALLOW, and by object and rule within each. The first that matches
+//! decides, so that "which policy" has one answer. AUDIT and dry-run rules only mark, in a layer of their own.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use control_client::snapshot::{self, AuthorizationAction};
+use foldhash::fast::RandomState;
+use smallvec::SmallVec;
+
+use super::CompileError;
+use super::admission::{ByIdentity, Layer};
+use super::attributes::{ConnectionAttributes, RequestAttributes};
+use super::condition::{Asked, ConnectionTest, TrustDomains};
+use super::consider::{Consideration, Considered};
+use super::index::{Next, RuleSet};
+use super::rule::{Label, Met, Residual, Rule};
+use crate::decision::{CheckOutcome, CheckResult, Outcome, PolicyRef, Reason};
+
+/// What authorization decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authorization {
+    /// Whether the request may go on.
+    pub outcome: Outcome,
+    /// Why.
+    pub reason: Reason,
+    /// The rule that decided; the object alone where it has no rule to name; NONE where a default decided.
+    pub policy: PolicyRef,
+    /// The `service-authorization` check.
+    pub service: CheckResult,
+    /// The `user-authorization` check.
+    pub user: CheckResult,
+    /// The first AUDIT rule that matched.
+    pub audit: PolicyRef,
+    /// What dry-run policies would have done.
+    pub shadow: SmallVec<[Shadow; 1]>,
+}
+
+/// What a dry-run policy would have done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shadow {
+    /// The rule that matched; for a dry-run ALLOW none of whose rules did, the object.
+    pub policy: PolicyRef,
+    /// Allowed or denied.
+    pub outcome: Outcome,
+    /// `matched-allow`, `matched-deny`, `provider-unavailable` or `no-allow-matched`.
+    pub reason: Reason,
+}
+
+/// At most so many dry-run policies are named for a request.
+const MAX_SHADOW: usize = 8;
+
+/// The rules that can still match on a connection, in what they still ask.
+#[derive(Debug)]
+pub struct Remainder {
+    connection: Connection,
+    enforced: RuleSet,
+    marking: RuleSet,
+    tcp: OnceLock<Authorization>,
+}
+
+/// The policies of one workload.
+#[derive(Debug)]
+pub(super) struct Authorizer {
+    enforced: Layer,
+    marking: Layer,
+    /// Rules as they apply to opaque connections, enforced and marking.
+    tcp: [ByIdentity; 2],
+    facts: Facts,
+    looked_at: LookedAt,
+    consideration: Consideration,
+    remainders: Mutex<Remainders>,
+}
+
+/// What is true of all requests.
+#[derive(Debug, Default)]
+struct Facts {
+    /// There are ALLOW policies, so what none of them matches is denied.
+    has_allow: bool,
+    /// The first ALLOW policy that could not be understood.
+    quarantined_allow: Option<PolicyRef>,
+    /// The first dry-run ALLOW policy.
+    shadow_allow: Option<PolicyRef>,
+    /// Nothing marks.
+    no_marks: bool,
+}
+
+impl Authorizer {
+    pub(super) fn compile(policy: &snapshot::Policy) -> Result<Self, CompileError> {
+        let (enforced, marking) = compile_rules(policy)?;
+        let tcp = [tcp_rules(&enforced), tcp_rules(&marking)];
+        let facts = Facts::of(&policy.authorization, marking.is_empty());
+        let (enforced, marking) = (Layer::new(enforced, false), Layer::new(marking, true));
+        let tests = enforced.connection_tests().chain(marking.connection_tests());
+        let looked_at = LookedAt::by(tests.chain(tcp.iter().flat_map(ByIdentity::connection_tests)));
+        let consideration = Consideration::compile(policy)?;
+        Ok(Self { enforced, marking, tcp, facts, looked_at, consideration, remainders: Mutex::default() })
+    }
+
+    pub(super) fn admit(&self, connection: &ConnectionAttributes<'_>) -> Arc<Remainder> {
+        let connection = self.looked_at.of(connection);
+        if let Some(known) = self.remainders().get(&connection) {
+            return known;
+        }
+        // Not under the lock: two connections may do the same work, but none waits.
+        let attributes = connection.attributes();
+        let remainder = Arc::new(Remainder {
+            enforced: self.enforced.on(&attributes, false),
+            marking: self.marking.on(&attributes, true),
+            tcp: OnceLock::new(),
+            connection,
+        });
+        self.remainders().keep(&remainder);
+        remainder
+    }
+
+    pub(super) fn authorize(&self, remainder: &Remainder, request: &RequestAttributes<'_>) -> Authorization {
+        let request = Asked::new(request);
+        let mut search = Search::default();
+        remainder.enforced.visit(&request, |rule| search.look_at(rule, rule.met(&request)));
+        self.enforced.shared.visit(&request, |rule| search.look_at(rule, rule.met(&request)));
+        let mut authorization = self.facts.conclude(&search);
+        if !self.facts.no_marks {
+            let mut marks = Marks::default();
+            let mut mark = |rule: &Residual| marks.look_at(&rule.label, rule.met(&request));
+            remainder.marking.visit(&request, &mut mark);
+            self.marking.shared.visit(&request, &mut mark);
+            self.facts.mark(&mut authorization, marks);
+        }
+        authorization
+    }
+
+    pub(super) fn authorize_tcp(&self, remainder: &Remainder) -> Authorization {
+        remainder.tcp.get_or_init(|| self.decide_tcp(&remainder.connection.attributes())).clone()
+    }
+
+    fn decide_tcp(&self, connection: &ConnectionAttributes<'_>) -> Authorization {
+        let [enforced, marking] = &self.tcp;
+        let mut search = Search::default();
+        // Nothing is left to ask of what can match.
+        if let Some(first) = enforced.on(connection).first() {
+            search.look_at(first, Met::Whole);
+        }
+        let mut authorization = self.facts.conclude(&search);
+        if !marking.is_empty() || self.facts.shadow_allow.is_some() {
+            let mut marks = Marks::default();
+            for rule in marking.on(connection) {
+                marks.look_at(&rule.label, Met::Whole);
+            }
+            self.facts.mark(&mut authorization, marks);
+        }
+        authorization
+    }
+
+    pub(super) fn consider(
+        &self,
+        connection: &ConnectionAttributes<'_>,
+        request: Option<&RequestAttributes<'_>>,
+        limit: usize,
+    ) -> Considered {
+        self.consideration.consider(connection, request, limit)
+    }
+
+    fn remainders(&self) -> std::sync::MutexGuard<'_, Remainders> {
+        // What a panic may leave behind is a cache with an entry more or less.
+        self.remainders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Enforced and marking rules, each in order.
+fn compile_rules(policy: &snapshot::Policy) -> Result<(Vec<Rule>, Vec<Rule>), CompileError> {
+    let domains = TrustDomains::new(&policy.mesh);
+    let (mut enforced, mut marking) = (Vec::new(), Vec::new());
+    for each in &policy.authorization {
+        for rule in &each.rules {
+            let rule = Rule::compile(each, rule, &domains, &policy.objects)?;
+            let marks = each.dry_run || each.action == AuthorizationAction::Audit;
+            if marks { marking.push(rule) } else { enforced.push(rule) }
+        }
+    }
+    for rules in [&mut enforced, &mut marking] {
+        rules.sort_by_key(|rule| (order(rule.label.action), rule.label.policy));
+        for (rank, rule) in rules.iter_mut().enumerate() {
+            rule.label.rank = rank as u32;
+        }
+    }
+    Ok((enforced, marking))
+}
+
+/// Istio's order of evaluation.
+fn order(action: AuthorizationAction) -> u8 {
+    match action {
+        AuthorizationAction::Custom => 0,
+        AuthorizationAction::Audit => 1,
+        AuthorizationAction::Deny => 2,
+        AuthorizationAction::Allow => 3,
+    }
+}
+
+fn tcp_rules(rules: &[Rule]) -> ByIdentity {
+    ByIdentity::new(rules.iter().filter_map(Rule::for_tcp).collect())
+}
+
+/// The first rule that matches, as far as looked.
+#[derive(Default)]
+struct Search {
+    first: Option<Label>,
+    /// The first ALLOW rule of which only the user part failed.
+    service_part: Option<Label>,
+}
+
+impl Search {
+    fn look_at(&mut self, rule: &Residual, met: Met) -> Next {
+        let label = rule.label;
+        let earlier = |than: Option<Label>| than.is_none_or(|than| label.rank < than.rank);
+        if !earlier(self.first) {
+            return Next::Enough;
+        }
+        match met {
+            Met::No => Next::More,
+            Met::ServicePart => {
+                if label.action == AuthorizationAction::Allow && earlier(self.service_part) {
+                    self.service_part = Some(label);
+                }
+                Next::More
+            }
+            Met::Whole => {
+                self.first = Some(label);
+                Next::Enough
+            }
+        }
+    }
+}
+
+/// All marking rules that match.
+#[derive(Default)]
+struct Marks {
+    audit: Option<Label>,
+    shadow: SmallVec<[Label; 4]>,
+}
+
+impl Marks {
+    fn look_at(&mut self, label: &Label, met: Met) -> Next {
+        if met == Met::Whole {
+            if label.dry_run {
+                self.shadow.push(*label);
+            } else if self.audit.is_none_or(|audit| label.rank < audit.rank) {
+                self.audit = Some(*label);
+            }
+        }
+        Next::More
+    }
+}
+
+impl Facts {
+    fn of(policies: &[snapshot::AuthorizationPolicy], no_rule_marks: bool) -> Self {
+        let allow = |dry_run| {
+            policies
+                .iter()
+                .filter(move |each| each.action == AuthorizationAction::Allow && each.dry_run == dry_run)
+        };
+        let first = |objects: &mut dyn Iterator<Item = &snapshot::AuthorizationPolicy>| {
+            objects.map(|each| each.object).min().map(PolicyRef::object)
+        };
+        let shadow_allow = first(&mut allow(true));
+        Self {
+            has_allow: allow(false).next().is_some(),
+            quarantined_allow: first(&mut allow(false).filter(|each| each.quarantined)),
+            no_marks: no_rule_marks && shadow_allow.is_none(),
+            shadow_allow,
+        }
+    }
+
+    fn conclude(&self, search: &Search) -> Authorization {
+        match (search.first, search.service_part) {
+            (Some(rule), _) => by_rule(&rule),
+            (None, _) if !self.has_allow => no_policy(),
+            (None, service_part) => self.nothing_allowed(service_part),
+        }
+    }
+
+    /// A quarantined ALLOW might have allowed it: then that is what the operator has to know.
+    fn nothing_allowed(&self, service_part: Option<Label>) -> Authorization {
+        let (reason, policy) = match self.quarantined_allow {
+            Some(object) => (Reason::QuarantinedPolicy, object),
+            None => (Reason::NoAllowMatched, PolicyRef::NONE),
+        };
+        let failed = CheckResult::new(CheckOutcome::Fail, reason, policy);
+        let (service, user) = match service_part {
+            Some(rule) => (CheckResult::new(CheckOutcome::Pass, Reason::MatchedAllow, rule.policy), failed),
+            None => (failed, CheckResult::NOT_REACHED),
+        };
+        decided(Outcome::Deny, reason, policy, service, user)
+    }
+
+    /// Adds what marking rules say.
+    fn mark(&self, authorization: &mut Authorization, mut marks: Marks) {
+        authorization.audit = marks.audit.map_or(PolicyRef::NONE, |rule| rule.policy);
+        marks.shadow.sort_unstable_by_key(|rule| rule.rank);
+        let same_object = |a: &mut Label, b: &mut Label| a.policy.object_index() == b.policy.object_index();
+        marks.shadow.dedup_by(same_object);
+        let allowed = marks.shadow.iter().any(|rule| rule.action == AuthorizationAction::Allow);
+        let matched = marks.shadow.iter().map(|rule| {
+            let (outcome, reason) = consequence(rule.action);
+            Shadow { policy: rule.policy, outcome, reason }
+        });
+        let unmatched = self.shadow_allow.filter(|_| !allowed).map(|policy| Shadow {
+            policy,
+            outcome: Outcome::Deny,
+            reason: Reason::NoAllowMatched,
+        });
+        authorization.shadow = unmatched.into_iter().chain(matched).take(MAX_SHADOW).collect();
+    }
+}
+
+/// What the match of an enforced rule leads to. There is no provider to ask yet: what a CUSTOM rule matches is denied.
+fn consequence(action: AuthorizationAction) -> (Outcome, Reason) {
+    match action {
+        AuthorizationAction::Custom => (Outcome::Deny, Reason::ProviderUnavailable),
+        AuthorizationAction::Deny => (Outcome::Deny, Reason::MatchedDeny),
+        AuthorizationAction::Allow | AuthorizationAction::Audit => (Outcome::Allow, Reason::MatchedAllow),
+    }
+}
+
+fn by_rule(rule: &Label) -> Authorization {
+    let (outcome, mut reason) = consequence(rule.action);
+    if rule.quarantined {
+        reason = Reason::QuarantinedPolicy;
+    }
+    let result = |check| CheckResult::new(check, reason, rule.policy);
+    let no_user = CheckResult::new(CheckOutcome::NotRequired, Reason::NoUserCondition, PolicyRef::NONE);
+    let (service, user) = match (outcome, rule.user) {
+        (Outcome::Allow, false) => (result(CheckOutcome::Pass), no_user),
+        // A rule on the user is one on the caller too.
+        (Outcome::Allow, true) => (result(CheckOutcome::Pass), result(CheckOutcome::Pass)),
+        (Outcome::Deny, false) => (result(CheckOutcome::Fail), CheckResult::NOT_REACHED),
+        (Outcome::Deny, true) => (CheckResult::NOT_REACHED, result(CheckOutcome::Fail)),
+    };
+    decided(outcome, reason, rule.policy, service, user)
+}
+
+fn no_policy() -> Authorization {
+    let result = |reason| CheckResult::new(CheckOutcome::NotRequired, reason, PolicyRef::NONE);
+    let (service, user) = (result(Reason::NoPolicy), result(Reason::NoUserCondition));
+    decided(Outcome::Allow, Reason::NoPolicy, PolicyRef::NONE, service, user)
+}
+
+fn decided(
+    outcome: Outcome,
+    reason: Reason,
+    policy: PolicyRef,
+    service: CheckResult,
+    user: CheckResult,
+) -> Authorization {
+    Authorization { outcome, reason, policy, service, user, audit: PolicyRef::NONE, shadow: SmallVec::new() }
+}
+
+/// Which attributes of connections any rule looks at: connections that differ in others only are alike.
+#[derive(Debug, Default)]
+struct LookedAt {
+    identity: bool,
+    source_ip: bool,
+    destination_ip: bool,
+    destination_port: bool,
+    sni: bool,
+}
+
+/// A connection in the attributes that are looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Connection {
+    identity: Option<Box<str>>,
+    source_ip: IpAddr,
+    destination_ip: IpAddr,
+    destination_port: u16,
+    sni: Option<Box<str>>,
+}
+
+impl LookedAt {
+    fn by<'a>(tests: impl Iterator<Item = &'a ConnectionTest>) -> Self {
+        let mut looked_at = Self::default();
+        for test in tests {
+            match test {
+                ConnectionTest::Principal(_)
+                | ConnectionTest::Namespace(_)
+                | ConnectionTest::ServiceAccount(_)
+                | ConnectionTest::TrustDomain(_) => looked_at.identity = true,
+                ConnectionTest::SourceIp(_) => looked_at.source_ip = true,
+                ConnectionTest::DestinationIp(_) => looked_at.destination_ip = true,
+                ConnectionTest::DestinationPort(_) => looked_at.destination_port = true,
+                ConnectionTest::Sni(_) => looked_at.sni = true,
+            }
+        }
+        looked_at
+    }
+
+    fn of(&self, connection: &ConnectionAttributes<'_>) -> Connection {
+        const NOT_LOOKED_AT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+        let address =
+            |looked_at, address: IpAddr| if looked_at { address.to_canonical() } else { NOT_LOOKED_AT };
+        Connection {
+            identity: connection.source_identity.filter(|_| self.identity).map(Into::into),
+            source_ip: address(self.source_ip, connection.source_ip),
+            destination_ip: address(self.destination_ip, connection.destination_ip),
+            destination_port: if self.destination_port { connection.destination_port } else { 0 },
+            sni: connection.sni.filter(|_| self.sni).map(Into::into),
+        }
+    }
+}
+
+impl Connection {
+    fn attributes(&self) -> ConnectionAttributes<'_> {
+        ConnectionAttributes {
+            source_identity: self.identity.as_deref(),
+            source_ip: self.source_ip,
+            destination_ip: self.destination_ip,
+            destination_port: self.destination_port,
+            sni: self.sni.as_deref(),
+        }
+    }
+}
+
+/// Remainders by connection, so that alike connections share one. Emptied when full: what is in use lives on.
+#[derive(Debug, Default)]
+struct Remainders {
+    by_connection: HashMap<Connection, Arc<Remainder>, RandomState>,
+    rules: usize,
+}
+
+/// So many kinds of connections are remembered,
+const MAX_REMAINDERS: usize = 4_096;
+/// and so many rules in all their remainders together (about 200 bytes each).
+const MAX_REMAINING_RULES: usize = 100_000;
+
+impl Remainders {
+    fn get(&self, connection: &Connection) -> Option<Arc<Remainder>> {
+        self.by_connection.get(connection).cloned()
+    }
+
+    fn keep(&mut self, remainder: &Arc<Remainder>) {
+        let rules = remainder.enforced.len() + remainder.marking.len();
+        if self.by_connection.len() >= MAX_REMAINDERS || self.rules + rules > MAX_REMAINING_RULES {
+            self.by_connection.clear();
+            self.rules = 0;
+        }
+        self.rules += rules;
+        self.by_connection.insert(remainder.connection.clone(), Arc::clone(remainder));
+    }
+}

@@ -1,0 +1,197 @@
+//! Which service a destination is: by virtual address, or by the name in an authority; and the backends behind services.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use control_client::snapshot::{self, BackendIndex, BackendTls, Protocol};
+use foldhash::fast::RandomState;
+use smallvec::SmallVec;
+
+use super::BackendId;
+use super::routes::Routes;
+use crate::decision::PolicyRef;
+
+/// A port of a service; cheap to copy, valid for the tables that gave it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ServicePortId(pub(super) u32);
+
+/// A port of a service that this workload can call.
+#[derive(Debug)]
+pub struct ServicePort {
+    /// `host:port`, as records name it.
+    pub name: Arc<str>,
+    /// The service's port.
+    pub port: u16,
+    /// Declared protocol; `None`: detect.
+    pub protocol: Option<Protocol>,
+    /// Where traffic goes without routes, and for TCP.
+    pub backend: BackendIndex,
+    /// The object behind the service, for records of a default route.
+    pub object: PolicyRef,
+    pub(super) routes: Routes,
+}
+
+impl ServicePort {
+    /// True where routes decide: what none of them matches is `no-route`.
+    pub fn has_routes(&self) -> bool {
+        !self.routes.is_empty()
+    }
+}
+
+/// Where traffic is sent.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    /// Registry id: its endpoints and live state are found by it.
+    pub id: BackendId,
+    /// As records and metrics name it.
+    pub name: Arc<str>,
+    /// Protocol the backend is known to speak; `None`: that of the request.
+    pub protocol: Option<Protocol>,
+    /// How TLS to it is decided.
+    pub tls: BackendTls,
+    /// Never plaintext to it.
+    pub mtls_required: bool,
+    /// Time to connect, TLS handshake not included.
+    pub connect_timeout: Duration,
+    /// The DestinationRule that decided, if any.
+    pub object: PolicyRef,
+}
+
+impl Backend {
+    pub(super) fn compile(backend: &snapshot::Backend, id: BackendId) -> Self {
+        Self {
+            id,
+            name: backend.name.as_str().into(),
+            protocol: backend.protocol,
+            tls: backend.tls.clone(),
+            mtls_required: backend.mtls_required,
+            connect_timeout: backend.connect_timeout,
+            object: PolicyRef::from_object(backend.object),
+        }
+    }
+}
+
+/// Names are at most this long (RFC 1035 section 2.3.4): longer ones are nobody's.
+const MAX_NAME: usize = 255;
+
+type PortsOf<K> = HashMap<K, SmallVec<[(u16, ServicePortId); 2]>, RandomState>;
+
+/// Addresses and names of services. Where two services claim the same, the first in the snapshot has it.
+#[derive(Debug, Default)]
+pub(super) struct Directory {
+    by_address: HashMap<(IpAddr, u16), ServicePortId, RandomState>,
+    by_name: PortsOf<Box<str>>,
+    /// `*.example.com` by `.example.com`.
+    by_suffix: PortsOf<Box<str>>,
+}
+
+impl Directory {
+    /// Adds a service's addresses and names for one of its ports.
+    pub(super) fn add(&mut self, service: &snapshot::Service, port: u16, id: ServicePortId) {
+        for address in &service.addresses {
+            self.by_address.entry((address.to_canonical(), port)).or_insert(id);
+        }
+        for name in service.names.iter().chain([&service.host]) {
+            let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+            let ports = match name.strip_prefix('*') {
+                Some(suffix) if suffix.starts_with('.') => self.by_suffix.entry(suffix.into()),
+                _ => self.by_name.entry(name.into()),
+            };
+            let ports = ports.or_default();
+            if !ports.iter().any(|(known, _)| *known == port) {
+                ports.push((port, id));
+            }
+        }
+    }
+
+    pub(super) fn by_address(&self, address: IpAddr, port: u16) -> Option<ServicePortId> {
+        self.by_address.get(&(address.to_canonical(), port)).copied()
+    }
+
+    /// Exact name first, then the longest suffix; case and one trailing dot don't count.
+    pub(super) fn by_authority(&self, host: &str, port: u16) -> Option<ServicePortId> {
+        let host = host.strip_suffix('.').unwrap_or(host);
+        let mut lower = [0; MAX_NAME];
+        let lower = lower.get_mut(..host.len())?;
+        lower.copy_from_slice(host.as_bytes());
+        lower.make_ascii_lowercase();
+        // Lower-casing ASCII keeps UTF-8 what it is.
+        let host = std::str::from_utf8(lower).ok()?;
+        let of_port = |ports: &SmallVec<[(u16, ServicePortId); 2]>| {
+            ports.iter().find(|(known, _)| *known == port).map(|(_, id)| *id)
+        };
+        if let Some(id) = self.by_name.get(host).and_then(of_port) {
+            return Some(id);
+        }
+        if self.by_suffix.is_empty() {
+            return None;
+        }
+        // A suffix stands for one label or more, so the search begins after the first character.
+        let dots = host.bytes().enumerate().skip(1).filter(|(_, byte)| *byte == b'.');
+        dots.map(|(at, _)| &host[at..]).find_map(|suffix| self.by_suffix.get(suffix).and_then(of_port))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(host: &str, names: &[&str], addresses: &[&str]) -> snapshot::Service {
+        snapshot::Service {
+            host: host.into(),
+            names: names.iter().map(|name| (*name).into()).collect(),
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            object: None,
+            ports: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn names() {
+        let mut directory = Directory::default();
+        directory.add(&service("a.ns.svc.cluster.local", &["a", "a.ns"], &[]), 80, ServicePortId(0));
+        directory.add(&service("a.ns.svc.cluster.local", &["a", "a.ns"], &[]), 90, ServicePortId(1));
+        directory.add(&service("*.example.com", &["*.example.com"], &[]), 80, ServicePortId(2));
+        directory.add(&service("*.b.example.com", &[], &[]), 80, ServicePortId(3));
+        directory.add(&service("x.b.example.com", &[], &[]), 81, ServicePortId(4));
+        directory.add(&service("a.ns", &["a.ns"], &[]), 80, ServicePortId(5));
+        let long = "a".repeat(300);
+        for (host, port, expected) in [
+            ("a", 80, Some(0)),
+            ("A.Ns", 80, Some(0)),
+            ("a.ns.svc.cluster.local.", 80, Some(0)),
+            ("a.ns", 90, Some(1)),
+            ("a", 81, None),
+            ("x.example.com", 80, Some(2)),
+            ("x.y.example.com", 80, Some(2)),
+            ("x.B.example.com", 80, Some(3)),
+            ("x.b.example.com", 81, Some(4)),
+            ("example.com", 80, None),
+            (".example.com", 80, None),
+            ("x.example.com", 443, None),
+            ("", 80, None),
+            (".", 80, None),
+            (&long, 80, None),
+        ] {
+            let found = directory.by_authority(host, port).map(|id| id.0);
+            assert_eq!(found, expected, "{host}:{port}");
+        }
+    }
+
+    #[test]
+    fn addresses() {
+        let mut directory = Directory::default();
+        directory.add(&service("a", &[], &["10.0.0.1", "fd00::1"]), 80, ServicePortId(0));
+        for (address, port, expected) in [
+            ("10.0.0.1", 80, Some(ServicePortId(0))),
+            ("::ffff:10.0.0.1", 80, Some(ServicePortId(0))),
+            ("fd00::1", 80, Some(ServicePortId(0))),
+            ("10.0.0.1", 81, None),
+            ("10.0.0.2", 80, None),
+        ] {
+            assert_eq!(directory.by_address(address.parse().unwrap(), port), expected, "{address}:{port}");
+        }
+    }
+}
