@@ -38,6 +38,11 @@ impl<'a> Reader<'a> {
         At { node: self.root, reader: self }
     }
 
+    /// Values whose key was used before in the same mapping.
+    pub(crate) fn duplicate_keys(&'a self) -> impl Iterator<Item = At<'a>> {
+        self.root.duplicate_keys().into_iter().map(move |entry| At { node: &entry.value, reader: self })
+    }
+
     /// Whether nothing so far refuses the object.
     pub(crate) fn is_good(&self) -> bool {
         self.problems.borrow().iter().all(|problem| problem.severity != Severity::Error)
