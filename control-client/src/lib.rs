@@ -1,6 +1,8 @@
 //! Sources of configuration -> intent -> snapshot. Knows no data path.
 
+mod compile;
 mod digest;
+mod keep;
 mod resource;
 pub mod snapshot;
 pub mod status;

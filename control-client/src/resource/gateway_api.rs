@@ -22,7 +22,8 @@ pub(crate) struct ParentRef {
     pub(crate) port: Option<u16>,
     /// Name of a port.
     pub(crate) section: Option<String>,
-    pub(crate) field: String,
+    /// Its number in the route.
+    pub(crate) index: usize,
     pub(crate) line: u32,
 }
 
@@ -53,7 +54,7 @@ pub(crate) fn http_route(meta: &Meta, object: Fields<'_>) -> Resource {
     let Some(spec) = spec else { return Resource::HttpRoute(route) };
     spec.not_in_force(&["useDefaultGateways"]);
     match spec.get("parentRefs") {
-        Some(list) => route.parents = list.items().filter_map(|at| parent_ref(meta, at)).collect(),
+        Some(list) => route.parents = list.items().enumerate().filter_map(|(i, at)| parent_ref(meta, i, at)).collect(),
         None => spec.at().warn("without parentRefs this route is attached to nothing"),
     }
     if let Some(hostnames) = spec.get("hostnames") {
@@ -75,7 +76,7 @@ pub(crate) fn http_route(meta: &Meta, object: Fields<'_>) -> Resource {
     Resource::HttpRoute(route)
 }
 
-fn parent_ref(meta: &Meta, at: At<'_>) -> Option<ParentRef> {
+fn parent_ref(meta: &Meta, index: usize, at: At<'_>) -> Option<ParentRef> {
     let fields = at.fields(&["group", "kind", "namespace", "name", "sectionName", "port"])?;
     let group = fields.get("group").map_or(Some(GROUP), At::str)?;
     let kind_text = fields.get("kind").map_or(Some("Gateway"), At::str)?;
@@ -107,7 +108,7 @@ fn parent_ref(meta: &Meta, at: At<'_>) -> Option<ParentRef> {
             None => None,
         },
         section: fields.get("sectionName").and_then(At::text),
-        field: at.path(),
+        index,
         line: at.line(),
     })
 }

@@ -5,7 +5,7 @@ use super::{Meta, Resource};
 use crate::snapshot::{OutboundTrafficPolicy, PathNormalization};
 
 /// A MeshSettings; defaults filled in.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct MeshSettings {
     pub(crate) root_namespace: String,
     pub(crate) trust_domain_aliases: Vec<String>,

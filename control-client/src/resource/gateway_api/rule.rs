@@ -35,7 +35,8 @@ pub(crate) struct BackendRef {
     pub(crate) foreign_kind: Option<String>,
     pub(crate) weight: u32,
     pub(crate) filters: Vec<RouteFilter>,
-    pub(crate) field: String,
+    /// Its number in the rule.
+    pub(crate) index: usize,
     pub(crate) line: u32,
 }
 
@@ -47,7 +48,7 @@ pub(super) fn read(meta: &Meta, at: At<'_>) -> Rule {
     fields.not_in_force(&["sessionPersistence"]);
     rule.matches = list(fields, "matches").filter_map(route_match).collect();
     rule.filters = filters(fields);
-    rule.backends = list(fields, "backendRefs").filter_map(|at| backend_ref(meta, at)).collect();
+    rule.backends = list(fields, "backendRefs").enumerate().filter_map(|(i, at)| backend_ref(meta, i, at)).collect();
     if let Some(timeouts) = fields.get("timeouts").and_then(|at| at.fields(&["request", "backendRequest"])) {
         let timeout = |name| timeouts.get(name).and_then(text::gateway_duration).filter(|timeout| !timeout.is_zero());
         (rule.request_timeout, rule.backend_timeout) = (timeout("request"), timeout("backendRequest"));
@@ -199,7 +200,7 @@ fn header_edit(fields: Fields<'_>, name: &str) -> Option<HeaderEdit> {
     })
 }
 
-fn backend_ref(meta: &Meta, at: At<'_>) -> Option<BackendRef> {
+fn backend_ref(meta: &Meta, index: usize, at: At<'_>) -> Option<BackendRef> {
     let fields = at.fields(&["group", "kind", "name", "namespace", "port", "weight", "filters"])?;
     let group = fields.get("group").map_or(Some(""), At::str)?;
     let kind = fields.get("kind").map_or(Some("Service"), At::str)?;
@@ -219,7 +220,7 @@ fn backend_ref(meta: &Meta, at: At<'_>) -> Option<BackendRef> {
         foreign_kind: foreign.then(|| format!("{kind} of group `{group}`")),
         weight: fields.get("weight").map_or(Some(1), |at| at.number(0, 1_000_000))?,
         filters: filters(fields),
-        field: at.path(),
+        index,
         line: at.line(),
     })
 }
