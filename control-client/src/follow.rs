@@ -1,5 +1,6 @@
 //! Follows a source for as long as somebody listens.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,7 +18,7 @@ struct Follower {
     dir: Dir,
     pipeline: Pipeline,
     /// What was said already is not said again with every update.
-    reported: Vec<Diagnostic>,
+    reported: HashSet<Diagnostic>,
 }
 
 impl Follower {
@@ -40,9 +41,9 @@ impl Follower {
                 (None, diagnostics)
             }
         };
-        let fresh = diagnostics.iter().filter(|found| !self.reported.contains(found));
+        let fresh = diagnostics.iter().filter(|found| !self.reported.contains(*found));
         report(fresh);
-        self.reported = diagnostics;
+        self.reported = diagnostics.into_iter().collect();
         snapshot
     }
 }
@@ -61,7 +62,7 @@ pub(crate) fn start(
     if options.strict && !loaded.diagnostics.is_empty() {
         return Err(StartError::Strict(loaded.diagnostics));
     }
-    let follower = Follower { dir, pipeline, reported: loaded.diagnostics.clone() };
+    let follower = Follower { dir, pipeline, reported: loaded.diagnostics.iter().cloned().collect() };
     report(&loaded.diagnostics);
     let (sender, receiver) = watch::channel(Arc::new(loaded.snapshot));
     Ok((receiver, follow(Arc::new(Mutex::new(follower)), watch, sender)))
