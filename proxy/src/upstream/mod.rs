@@ -11,6 +11,8 @@ mod registry;
 mod send;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod upgraded;
 
 use std::cell::{Cell, RefCell};
