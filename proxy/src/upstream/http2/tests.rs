@@ -257,6 +257,39 @@ fn a_request_given_up_is_cancelled() {
 }
 
 #[test]
+fn a_connection_that_answers_nothing_gets_no_more_requests() {
+    local(async {
+        // The first connection swallows everything.
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let server = Server::start(move |number, stream: TcpStream| {
+            let tell = tell.clone();
+            async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                let mut swallowed = Vec::new();
+                while let Some(Ok((request, respond))) = connection.accept().await {
+                    if number > 0 {
+                        tokio::task::spawn_local(answer(request, respond));
+                    } else {
+                        swallowed.push((request, respond));
+                        tell.send(()).unwrap();
+                    }
+                }
+            }
+        });
+        let (server, upstream) = (server.await, upstream());
+        for _ in 0..5 {
+            tokio::select! {
+                _ = send(&server, &upstream, get()) => panic!("no answer was given"),
+                arrived = told.recv() => arrived.unwrap(),
+            }
+        }
+        assert_eq!(server.accepted(), 1);
+        assert_eq!(whole(send(&server, &upstream, get()).await.unwrap()).await.0, 200);
+        assert_eq!(server.accepted(), 2);
+    });
+}
+
+#[test]
 fn a_client_that_leaves_resets_the_stream() {
     local(async {
         let server = serving(|request: Asked, mut respond| async move {
