@@ -1,5 +1,7 @@
 //! What crypto this process runs: asked of the linked module, not of build flags.
 
+use std::fmt;
+
 use rustls::NamedGroup;
 use rustls::crypto::CryptoProvider;
 use serde::Serialize;
@@ -61,6 +63,13 @@ impl Attestation {
             groups: provider.kx_groups.iter().map(|group| iana_group(group.name())).collect(),
             fips: approved_mode && self_test == SelfTest::Passed && provider.fips(),
         }
+    }
+}
+
+impl fmt::Display for Attestation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let self_test = self.self_test.as_str();
+        write!(f, "{} {} ({}; self-test {self_test})", self.module, self.module_version, self.flavour)
     }
 }
 

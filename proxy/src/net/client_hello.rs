@@ -285,6 +285,28 @@ pub(super) mod tests {
         assert!(hello.offers(b"h2") && hello.offers(b"istio-peer-exchange") && !hello.offers(b"http/1.1"));
     }
 
+    /// Sent by `openssl s_client -servername reviews.default.svc.cluster.local -alpn h2,http/1.1` (OpenSSL 3.0).
+    const OPENSSL: &str = "\
+        160301014e0100014a0303c242d09ae4e04841b38bf546adcab8655a4d7055ad56f5a4b26500bfe9d79f4a203b3d0c8d6eb1\
+        65fb9b20086c6940bb786027b699c50010729201198905a3d147003e130213031301c02cc030009fcca9cca8ccaac02bc02f\
+        009ec024c028006bc023c0270067c00ac0140039c009c0130033009d009c003d003c0035002f00ff010000c3000000260024\
+        000021726576696577732e64656661756c742e7376632e636c75737465722e6c6f63616c000b000403000102000a00040002\
+        001d002300000010000e000c02683208687474702f312e310016000000170000000d002a0028040305030603080708080809\
+        080a080b080408050806040105010601030303010302040205020602002b0009080304030303020301002d00020101003300\
+        260024001d00204d74f020b8f9c319b783e1a184bb39b8b11211d54a1cbb539d66ab22fec18e09";
+
+    #[test]
+    fn a_real_hello() {
+        let bytes: Vec<u8> = (0..OPENSSL.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&OPENSSL[at..at + 2], 16).unwrap())
+            .collect();
+        let hello = facts(&bytes);
+        assert_eq!(hello.sni.as_deref(), Some("reviews.default.svc.cluster.local"));
+        let alpn: Vec<&[u8]> = hello.alpn.iter().map(|protocol| protocol.as_slice()).collect();
+        assert_eq!(alpn, [&b"h2"[..], b"http/1.1"]);
+    }
+
     #[test]
     fn istio_passthrough_names_are_names() {
         let name = "outbound_.443_._.reviews.default.svc.cluster.local";

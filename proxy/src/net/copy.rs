@@ -1,4 +1,4 @@
-//! [`Copy`]: bytes both ways between two connections until both sides have ended, one fails, or nothing moves.
+//! [`struct@Copy`]: bytes both ways between two connections until both sides have ended, one fails, or nothing moves.
 
 use std::cell::Cell;
 use std::future::Future;

@@ -35,6 +35,26 @@ impl<IO> Prefixed<IO> {
     pub fn into_parts(self) -> (Bytes, IO) {
         (self.prefix, self.io)
     }
+
+    /// Puts bytes back in front of all that is to be read.
+    pub fn unread(self, bytes: Bytes) -> Self {
+        Self { prefix: join(bytes, self.prefix), io: self.io }
+    }
+}
+
+impl<IO> Prefixed<Prefixed<IO>> {
+    /// The same bytes in the same order, in one layer.
+    pub fn flatten(self) -> Prefixed<IO> {
+        self.io.unread(self.prefix)
+    }
+}
+
+fn join(first: Bytes, second: Bytes) -> Bytes {
+    match (first.is_empty(), second.is_empty()) {
+        (_, true) => first,
+        (true, false) => second,
+        (false, false) => [first, second].concat().into(),
+    }
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Prefixed<IO> {

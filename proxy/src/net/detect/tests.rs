@@ -194,3 +194,10 @@ proptest! {
         prop_assert_eq!(detected, expected);
     }
 }
+
+#[test]
+fn the_future_stays_small() {
+    let (io, _) = duplex(1);
+    let size = size_of_val(&detect(io, FIRST_BYTE, HEAD));
+    assert!(size <= 512, "{size}");
+}
