@@ -36,7 +36,7 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 const MAX_HEADER_LIST: u32 = crate::h1::MAX_HEAD as u32;
 
 /// A send under way.
-pub(super) type Sending = Pin<Box<dyn Future<Output = Result<Sent, SendError>>>>;
+pub(super) type Exchange = Pin<Box<dyn Future<Output = Result<Sent, SendError>>>>;
 
 /// Sends a request over one of the target's connections, opened if need be.
 pub(super) fn send(
@@ -44,7 +44,7 @@ pub(super) fn send(
     hop: Hop,
     request: Request<Body>,
     in_flight: Option<InFlight>,
-) -> Sending {
+) -> Exchange {
     Box::pin(async move {
         let mut request = match translate(request, hop.tls()) {
             Ok(request) => request,
