@@ -1,4 +1,102 @@
 //! Sources of configuration -> intent -> snapshot. Knows no data path.
 
+mod digest;
+mod resource;
 pub mod snapshot;
+pub mod status;
 pub mod verdict;
+mod workload;
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+pub use status::{Report, Status};
+pub use workload::Workload;
+
+use snapshot::Snapshot;
+use verdict::Diagnostic;
+
+/// Where configuration comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A directory, searched recursively for `*.yaml`, `*.yml` and `*.json`, or one such file. Watched.
+    Dir(PathBuf),
+}
+
+/// How a source is followed.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Any diagnostic refuses the whole update (`--config-strict`).
+    pub strict: bool,
+}
+
+/// A configuration read once.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// What it means for the workload.
+    pub snapshot: Snapshot,
+    /// Everything wrong with it, by file and line.
+    pub diagnostics: Vec<Diagnostic>,
+    /// Objects of groups that are not read.
+    pub skipped: usize,
+}
+
+/// Why a source could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The directory or file can't be read at all.
+    #[error("can't read configuration from {path}: {error}; check --config and the permissions of the path")]
+    Unreadable {
+        /// As given.
+        path: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// `strict`, and there are diagnostics.
+    #[error("configuration refused: {} diagnostics and --config-strict; `writ check` lists them", .0.len())]
+    Strict(Vec<Diagnostic>),
+}
+
+/// Reads a directory or file once.
+pub fn load_once(dir: &Path, workload: &Workload) -> Loaded {
+    let _ = dir;
+    load_str("", workload)
+}
+
+/// Reads YAML from memory, as if it were one file.
+pub fn load_str(yaml: &str, workload: &Workload) -> Loaded {
+    let _ = (yaml, workload);
+    Loaded {
+        snapshot: Snapshot {
+            version: 1,
+            revision: None,
+            policy: Arc::default(),
+            endpoints: Arc::default(),
+            runtime_digest: String::new(),
+            verdicts: Arc::default(),
+            stale: false,
+        },
+        diagnostics: Vec::new(),
+        skipped: 0,
+    }
+}
+
+/// Follows a source: the receiver holds the first snapshot at return; the future runs until every receiver is gone.
+///
+/// The future needs a tokio runtime with time; it may be spawned anywhere.
+pub fn start(
+    source: Source,
+    workload: Workload,
+    options: Options,
+) -> Result<(watch::Receiver<Arc<Snapshot>>, Status, impl Future<Output = ()> + Send + 'static), StartError> {
+    let Source::Dir(path) = source;
+    let loaded = load_once(&path, &workload);
+    if options.strict && !loaded.diagnostics.is_empty() {
+        return Err(StartError::Strict(loaded.diagnostics));
+    }
+    let (sender, receiver) = watch::channel(Arc::new(loaded.snapshot));
+    Ok((receiver, Status::default(), async move { sender.closed().await }))
+}

@@ -1,1 +1,36 @@
 //! Ground floor: the only crate that names a crypto backend.
+
+mod attest;
+pub mod ca;
+mod digest;
+mod provider;
+mod random;
+
+pub use attest::{Attestation, SelfTest};
+pub use digest::sha256;
+pub use provider::provider;
+pub use random::{RandomFailed, random, warm};
+
+use std::sync::OnceLock;
+
+/// Makes the process use this crate's provider and says what it runs. The first call does the work, later ones return
+/// the same answer.
+pub fn install() -> &'static Attestation {
+    static INSTALLED: OnceLock<Attestation> = OnceLock::new();
+    INSTALLED.get_or_init(|| {
+        let provider = provider();
+        // Every configuration names the provider itself. This one is for libraries that fall back on the process's;
+        // if one is there already, it stays, and what it may be is not what is attested.
+        let _ = rustls::crypto::CryptoProvider::install_default((*provider).clone());
+        Attestation::of(&provider)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn installing_twice_gives_the_same_attestation() {
+        assert!(std::ptr::eq(super::install(), super::install()));
+        assert!(rustls::crypto::CryptoProvider::get_default().is_some());
+    }
+}

@@ -1,1 +1,447 @@
-//! The only wiring: builds what is shared and lists every background task.
+//! The only wiring: builds what is shared, lists every background task, and stops it all in order.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use control_client::snapshot::Snapshot;
+use control_client::{Source, Status, Workload};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
+use tokio::task::LocalSet;
+
+use crate::admin::{self, AdminState, Readiness};
+use crate::conn;
+use crate::drain::{Drain, Phase};
+use crate::explain::{Query, explain};
+use crate::generation::{Current, Published};
+use crate::http::serve_h1::{DrainSignal, Timeouts};
+use crate::identity::{self, Identity, SpiffeId};
+use crate::listen::{self, Accepted, Placement};
+use crate::net::OwnListeners;
+use crate::reload;
+use crate::roles::{self, Forward, Listener, Open, Role};
+use crate::telemetry::{self, ConfigStatus, ProxyFacts, Telemetry};
+use crate::tls::{ClientTls, ServerTls};
+use crate::upstream::{self, Registry, Upstream};
+use crate::worker::{Deadlines, Memory, Worker};
+
+/// What a proxy is told at start. Resources come from its source, never from here.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Which listeners it opens.
+    pub role: Role,
+    /// Where configuration comes from; `None`: no resources.
+    pub config: Option<PathBuf>,
+    /// Any diagnostic refuses the whole configuration.
+    pub config_strict: bool,
+    /// Whom it stands for.
+    pub workload: Workload,
+    /// Where its identity comes from; `None`: plaintext only.
+    pub identity: Option<identity::Source>,
+    /// Outbound listener.
+    pub outbound: Open,
+    /// Inbound listener.
+    pub inbound: Open,
+    /// Inbound listeners without interception.
+    pub forwards: Vec<Forward>,
+    /// Admin listener.
+    pub admin: Open,
+    /// Health listener.
+    pub health: Open,
+    /// Metrics listener.
+    pub metrics: Open,
+    /// Data threads.
+    pub workers: usize,
+    /// Where records go.
+    pub record: telemetry::Sink,
+    /// Which share of them.
+    pub sample: telemetry::Sample,
+    /// `SO_MARK` of the proxy's own sockets.
+    pub mark: Option<u32>,
+    /// Deadline of a graceful stop.
+    pub drain: Duration,
+    /// How long accepting goes on while readiness already fails.
+    pub lame_duck: Duration,
+    /// Deadlines of the data path.
+    pub deadlines: Deadlines,
+}
+
+/// A proxy at work: its threads, and the way to stop them.
+pub struct Running {
+    settings: Settings,
+    drain: Drain,
+    stop: watch::Sender<bool>,
+    ready: Arc<Readiness>,
+    telemetry: Arc<Telemetry>,
+    workers: Vec<JoinHandle<()>>,
+    control: JoinHandle<()>,
+    admin: admin::Handle,
+    listening: Vec<SocketAddr>,
+    admin_addresses: Vec<(SocketAddr, admin::Kind)>,
+}
+
+/// Starts a proxy: when this returns, its listeners are bound and its first configuration is in force.
+pub fn start(settings: Settings) -> anyhow::Result<Running> {
+    let attestation = fips::install();
+    let own_id = SpiffeId::for_workload(
+        &settings.workload.trust_domain,
+        &settings.workload.namespace,
+        &settings.workload.service_account,
+    )
+    .context("the workload's own identity")?;
+    let identity = match &settings.identity {
+        Some(source) => Some(
+            Identity::load(source.clone(), &settings.workload.trust_domain, Some(own_id))
+                .with_context(|| format!("can't load an identity from {source}"))?,
+        ),
+        None => None,
+    };
+    let configuration = Configuration::start(&settings)?;
+    let registry = Registry::new();
+    let first = reload::first(&configuration.snapshots.borrow(), &registry)?;
+    let published = Published::new(first);
+    let proxy = ProxyFacts {
+        role: settings.role.as_str().into(),
+        workload: format!("{}/{}", settings.workload.namespace, settings.workload.name),
+        identity: identity.as_ref().map(|identity| identity.id().as_str().to_owned()),
+        version: env!("CARGO_PKG_VERSION").into(),
+    };
+    let telemetry = Telemetry::start(telemetry::Options {
+        proxy: proxy.clone(),
+        sink: settings.record.clone(),
+        sample: settings.sample,
+    })
+    .context("can't open the record sink")?;
+    telemetry.set_config(ConfigStatus::of(&configuration.snapshots.borrow()));
+
+    let (listeners, sockets) = listen::bind(roles::listeners(
+        settings.role,
+        settings.outbound,
+        settings.inbound,
+        &settings.forwards,
+    ))?;
+    let listening: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
+    let (admin, admin_addresses, ready) =
+        start_admin(&settings, &telemetry, attestation, Arc::clone(&published), proxy)?;
+
+    let drain = Drain::default();
+    let (stop, stopping) = watch::channel(false);
+    let (placement, inboxes) = Placement::new(settings.workers);
+    let shared = Shared {
+        published: Arc::clone(&published),
+        registry: Arc::clone(&registry),
+        telemetry: Arc::clone(&telemetry),
+        identity: identity.clone(),
+        server_tls: identity.clone().map(ServerTls::mesh),
+        client_tls: Arc::new(ClientTls::new(identity.clone())),
+        own: Arc::new(OwnListeners::new(listening.iter().map(SocketAddr::port))),
+        listeners: listeners.into(),
+        placement,
+        drain: drain.clone(),
+        deadlines: settings.deadlines,
+        mark: settings.mark,
+    };
+    let mut workers = Vec::new();
+    for (index, inbox) in inboxes.into_iter().enumerate() {
+        let sockets = sockets.iter().map(std::net::TcpListener::try_clone).collect::<Result<Vec<_>, _>>()?;
+        let (shared, stopping) = (shared.clone(), stopping.clone());
+        workers.push(thread(&format!("worker-{index}"), move |runtime| {
+            shared.work(runtime, index, sockets, inbox, stopping);
+        })?);
+    }
+    let control = {
+        let (telemetry, ready) = (Arc::clone(&telemetry), Arc::clone(&ready));
+        thread("control", move |runtime| {
+            runtime.block_on(control(
+                configuration,
+                published,
+                registry,
+                identity,
+                telemetry,
+                ready,
+                stopping,
+            ));
+        })?
+    };
+    for condition in ["config", "listeners", "identity"] {
+        ready.ready(condition);
+    }
+    tracing::info!(
+        role = settings.role.as_str(),
+        workers = settings.workers,
+        listening = ?listening,
+        crypto = %attestation,
+        "serving"
+    );
+    Ok(Running {
+        settings,
+        drain,
+        stop,
+        ready,
+        telemetry,
+        workers,
+        control,
+        admin,
+        listening,
+        admin_addresses,
+    })
+}
+
+impl Running {
+    /// Where the data listeners are, in the order of the role's list.
+    pub fn listening(&self) -> &[SocketAddr] {
+        &self.listening
+    }
+
+    /// Where admin, health and metrics are.
+    pub fn admin(&self) -> &[(SocketAddr, admin::Kind)] {
+        &self.admin_addresses
+    }
+
+    /// Connections open now.
+    pub fn open(&self) -> usize {
+        self.drain.open()
+    }
+
+    /// Stops: readiness fails first and accepting goes on for the lame-duck time; then connections finish or, after the
+    /// deadline, are cut; at last everything recorded is written. Returns how many connections were cut.
+    pub fn stop(self) -> anyhow::Result<usize> {
+        self.ready.not_ready("listeners", "draining");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let cut = runtime.block_on(async {
+            let lame_duck = self.settings.lame_duck.min(self.settings.drain);
+            tokio::time::sleep(lame_duck).await;
+            self.drain.drain(self.settings.drain - lame_duck).await
+        });
+        self.stop.send_replace(true);
+        for worker in self.workers {
+            worker.join().map_err(|_| anyhow::anyhow!("a worker panicked"))?;
+        }
+        self.control.join().map_err(|_| anyhow::anyhow!("the control thread panicked"))?;
+        self.admin.stop();
+        if !self.telemetry.shutdown(Duration::from_secs(5)) {
+            anyhow::bail!("records were left unwritten");
+        }
+        Ok(cut)
+    }
+}
+
+/// The source of configuration at work.
+struct Configuration {
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    status: Status,
+    follow: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Keeps the channel of a proxy without a source open.
+    _none: Option<watch::Sender<Arc<Snapshot>>>,
+}
+
+impl Configuration {
+    fn start(settings: &Settings) -> anyhow::Result<Self> {
+        let Some(path) = &settings.config else {
+            let snapshot = control_client::load_str("", &settings.workload).snapshot;
+            let (sender, snapshots) = watch::channel(Arc::new(snapshot));
+            let follow = Box::pin(std::future::pending());
+            return Ok(Self { snapshots, status: Status::default(), follow, _none: Some(sender) });
+        };
+        let options = control_client::Options { strict: settings.config_strict };
+        let (snapshots, status, follow) =
+            control_client::start(Source::Dir(path.clone()), settings.workload.clone(), options)?;
+        for verdict in snapshots.borrow().verdicts.iter() {
+            for diagnostic in &verdict.diagnostics {
+                tracing::warn!("{diagnostic}");
+            }
+        }
+        Ok(Self { snapshots, status, follow: Box::pin(follow), _none: None })
+    }
+}
+
+/// Everything that runs on the control thread.
+async fn control(
+    configuration: Configuration,
+    published: Arc<Published>,
+    registry: Arc<Registry>,
+    identity: Option<Arc<Identity>>,
+    telemetry: Arc<Telemetry>,
+    ready: Arc<Readiness>,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let Configuration { snapshots, status, follow, _none } = configuration;
+    let reload = reload::run(snapshots, published, registry, status, |status| telemetry.set_config(status));
+    let rotation = async {
+        match identity {
+            Some(identity) => identity.watch().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = follow => tracing::error!("the source of configuration ended"),
+        () = reload => {}
+        () = rotation => {}
+        _ = stopping.wait_for(|stop| *stop) => return,
+    }
+    // What ended was never meant to; the data path goes on with what it has.
+    let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+/// What every worker is given.
+#[derive(Clone)]
+struct Shared {
+    published: Arc<Published>,
+    registry: Arc<Registry>,
+    telemetry: Arc<Telemetry>,
+    identity: Option<Arc<Identity>>,
+    server_tls: Option<Arc<ServerTls>>,
+    client_tls: Arc<ClientTls>,
+    own: Arc<OwnListeners>,
+    listeners: Arc<[Listener]>,
+    placement: Arc<Placement>,
+    drain: Drain,
+    deadlines: Deadlines,
+    mark: Option<u32>,
+}
+
+impl Shared {
+    /// A worker's life: accept and serve.
+    fn work(
+        self,
+        runtime: &Runtime,
+        index: usize,
+        sockets: Vec<std::net::TcpListener>,
+        mut inbox: mpsc::UnboundedReceiver<Accepted>,
+        mut stopping: watch::Receiver<bool>,
+    ) {
+        fips::warm();
+        let local = LocalSet::new();
+        local.block_on(runtime, async {
+            let worker = self.worker();
+            let shard = tokio::task::spawn_local(Rc::clone(&worker.shard).run());
+            let serve = self.server(Rc::clone(&worker), index);
+            tokio::task::spawn_local({
+                let (mut phase, signal) = (self.drain.watch(), worker.draining.clone());
+                async move {
+                    let _ = phase.wait_for(|phase| *phase >= Phase::Draining).await;
+                    signal.start();
+                }
+            });
+            for (listener, socket) in sockets.into_iter().enumerate() {
+                match TcpListener::from_std(socket) {
+                    Ok(socket) => {
+                        let (placement, guard) = (Arc::clone(&self.placement), self.drain.watch());
+                        tokio::task::spawn_local(listen::accept(
+                            socket,
+                            listener,
+                            index,
+                            placement,
+                            guard,
+                            Rc::clone(&serve),
+                        ));
+                    }
+                    Err(error) => tracing::error!(%error, "a listener can't be used by this worker"),
+                }
+            }
+            loop {
+                tokio::select! {
+                    Some(accepted) = inbox.recv() => {
+                        if let Ok(socket) = TcpStream::from_std(accepted.socket) {
+                            serve(socket, accepted.source, accepted.listener);
+                        }
+                    }
+                    _ = stopping.wait_for(|stop| *stop) => break,
+                }
+            }
+            shard.abort();
+            // What is still open is cut when this returns, and its records say so.
+            worker.shard.cut();
+        });
+    }
+
+    fn worker(&self) -> Rc<Worker> {
+        let settings = upstream::Settings { mark: self.mark, ..upstream::Settings::default() };
+        Rc::new(Worker {
+            current: Current::new(Arc::clone(&self.published)),
+            shard: self.telemetry.shard(),
+            upstream: Upstream::new(Arc::clone(&self.registry), Arc::clone(&self.client_tls), settings),
+            registry: Arc::clone(&self.registry),
+            memory: Memory::default(),
+            identity: self.identity.clone(),
+            server_tls: self.server_tls.clone(),
+            own: Arc::clone(&self.own),
+            server_first: conn::ServerFirst::default(),
+            deadlines: self.deadlines,
+            http1: Rc::new(Timeouts { idle: self.deadlines.idle, ..Timeouts::default() }),
+            draining: DrainSignal::new(),
+        })
+    }
+
+    /// Serves accepted sockets, each in a task of its own that its guard accounts for.
+    fn server(&self, worker: Rc<Worker>, index: usize) -> Rc<dyn Fn(TcpStream, SocketAddr, usize)> {
+        let (listeners, placement, drain) =
+            (Arc::clone(&self.listeners), Arc::clone(&self.placement), self.drain.clone());
+        Rc::new(move |socket, source, listener| {
+            let occupied = placement.occupy(index);
+            let guard = drain.guard();
+            let (worker, listener) = (Rc::clone(&worker), listeners[listener]);
+            tokio::task::spawn_local(async move {
+                let _occupied = occupied;
+                conn::serve(worker, listener, socket, source, guard).await;
+            });
+        })
+    }
+}
+
+fn start_admin(
+    settings: &Settings,
+    telemetry: &Arc<Telemetry>,
+    attestation: &fips::Attestation,
+    published: Arc<Published>,
+    proxy: ProxyFacts,
+) -> anyhow::Result<(admin::Handle, Vec<(SocketAddr, admin::Kind)>, Arc<Readiness>)> {
+    let ready = Arc::new(Readiness::new(&["config", "listeners", "identity"]));
+    let wanted = [
+        (settings.admin.addresses(true), admin::Kind::Admin),
+        (settings.health.addresses(false), admin::Kind::Health),
+        (settings.metrics.addresses(false), admin::Kind::Metrics),
+    ];
+    let mut sockets = Vec::new();
+    let mut addresses = Vec::new();
+    for (wanted, kind) in wanted {
+        for address in wanted {
+            if let Some(socket) = listen::bind_one(address)? {
+                addresses.push((socket.local_addr()?, kind));
+                sockets.push((admin::Socket::Tcp(socket), kind));
+            }
+        }
+    }
+    let state = AdminState {
+        ready: Arc::clone(&ready),
+        telemetry: Arc::clone(telemetry),
+        attestation: serde_json::to_value(attestation)?,
+        explain: Some(explaining(published, proxy)),
+    };
+    Ok((admin::start(sockets, state)?, addresses, ready))
+}
+
+/// `/explain?side=..&from=..&url=..`: parameters as `writ explain` has flags, percent-encoded.
+fn explaining(published: Arc<Published>, proxy: ProxyFacts) -> admin::Explain {
+    Arc::new(move |query| {
+        let decoded: Vec<_> = query
+            .split('&')
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(name, value)| (name, percent_encoding::percent_decode_str(value).decode_utf8_lossy()))
+            .collect();
+        let query = Query::parse(decoded.iter().map(|(name, value)| (*name, value.as_ref())))?;
+        explain(published.load(), &proxy, &query)
+    })
+}
+
+/// A named thread with a runtime of its own.
+fn thread(name: &str, run: impl FnOnce(&Runtime) + Send + 'static) -> anyhow::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&runtime))?)
+}

@@ -1,1 +1,437 @@
-//! accept -> detect -> terminate -> admit -> serve, ending in one match: http or tcp.
+//! `accept -> detect -> terminate -> admit -> serve`, ending in one match: http or tcp.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use control_client::snapshot::{MtlsMode, Protocol};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::decision::{PolicyRef, Reason, Stage};
+use crate::drain::Guard;
+use crate::error::Reject;
+use crate::generation::Held;
+use crate::http::pipeline::Line;
+use crate::http::serve;
+use crate::net::{self, Detected, Prefixed};
+use crate::peer::Peer;
+use crate::roles::{Destination, Listener};
+use crate::stages::{self, Application, Target};
+use crate::tcp;
+use crate::telemetry::{ConnectionFacts, Record, Side};
+use crate::tls::{Alpn, PeerTls};
+use crate::worker::Worker;
+
+/// A caller's connection after `detect` and `terminate`.
+pub enum Io {
+    /// As it came.
+    Plain(Prefixed<TcpStream>),
+    /// Our TLS ended.
+    Tls(Prefixed<TlsStream>),
+}
+
+type TlsStream = Box<tokio_rustls::server::TlsStream<Prefixed<TcpStream>>>;
+
+/// What a connection turned out to carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Carries {
+    Http1,
+    Http2,
+    /// Opaque bytes; `tls` when they began as a ClientHello that is not ours to end.
+    Tcp(&'static str),
+    /// Nothing yet: the client waits for the server, it seems.
+    Silence,
+}
+
+/// Serves one accepted connection to its end. Whatever happens, what was asked of it leaves a record.
+pub async fn serve(
+    worker: Rc<Worker>,
+    listener: Listener,
+    socket: TcpStream,
+    source: SocketAddr,
+    guard: Guard,
+) {
+    if net::socket::prepare(&socket, Some(net::socket::Keepalive::default())).is_err() {
+        return;
+    }
+    let original = net::socket::original_dst(&socket);
+    let local = socket.local_addr().map_or(listener.address, net::socket::canonical);
+    let arrival = Arrival { worker, side: listener.side, source: net::socket::canonical(source), guard };
+    let _open = arrival.worker.shard.connection(listener.side);
+    match (listener.side, listener.destination, original) {
+        (Side::Inbound, Destination::Fixed(app), _) => arrival.inbound(socket, app, false).await,
+        (Side::Inbound, Destination::Original, Some(to)) if !arrival.worker.own.leads_back(to) => {
+            arrival.inbound(socket, to, true).await;
+        }
+        (Side::Outbound, _, Some(to)) if !arrival.worker.own.leads_back(to) => {
+            arrival.outbound(socket, to).await
+        }
+        (Side::Outbound, _, None) => arrival.by_authority(socket, local).await,
+        // Without a destination, or to ourselves.
+        (_, _, to) => {
+            let facts = arrival.facts(to.unwrap_or(local), None);
+            arrival.refused(
+                &facts,
+                "tcp",
+                &Reject::because(
+                    Stage::Accept,
+                    Reason::LoopDetected,
+                    "not redirected here by interception rules, or to the proxy's own port",
+                ),
+            );
+        }
+    }
+}
+
+/// One accepted connection, before it is known what it carries.
+struct Arrival {
+    worker: Rc<Worker>,
+    side: Side,
+    source: SocketAddr,
+    guard: Guard,
+}
+
+impl Arrival {
+    /// To this workload, whose application is at `destination`.
+    async fn inbound(self, socket: TcpStream, destination: SocketAddr, intercepted: bool) {
+        let app = Application { address: destination, intercepted };
+        let held = self.worker.current.get();
+        let mode = held.tables.peer_mode(destination.port()).mode;
+        let declared = held.tables.inbound_port(destination.port()).and_then(|port| port.protocol);
+        let first_byte = match (mode, declared) {
+            (_, Some(Protocol::Http1 | Protocol::Http2 | Protocol::Grpc)) => self.worker.deadlines.idle,
+            (MtlsMode::Strict, _) => self.worker.deadlines.handshake,
+            _ => self.worker.deadlines.detect,
+        };
+        let mut io = Prefixed::new(Bytes::new(), socket);
+        loop {
+            let (again, detected) = match self.detect(io, first_byte, destination).await {
+                Some(detected) => detected,
+                None => return,
+            };
+            io = again;
+            if let Detected::Tls(hello) = &detected
+                && self.terminates(mode, hello)
+            {
+                return Box::pin(self.terminate(io, destination, app, declared)).await;
+            }
+            let facts = self.facts(destination, None);
+            let peer = Peer::new(facts, None, None);
+            let Some(carries) = self.carries(&detected, declared, &peer.facts) else { return };
+            match self.serve(Io::Plain(io), peer, Target::Application(app), carries).await {
+                // A client that was taken for silent has spoken: look at it again.
+                Some(Io::Plain(silent)) => io = silent,
+                _ => return,
+            }
+        }
+    }
+
+    /// Whether a ClientHello is for this proxy to answer (semantics, PeerAuthentication).
+    fn terminates(&self, mode: MtlsMode, hello: &net::ClientHello) -> bool {
+        let mesh = || hello.alpn.iter().any(|protocol| protocol.starts_with(b"istio"));
+        self.worker.server_tls.is_some()
+            && match mode {
+                MtlsMode::Strict => true,
+                MtlsMode::Permissive => mesh(),
+                MtlsMode::Disable => false,
+            }
+    }
+
+    async fn terminate(
+        self,
+        io: Prefixed<TcpStream>,
+        destination: SocketAddr,
+        app: Application,
+        declared: Option<Protocol>,
+    ) {
+        let Some(tls) = self.worker.server_tls.clone() else { return };
+        let accepted = match tls.accept(io, self.worker.deadlines.handshake).await {
+            Ok(accepted) => accepted,
+            Err(reject) => return self.refused(&self.facts(destination, None), "tls", &reject),
+        };
+        let facts = self.facts(destination, Some(&accepted.peer));
+        let own = self.worker.identity.as_ref().map(|identity| identity.id());
+        let peer = Peer::new(facts, own.as_ref(), Some(&accepted.peer));
+        let mut io = Prefixed::new(Bytes::new(), accepted.stream);
+        let opaque = matches!(declared, Some(Protocol::Tcp | Protocol::Tls));
+        let carries = match accepted.alpn {
+            Alpn::Http1 if !opaque => Carries::Http1,
+            Alpn::Http2 if !opaque => Carries::Http2,
+            Alpn::None if !opaque => {
+                let deadline = self.worker.deadlines.detect;
+                match net::detect(io, deadline, self.worker.deadlines.handshake).await {
+                    Ok((again, detected)) => {
+                        io = again.flatten();
+                        match self.carries(&detected, declared, &peer.facts) {
+                            Some(carries) => carries,
+                            None => return,
+                        }
+                    }
+                    Err(error) => return self.left(&peer.facts, &error),
+                }
+            }
+            _ => Carries::Tcp("tcp"),
+        };
+        // Inside mTLS a silent client is a client of a server that speaks first: nothing else is left to detect.
+        let carries = if carries == Carries::Silence { Carries::Tcp("tcp") } else { carries };
+        self.serve(Io::Tls(io), peer, Target::Application(app), carries).await;
+    }
+
+    /// From this workload, to where it wanted to go.
+    async fn outbound(self, socket: TcpStream, destination: SocketAddr) {
+        let held = self.worker.current.get();
+        let service = held.tables.service_by_address(destination.ip(), destination.port());
+        let port = service.map(|id| held.tables.service_port(id));
+        let declared = port.and_then(|port| port.protocol);
+        let routed = port.is_some_and(|port| port.has_routes());
+        let facts = self.facts(destination, None);
+        let server_first = !routed && self.worker.server_first.believes(destination);
+        if matches!(declared, Some(Protocol::Tcp | Protocol::Tls)) || server_first {
+            let peer = Peer::new(facts, None, None);
+            self.serve(
+                Io::Plain(Prefixed::new(Bytes::new(), socket)),
+                peer,
+                Target::Destination(destination),
+                Carries::Tcp("tcp"),
+            )
+            .await;
+            return;
+        }
+        let http = matches!(declared, Some(Protocol::Http1 | Protocol::Http2 | Protocol::Grpc));
+        let first_byte = if http { self.worker.deadlines.idle } else { self.worker.deadlines.detect };
+        let mut io = Prefixed::new(Bytes::new(), socket);
+        loop {
+            let Some((again, detected)) = self.detect(io, first_byte, destination).await else { return };
+            let peer = Peer::new(Rc::clone(&facts), None, None);
+            let Some(carries) = self.carries(&detected, declared, &facts) else { return };
+            match self.serve(Io::Plain(again), peer, Target::Destination(destination), carries).await {
+                Some(Io::Plain(silent)) => io = silent,
+                _ => return,
+            }
+        }
+    }
+
+    /// From this workload without interception: HTTP, to wherever its authority says.
+    async fn by_authority(self, socket: TcpStream, local: SocketAddr) {
+        let idle = self.worker.deadlines.idle;
+        let Some((io, detected)) = self.detect(Prefixed::new(Bytes::new(), socket), idle, local).await else {
+            return;
+        };
+        let facts = self.facts(local, None);
+        let carries = match detected {
+            Detected::Http1 => Carries::Http1,
+            Detected::Http2 => Carries::Http2,
+            _ => {
+                let why = "without interception only HTTP can be routed, by its authority";
+                return self.refused(
+                    &facts,
+                    "tcp",
+                    &Reject::because(Stage::Detect, Reason::NotDetected, why),
+                );
+            }
+        };
+        self.serve(Io::Plain(io), Peer::new(facts, None, None), Target::Authority, carries).await;
+    }
+
+    async fn detect(
+        &self,
+        io: Prefixed<TcpStream>,
+        first_byte: Duration,
+        destination: SocketAddr,
+    ) -> Option<(Prefixed<TcpStream>, Detected)> {
+        let looked = tokio::select! {
+            looked = net::detect(io, first_byte, self.worker.deadlines.handshake) => looked,
+            () = self.guard.reached(crate::drain::Phase::Draining) => return None,
+        };
+        match looked {
+            Ok((_, Detected::Closed)) => {
+                let gone =
+                    Reject::because(Stage::Detect, Reason::ClientClosed, "the client left without a byte");
+                self.refused(&self.facts(destination, None), "tcp", &gone);
+                None
+            }
+            Ok((io, detected)) => Some((io.flatten(), detected)),
+            Err(error) => {
+                self.left(&self.facts(destination, None), &error);
+                None
+            }
+        }
+    }
+
+    /// What to serve; `None` after a refusal.
+    fn carries(
+        &self,
+        detected: &Detected,
+        declared: Option<Protocol>,
+        facts: &Rc<ConnectionFacts>,
+    ) -> Option<Carries> {
+        let http = matches!(declared, Some(Protocol::Http1 | Protocol::Http2 | Protocol::Grpc));
+        let opaque = matches!(declared, Some(Protocol::Tcp | Protocol::Tls));
+        Some(match detected {
+            Detected::Http1 if !opaque => Carries::Http1,
+            Detected::Http2 if !opaque => Carries::Http2,
+            Detected::Silent => Carries::Silence,
+            Detected::Tls(_) if !http => Carries::Tcp("tls"),
+            Detected::Http1 | Detected::Http2 | Detected::Opaque if !http => Carries::Tcp("tcp"),
+            Detected::Stalled if opaque => Carries::Tcp("tcp"),
+            _ => {
+                let why = match detected {
+                    Detected::Stalled => "began like HTTP and stalled",
+                    _ => "the port is declared to speak HTTP, and this is not",
+                };
+                self.refused(facts, "tcp", &Reject::because(Stage::Detect, Reason::NotDetected, why));
+                return None;
+            }
+        })
+    }
+
+    /// The one match. Gives the connection back when a client that was taken for silent speaks first.
+    async fn serve(&self, io: Io, peer: Peer, target: Target, carries: Carries) -> Option<Io> {
+        match carries {
+            Carries::Http1 | Carries::Http2 => {
+                let line = Rc::new(Line { worker: Rc::clone(&self.worker), peer, target });
+                if carries == Carries::Http1 {
+                    serve::http1(io, line).await;
+                } else {
+                    serve::http2(io, line, &self.guard).await;
+                }
+                None
+            }
+            Carries::Tcp(protocol) => {
+                tcp::serve(io, &self.worker, &peer, target, protocol).await;
+                None
+            }
+            Carries::Silence => tcp::server_first(io, &self.worker, &peer, target).await,
+        }
+    }
+
+    fn facts(&self, destination: SocketAddr, tls: Option<&PeerTls>) -> Rc<ConnectionFacts> {
+        Rc::new(ConnectionFacts {
+            source_identity: tls.and_then(|tls| tls.identity.as_ref()).map(|id| id.to_shared()),
+            tls: tls.map(|tls| tls.evidence.clone()),
+            certificate: tls.and_then(|tls| tls.certificate.clone()),
+            ..ConnectionFacts::new(self.side, self.source, destination)
+        })
+    }
+
+    /// The record of a connection that ended before it was served.
+    fn refused(&self, facts: &Rc<ConnectionFacts>, protocol: &'static str, reject: &Reject) {
+        let held: Rc<Held> = self.worker.current.get();
+        let mut record = Record::begin(&self.worker.shard, &held.config, facts);
+        record.protocol = protocol;
+        record.decision.deny(reject.stage, reject.reason, PolicyRef::NONE);
+        stages::charge(&mut record.decision, reject.stage, reject.reason);
+        record.ended = Some((reject.stage, reject.reason));
+        record.detail = reject.detail.clone();
+    }
+
+    fn left(&self, facts: &Rc<ConnectionFacts>, error: &std::io::Error) {
+        self.refused(facts, "tcp", &Reject::because(Stage::Detect, Reason::ClientClosed, error));
+    }
+}
+
+/// Outbound destinations where the server spoke first, so that the next client need not wait for detection.
+#[derive(Default)]
+pub struct ServerFirst {
+    until: RefCell<HashMap<SocketAddr, Instant, foldhash::fast::RandomState>>,
+}
+
+/// How long "the server spoke first" is believed.
+const SERVER_FIRST_FOR: Duration = Duration::from_secs(60);
+/// Destinations remembered at once.
+const SERVER_FIRST_MAX: usize = 1024;
+
+impl ServerFirst {
+    /// The server at `destination` spoke first a short while ago.
+    pub fn believes(&self, destination: SocketAddr) -> bool {
+        let mut until = self.until.borrow_mut();
+        match until.get(&destination) {
+            Some(&end) if end > Instant::now() => true,
+            Some(_) => {
+                until.remove(&destination);
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// It did just now.
+    pub fn note(&self, destination: SocketAddr) {
+        let mut until = self.until.borrow_mut();
+        if until.len() >= SERVER_FIRST_MAX {
+            let now = Instant::now();
+            until.retain(|_, end| *end > now);
+            if until.len() >= SERVER_FIRST_MAX {
+                return;
+            }
+        }
+        until.insert(destination, Instant::now() + SERVER_FIRST_FOR);
+    }
+}
+
+impl Io {
+    /// Puts bytes back in front of what comes.
+    pub fn unread(self, bytes: Bytes) -> Self {
+        match self {
+            Self::Plain(io) => Self::Plain(io.unread(bytes)),
+            Self::Tls(io) => Self::Tls(io.unread(bytes)),
+        }
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Tls(io) => Pin::new(io).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_flush(cx),
+            Self::Tls(io) => Pin::new(io).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
+        }
+    }
+}

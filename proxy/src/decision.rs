@@ -333,6 +333,12 @@ impl PolicyRef {
     }
 }
 
+impl Default for PolicyRef {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
 impl fmt::Debug for PolicyRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.object_index(), self.rule_index()) {

@@ -1,1 +1,157 @@
-//! Bind, and an accept loop that survives running out of descriptors.
+//! Binds listeners and accepts on every worker; survives running out of descriptors; a socket goes to the least loaded worker.
+
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+
+use crate::drain::Phase;
+use crate::net::socket;
+use crate::roles::Listener;
+
+/// Longest pause after an accept that failed for want of descriptors or memory.
+const BACK_OFF_MAX: Duration = Duration::from_millis(250);
+const BACK_OFF_MIN: Duration = Duration::from_millis(5);
+/// A worker keeps what it accepted unless another has this many connections fewer.
+const SLACK: usize = 1;
+
+/// An accepted socket on its way to the worker that will serve it.
+pub struct Accepted {
+    /// Not yet registered with a runtime.
+    pub socket: std::net::TcpStream,
+    /// The caller.
+    pub source: SocketAddr,
+    /// Index of the listener in the role's list.
+    pub listener: usize,
+}
+
+/// How many connections each worker serves, and the way to hand it one more.
+pub struct Placement {
+    workers: Vec<(AtomicUsize, mpsc::UnboundedSender<Accepted>)>,
+}
+
+impl Placement {
+    /// For `workers` workers; the receivers, in their order.
+    pub fn new(workers: usize) -> (Arc<Self>, Vec<mpsc::UnboundedReceiver<Accepted>>) {
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
+        let workers = senders.into_iter().map(|sender| (AtomicUsize::new(0), sender)).collect();
+        (Arc::new(Self { workers }), receivers)
+    }
+
+    /// The worker that should serve the next socket accepted by `own`.
+    fn least_loaded(&self, own: usize) -> usize {
+        let load = |worker: usize| self.workers[worker].0.load(Ordering::Relaxed);
+        let least = (0..self.workers.len()).min_by_key(|&worker| load(worker)).unwrap_or(own);
+        if load(own) > load(least) + SLACK { least } else { own }
+    }
+
+    /// Counts one more connection on a worker for as long as the result lives.
+    pub fn occupy(self: &Arc<Self>, worker: usize) -> Occupied {
+        self.workers[worker].0.fetch_add(1, Ordering::Relaxed);
+        Occupied { placement: Arc::clone(self), worker }
+    }
+}
+
+/// A connection's share of its worker's load.
+pub struct Occupied {
+    placement: Arc<Placement>,
+    worker: usize,
+}
+
+impl Drop for Occupied {
+    fn drop(&mut self) {
+        self.placement.workers[self.worker].0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Binds a role's listeners. Where the host lacks an address family, its half of a port is left out.
+pub fn bind(wanted: Vec<Listener>) -> anyhow::Result<(Vec<Listener>, Vec<std::net::TcpListener>)> {
+    let (mut listeners, mut sockets) = (Vec::new(), Vec::new());
+    for listener in wanted {
+        if let Some(socket) = bind_one(listener.address)? {
+            // Port 0 has become a real one.
+            listeners.push(Listener { address: socket.local_addr()?, ..listener });
+            sockets.push(socket);
+        }
+    }
+    Ok((listeners, sockets))
+}
+
+/// Binds one address; `None` if the host has no such address family.
+pub fn bind_one(address: SocketAddr) -> anyhow::Result<Option<std::net::TcpListener>> {
+    match socket::listen(address, socket::ListenOptions::default()) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error) if address.is_ipv6() && lacks_family(&error) => {
+            tracing::warn!(%address, %error, "no IPv6 here: not listening on it");
+            Ok(None)
+        }
+        Err(error) => Err(anyhow::anyhow!(
+            "can't listen on {address}: {error}; is another process there, or the port below 1024?"
+        )),
+    }
+}
+
+fn lacks_family(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(EAFNOSUPPORT | EADDRNOTAVAIL))
+}
+
+const EAFNOSUPPORT: i32 = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
+const EADDRNOTAVAIL: i32 = rustix::io::Errno::ADDRNOTAVAIL.raw_os_error();
+
+/// Accepts on one listener, on one worker, until the drain begins.
+/// `serve` is called on this worker; sockets for other workers go through `placement`.
+pub async fn accept(
+    listener: TcpListener,
+    index: usize,
+    worker: usize,
+    placement: Arc<Placement>,
+    mut phase: watch::Receiver<Phase>,
+    serve: Rc<dyn Fn(TcpStream, SocketAddr, usize)>,
+) {
+    let back_off = Cell::new(BACK_OFF_MIN);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            _ = phase.wait_for(|phase| *phase >= Phase::Draining) => return,
+        };
+        match accepted {
+            Ok((socket, source)) => {
+                back_off.set(BACK_OFF_MIN);
+                let to = placement.least_loaded(worker);
+                if to == worker {
+                    serve(socket, source, index);
+                } else if let Ok(socket) = socket.into_std() {
+                    // The receiver lives as long as its worker; if it is gone the process is stopping.
+                    let _ = placement.workers[to].1.send(Accepted { socket, source, listener: index });
+                }
+            }
+            Err(error) if concerns_one_connection(&error) => {}
+            Err(error) => {
+                // Descriptors or memory ran out. Open connections go on, and closing ones give descriptors back.
+                if back_off.get() == BACK_OFF_MIN {
+                    tracing::warn!(%error, "accept failed; trying again (raise the limit of open files?)");
+                }
+                tokio::time::sleep(back_off.get()).await;
+                back_off.set((back_off.get() * 2).min(BACK_OFF_MAX));
+            }
+        }
+    }
+}
+
+/// Errors of the connection that was about to be accepted, not of the listener (accept(2), "Error handling").
+fn concerns_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::PermissionDenied
+    )
+}

@@ -1,1 +1,163 @@
-//! Opaque TCP.
+//! Opaque TCP: authorized by the rules that need no request, sent to one endpoint, recorded once.
+
+use std::io;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::time::timeout;
+
+use crate::conn::Io;
+use crate::decision::{PolicyRef, Reason, Stage};
+use crate::error::Reject;
+use crate::generation::Held;
+use crate::net::Prefixed;
+use crate::peer::Peer;
+use crate::stages::{self, Target};
+use crate::telemetry::Record;
+use crate::tunnel;
+use crate::upstream::{self, Hop, HopProtocol};
+use crate::worker::Worker;
+
+/// Serves a connection of bytes that are not ours to read. `protocol` is how the record names it: `tcp` or `tls`.
+pub async fn serve(io: Io, worker: &Worker, peer: &Peer, target: Target, protocol: &'static str) {
+    let held = worker.current.get();
+    let mut record = Record::begin(&worker.shard, &held.config, &peer.facts);
+    record.protocol = protocol;
+    match Box::pin(open(worker, peer, target, &held, &mut record)).await {
+        Ok(server) => tunnel::run(io, server, record, worker.deadlines.idle).await,
+        Err(reject) => ended(record, &reject),
+    }
+}
+
+/// Serves a client that has not spoken: connects, and waits for either side. Gives the connection back when the client
+/// turns out to speak first after all, so that a slow ClientHello or request is never taken for opaque bytes.
+pub async fn server_first(mut io: Io, worker: &Worker, peer: &Peer, target: Target) -> Option<Io> {
+    let held = worker.current.get();
+    let mut record = Record::begin(&worker.shard, &held.config, &peer.facts);
+    record.protocol = "tcp";
+    let mut server = match Box::pin(open(worker, peer, target, &held, &mut record)).await {
+        Ok(server) => server,
+        Err(reject) => return refused_in_silence(io, worker, record, &reject).await,
+    };
+    let mut from_client = BytesMut::new();
+    let mut from_server = BytesMut::new();
+    tokio::select! {
+        biased;
+        read = read_some(&mut server, &mut from_server) => {
+            if let (Ok(1..), Target::Destination(destination)) = (&read, target) {
+                worker.server_first.note(destination);
+            }
+            let server = Prefixed::new(from_server.freeze(), server);
+            tunnel::run(io, server, record, worker.deadlines.idle).await;
+            None
+        }
+        read = read_some(&mut io, &mut from_client) => match read {
+            Ok(1..) => {
+                record.discard();
+                Some(io.unread(from_client.freeze()))
+            }
+            // The client ended its half, or is gone, without a byte: the server may still have something to say.
+            _ => {
+                tunnel::run(io, server, record, worker.deadlines.idle).await;
+                None
+            }
+        },
+    }
+}
+
+/// A silent client that may not go on as it is gets the time of a handshake to say who it is.
+async fn refused_in_silence(mut io: Io, worker: &Worker, record: Box<Record>, reject: &Reject) -> Option<Io> {
+    let mut from_client = BytesMut::new();
+    match timeout(worker.deadlines.handshake, read_some(&mut io, &mut from_client)).await {
+        Ok(Ok(1..)) => {
+            record.discard();
+            Some(io.unread(from_client.freeze()))
+        }
+        _ => {
+            ended(record, reject);
+            None
+        }
+    }
+}
+
+/// More than fits waits in the kernel.
+const FIRST_BYTES: usize = 2048;
+
+async fn read_some<IO: AsyncRead + Unpin>(io: &mut IO, into: &mut BytesMut) -> io::Result<usize> {
+    into.reserve(FIRST_BYTES);
+    io.read_buf(into).await
+}
+
+fn ended(mut record: Box<Record>, reject: &Reject) {
+    if record.decision.stage == Stage::Accept {
+        record.decision.deny(reject.stage, reject.reason, PolicyRef::NONE);
+    }
+    record.ended = Some((reject.stage, reject.reason));
+    record.detail = reject.detail.clone();
+}
+
+/// Decides about a connection as a whole, and opens the way to the server if it may go on.
+async fn open(
+    worker: &Worker,
+    peer: &Peer,
+    target: Target,
+    held: &Held,
+    record: &mut Record,
+) -> Result<upstream::Io, Reject> {
+    let hop = match target {
+        Target::Application(application) => {
+            authorize(peer, held, record)?;
+            stages::to_application(worker, application, HopProtocol::Tcp)
+        }
+        Target::Destination(address) => route(worker, address, held, record)?,
+        Target::Authority => {
+            return Err(Reject::because(
+                Stage::Route,
+                Reason::NotDetected,
+                "opaque bytes without a destination",
+            ));
+        }
+    };
+    let started = Instant::now();
+    let outcome = worker.upstream.connect(&hop).await;
+    let us = crate::stages::micros(started.elapsed());
+    record.upstream_us = us;
+    stages::attempted(record, &hop, outcome.as_ref().map(|connected| &*connected.facts), us);
+    outcome.map(|connected| connected.io)
+}
+
+/// The five checks, of a connection.
+fn authorize(peer: &Peer, held: &Held, record: &mut Record) -> Result<(), Reject> {
+    let port = record.connection.destination.port();
+    record.service = held.tables.inbound_port(port).and_then(|port| port.service.clone());
+    let admission = peer.admission(held);
+    admission.check(&mut record.decision)?;
+    stages::authenticate(&mut record.decision);
+    stages::authorize(&mut record.decision, &held.tables.authorize_tcp(&admission.remainder))
+}
+
+/// To the backend of the service that owns the address, or to the address as it is.
+fn route(
+    worker: &Worker,
+    address: std::net::SocketAddr,
+    held: &Held,
+    record: &mut Record,
+) -> Result<Hop, Reject> {
+    stages::decided_by_server(&mut record.decision);
+    let picked = match held.tables.service_by_address(address.ip(), address.port()) {
+        Some(id) => {
+            let port = held.tables.service_port(id);
+            let backend = held.tables.backend(port.backend);
+            record.service = Some(port.name.clone());
+            record.backend = Some(backend.name.clone());
+            record.decision.allow(Stage::Route, Reason::DecidedByServer, PolicyRef::NONE);
+            worker.upstream.pick(backend, HopProtocol::Tcp, &[])
+        }
+        None => {
+            let address = stages::unknown(Some(address), held, &mut record.decision)?;
+            stages::to_address(worker, address, HopProtocol::Tcp)
+        }
+    };
+    picked.inspect_err(|reject| stages::charge_hop(&mut record.decision, reject))
+}

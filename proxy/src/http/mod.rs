@@ -1,1 +1,10 @@
 //! The straight line of a request.
+
+pub mod attempt;
+pub mod pipeline;
+pub mod recorded;
+pub mod reply;
+pub mod rewrite;
+pub mod sanitize;
+pub mod serve;
+pub mod serve_h1;

@@ -8,10 +8,12 @@ use std::time::{Instant, SystemTime};
 use smallvec::SmallVec;
 
 use super::Shard;
+use super::fragments::{ConfigFragment, ConnectionFragments};
+use super::render;
 use crate::decision::{Decision, Objects, Reason, Stage};
 
 /// Which configuration decided: made once when tables compile, shared by every record that they decide.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct ConfigFacts {
     /// The process's own counter.
     pub version: u64,
@@ -23,6 +25,8 @@ pub struct ConfigFacts {
     pub stale: bool,
     /// What policy references name.
     pub objects: Objects,
+    /// The facts above as records show them, rendered once. `Default`.
+    pub rendered: ConfigFragment,
 }
 
 /// What is the same for every request of a connection.
@@ -40,6 +44,23 @@ pub struct ConnectionFacts {
     pub tls: Option<TlsEvidence>,
     /// What proved the caller's identity.
     pub certificate: Option<CertificateEvidence>,
+    /// The facts above as records show them, rendered once. `Default`.
+    pub rendered: ConnectionFragments,
+}
+
+impl ConnectionFacts {
+    /// A plaintext connection without an identity; the other fields are set before it is shared.
+    pub fn new(side: Side, source: SocketAddr, destination: SocketAddr) -> Self {
+        Self {
+            side,
+            source,
+            source_identity: None,
+            destination,
+            tls: None,
+            certificate: None,
+            rendered: ConnectionFragments::default(),
+        }
+    }
 }
 
 /// Which way a listener faces.
@@ -109,8 +130,9 @@ pub struct Attempt {
 #[derive(Debug)]
 pub struct Record {
     /// Kept by the worker; where the record goes.
-    #[expect(dead_code, reason = "read by the emitter")]
     pub(super) shard: Rc<Shard>,
+    /// Its place among the worker's open records.
+    pub(super) slot: u32,
     /// Sortable unique id (ULID), as `x-writ-decision-id` shows it.
     pub id: u128,
     /// Wall clock at the start.
@@ -159,4 +181,97 @@ pub struct Record {
     pub ended: Option<(Stage, Reason)>,
     /// For the operator: what failed.
     pub detail: Option<Box<str>>,
+    /// When nothing allowed: the nearest ALLOW policies and what failed first in each, as JSON.
+    pub considered: Option<Box<str>>,
+    /// Not to be emitted.
+    pub(super) discarded: bool,
+}
+
+impl Record {
+    /// Begins a record, before anything can fail. From here on a drop at any point emits it.
+    pub fn begin(
+        shard: &Rc<Shard>,
+        config: &Arc<ConfigFacts>,
+        connection: &Rc<ConnectionFacts>,
+    ) -> Box<Self> {
+        let (time, started) = (SystemTime::now(), Instant::now());
+        let id = shard.next_id(time);
+        Box::new(Self {
+            slot: shard.opened(id, time, started, connection),
+            shard: Rc::clone(shard),
+            id,
+            time,
+            started,
+            config: Arc::clone(config),
+            connection: Rc::clone(connection),
+            decision: Decision::default(),
+            service: None,
+            trace: None,
+            previous: None,
+            protocol: "",
+            method: None,
+            authority: None,
+            path: None,
+            request_bytes: 0,
+            status: 0,
+            response_bytes: 0,
+            grpc_status: None,
+            backend: None,
+            weight: None,
+            attempts: SmallVec::new(),
+            policy_us: 0,
+            upstream_us: 0,
+            ended: None,
+            considered: None,
+            discarded: false,
+            detail: None,
+        })
+    }
+
+    /// The line that this record would be by now, without its line end: what `writ explain` shows.
+    pub fn render(&self) -> String {
+        render::text(self, self.shard.proxy())
+    }
+
+    /// The id as callers see it (`x-writ-decision-id`): ULID text.
+    pub fn id_text(&self) -> String {
+        ulid::Ulid(self.id).to_string()
+    }
+
+    /// Keeps what is known by now for the `progress` lines, should this record live long. For tunnels and streams, as
+    /// soon as they are decided and whenever their counters are worth an update; requests that end soon never need it.
+    pub fn checkpoint(&self) {
+        self.shard.checkpoint(self);
+    }
+
+    /// Forgets the record: what it was begun for turned out to be the beginning of something else.
+    pub fn discard(mut self: Box<Self>) {
+        self.discarded = true;
+    }
+
+    /// Time since the start, in microseconds.
+    pub fn elapsed_us(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if self.discarded {
+            return self.shard.forget(self);
+        }
+        let left = if self.shard.is_cut() { Reason::DrainDeadline } else { Reason::ClientClosed };
+        self.ended.get_or_insert((Stage::Relay, left));
+        self.shard.emit(self);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_stays_small() {
+        assert!(size_of::<Record>() <= 480, "{}", size_of::<Record>());
+    }
 }

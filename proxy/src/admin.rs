@@ -1,1 +1,0 @@
-//! Ready, metrics, configuration and attestation, on a runtime of its own.

@@ -1,0 +1,198 @@
+//! The demo's parts: an authority, two versions of a service, three sidecars, and the directory that configures them.
+
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use control_client::Workload;
+use http::Response;
+use http_body_util::Full;
+use hyper_util::rt::TokioIo;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::app::{self, Running, Settings};
+use crate::identity;
+use crate::roles::{Forward, Open, Role};
+use crate::telemetry::{Sample, Sink};
+use crate::worker::Deadlines;
+
+/// The demo at work.
+pub struct Mesh {
+    /// Where a `productpage` would send its calls: its sidecar's outbound listener.
+    pub entrance: SocketAddr,
+    /// The inbound listener of the first version's sidecar, to be called past the entrance.
+    pub ratings: SocketAddr,
+    /// The configuration, to be edited.
+    pub directory: PathBuf,
+    sidecars: Vec<Running>,
+    _backends: Vec<oneshot::Sender<()>>,
+}
+
+const VERSIONS: [&str; 2] = ["v1", "v2"];
+/// Records on their way to the screen.
+const RECORDS: usize = 4096;
+
+impl Mesh {
+    /// Starts everything; port 0 lets the system choose the entrance's. The receiver gets all records as JSON lines.
+    pub fn start(port: u16) -> anyhow::Result<(Self, mpsc::Receiver<String>)> {
+        let directory = std::env::temp_dir().join(format!("writ-demo-{}", std::process::id()));
+        let authority = directory.join("authority");
+        let config = directory.join("config");
+        std::fs::create_dir_all(&config).with_context(|| format!("can't make {}", config.display()))?;
+        let (sender, records) = mpsc::channel(RECORDS);
+
+        let mut backends = Vec::new();
+        let mut inbound = Vec::new();
+        for version in VERSIONS {
+            let (app, stop) = backend(version)?;
+            backends.push(stop);
+            inbound.push(Forward { listen: free_port()?, app });
+        }
+        let listens: Vec<_> = inbound.iter().map(|forward| forward.listen).collect();
+        write_config(&config, &listens)?;
+
+        let settings = |name: &str, account: &str, labels: &[(&str, &str)]| Settings {
+            role: Role::Sidecar,
+            config: Some(config.clone()),
+            config_strict: false,
+            workload: Workload {
+                namespace: "bookinfo".into(),
+                name: name.into(),
+                service_account: account.into(),
+                labels: labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+                trust_domain: "cluster.local".into(),
+            },
+            identity: Some(identity::Source::Dev(authority.clone())),
+            outbound: Open::Off,
+            inbound: Open::Off,
+            forwards: Vec::new(),
+            admin: Open::Off,
+            health: Open::Off,
+            metrics: Open::Off,
+            workers: 1,
+            record: Sink::Channel(sender.clone()),
+            sample: Sample::ALL,
+            mark: None,
+            drain: Duration::from_millis(500),
+            lame_duck: Duration::ZERO,
+            deadlines: Deadlines::default(),
+        };
+        let mut sidecars = Vec::new();
+        for (version, forward) in VERSIONS.iter().zip(inbound) {
+            let name = format!("ratings-{version}");
+            let labels = [("app", "ratings"), ("version", version)];
+            sidecars.push(app::start(Settings {
+                forwards: vec![forward],
+                ..settings(&name, "ratings", &labels)
+            })?);
+        }
+        let entrance = Open::At((Ipv4Addr::LOCALHOST, port).into());
+        let caller = settings("productpage", "productpage", &[("app", "productpage")]);
+        sidecars.push(app::start(Settings { outbound: entrance, ..caller })?);
+        let entrance = sidecars.last().and_then(|sidecar| sidecar.listening().first().copied());
+        let mesh = Self {
+            entrance: entrance.context("the entrance is not listening")?,
+            ratings: listens[0],
+            directory,
+            sidecars,
+            _backends: backends,
+        };
+        Ok((mesh, records))
+    }
+
+    /// The configuration that the sidecars follow.
+    pub fn config(&self) -> PathBuf {
+        self.directory.join("config")
+    }
+
+    /// Stops everything and removes what was written.
+    pub fn stop(self) -> anyhow::Result<()> {
+        let stopping: Vec<_> =
+            self.sidecars.into_iter().map(|sidecar| std::thread::spawn(move || sidecar.stop())).collect();
+        for stopped in stopping {
+            stopped.join().map_err(|_| anyhow::anyhow!("a sidecar panicked"))??;
+        }
+        std::fs::remove_dir_all(&self.directory).ok();
+        Ok(())
+    }
+}
+
+/// A service that says which version of it answers.
+fn backend(version: &'static str) -> anyhow::Result<(SocketAddr, oneshot::Sender<()>)> {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    let (stop, mut stopped) = oneshot::channel::<()>();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name(format!("ratings-{version}")).spawn(move || {
+        runtime.block_on(async move {
+            let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+            loop {
+                let socket = tokio::select! {
+                    accepted = listener.accept() => accepted.map(|(socket, _)| socket),
+                    _ = &mut stopped => return,
+                };
+                if let Ok(socket) = socket {
+                    tokio::spawn(answer(socket, version));
+                }
+            }
+        });
+    })?;
+    Ok((address, stop))
+}
+
+async fn answer(socket: tokio::net::TcpStream, version: &'static str) {
+    let service =
+        hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| async move {
+            let id = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+            let body = serde_json::json!({ "id": id, "version": version, "stars": 5 }).to_string() + "\n";
+            let mut response = Response::new(Full::new(Bytes::from(body)));
+            response
+                .headers_mut()
+                .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+            Ok::<_, std::convert::Infallible>(response)
+        });
+    // A caller that leaves is its own affair.
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service).await;
+}
+
+/// A port nobody listens on now. The sidecar takes it a moment later; a race would be reported when it binds.
+fn free_port() -> anyhow::Result<SocketAddr> {
+    Ok(std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
+/// What a person writes, and what a cluster would know: where the versions are.
+fn write_config(directory: &std::path::Path, ratings: &[SocketAddr]) -> anyhow::Result<()> {
+    let mut cluster = String::from("# What a cluster would know: who is where.\n");
+    for (version, address) in VERSIONS.iter().zip(ratings) {
+        write!(
+            cluster,
+            r#"apiVersion: v1
+kind: Pod
+metadata:
+  name: ratings-{version}
+  namespace: bookinfo
+  labels: {{app: ratings, version: {version}, security.istio.io/tlsMode: istio}}
+spec: {{serviceAccountName: ratings}}
+status: {{podIP: 127.0.0.1}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: ratings-{version}, namespace: bookinfo, labels: {{kubernetes.io/service-name: ratings-{version}}}}}
+addressType: IPv4
+ports: [{{name: http, port: {port}}}]
+endpoints:
+- addresses: [127.0.0.1]
+  targetRef: {{kind: Pod, name: ratings-{version}, namespace: bookinfo}}
+---
+"#,
+            port = address.port()
+        )?;
+    }
+    std::fs::write(directory.join("cluster.yaml"), cluster)?;
+    std::fs::write(directory.join("policy.yaml"), include_str!("config.yaml"))?;
+    Ok(())
+}

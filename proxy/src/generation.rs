@@ -1,0 +1,95 @@
+//! One generation of configuration as the workers hold it: published by `reload`, read by everyone else.
+
+use std::cell::{Cell, RefCell};
+use std::ops::Deref;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+
+use crate::tables::Tables;
+use crate::telemetry::ConfigFacts;
+
+/// Tables and what records say about them. Immutable; swapped whole.
+pub struct Generation {
+    /// Counts publications, from 1.
+    pub number: u64,
+    /// Policy and routes.
+    pub tables: Tables,
+    /// How records name this configuration.
+    pub config: ConfigFacts,
+}
+
+/// Where the current generation is found. Only `reload` publishes.
+pub struct Published {
+    number: AtomicU64,
+    current: ArcSwap<Generation>,
+}
+
+impl Published {
+    /// Starts with a first generation.
+    pub fn new(first: Generation) -> Arc<Self> {
+        Arc::new(Self { number: AtomicU64::new(first.number), current: ArcSwap::from_pointee(first) })
+    }
+
+    /// Makes `next` the current one and gives the one it replaced, so that its memory is freed off the workers.
+    pub(crate) fn publish(&self, next: Generation) -> Arc<Generation> {
+        let number = next.number;
+        let old = self.current.swap(Arc::new(next));
+        self.number.store(number, Ordering::Release);
+        old
+    }
+
+    /// The current one.
+    pub fn load(&self) -> Arc<Generation> {
+        self.current.load_full()
+    }
+}
+
+/// A generation as one worker holds it: a request holds one of these from its first line to its record.
+pub struct Held {
+    generation: Arc<Generation>,
+    /// The worker's own copy, so that records of two workers share no reference count.
+    pub config: Arc<ConfigFacts>,
+}
+
+impl Held {
+    /// Holds a generation.
+    pub fn of(generation: Arc<Generation>) -> Rc<Self> {
+        let config = Arc::new(generation.config.clone());
+        Rc::new(Self { generation, config })
+    }
+}
+
+impl Deref for Held {
+    type Target = Generation;
+    fn deref(&self) -> &Generation {
+        &self.generation
+    }
+}
+
+/// A worker's view of [`Published`]: a plain `Rc`, refreshed when the number moved.
+pub struct Current {
+    published: Arc<Published>,
+    number: Cell<u64>,
+    held: RefCell<Rc<Held>>,
+}
+
+impl Current {
+    /// The view of one worker.
+    pub fn new(published: Arc<Published>) -> Self {
+        let held = Held::of(published.load());
+        Self { published, number: Cell::new(held.number), held: RefCell::new(held) }
+    }
+
+    /// What to decide by from here on. One relaxed load when nothing changed.
+    pub fn get(&self) -> Rc<Held> {
+        if self.published.number.load(Ordering::Acquire) != self.number.get() {
+            let held = Held::of(self.published.load());
+            self.number.set(held.number);
+            *self.held.borrow_mut() = held;
+        }
+        Rc::clone(&self.held.borrow())
+    }
+}

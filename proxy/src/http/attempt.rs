@@ -1,0 +1,179 @@
+//! The bounded loop of `pick -> connect -> send`: each try is written into the record, and no try sends twice what can't be repeated.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use ::http::{Method, Request, Response};
+use smallvec::SmallVec;
+use tokio::time::timeout;
+
+use super::pipeline::Chosen;
+use super::serve_h1::CanUpgrade;
+use crate::body::Body;
+use crate::decision::{Reason, Stage};
+use crate::error::Reject;
+use crate::stages::{self, Target};
+use crate::tables::Rule;
+use crate::telemetry::Record;
+use crate::upstream::{Hop, HopProtocol, SendError, UpgradedUpstream};
+use crate::worker::Worker;
+
+/// Tries after a first that never reached the server, where no `retry` says otherwise (Istio's default).
+const CONNECT_RETRIES: u32 = 2;
+
+/// Sends a request where it was decided to go, and gives the response head.
+pub async fn send(
+    worker: &Worker,
+    target: Target,
+    chosen: &Chosen<'_>,
+    request: Request<Body>,
+    record: &mut Record,
+) -> Result<Response<Body>, Reject> {
+    let started = Instant::now();
+    if request.method() == Method::CONNECT && target == Target::Authority {
+        return Box::pin(connect(worker, chosen, &request, record)).await;
+    }
+    let rule = rule(chosen);
+    let sent = match rule.and_then(|rule| rule.request_timeout) {
+        None => attempts(worker, chosen, rule, request, record).await,
+        Some(limit) => match timeout(limit, attempts(worker, chosen, rule, request, record)).await {
+            Ok(sent) => sent,
+            Err(_) => Err(Reject::because(
+                Stage::Send,
+                Reason::RequestTimeout,
+                format_args!("no response in {limit:?}"),
+            )),
+        },
+    };
+    record.upstream_us = stages::micros(started.elapsed());
+    sent
+}
+
+fn rule<'t>(chosen: &Chosen<'t>) -> Option<&'t Rule> {
+    match chosen {
+        Chosen::Backend(_, choice) => choice.map(|choice| choice.rule),
+        Chosen::Application(_) | Chosen::Address(_) => None,
+    }
+}
+
+async fn attempts(
+    worker: &Worker,
+    chosen: &Chosen<'_>,
+    rule: Option<&Rule>,
+    mut request: Request<Body>,
+    record: &mut Record,
+) -> Result<Response<Body>, Reject> {
+    let retry = rule.and_then(|rule| rule.retry.as_ref());
+    let mut retries = retry.map_or(CONNECT_RETRIES, |retry| retry.attempts);
+    let mut tried: SmallVec<[SocketAddr; 2]> = SmallVec::new();
+    loop {
+        let hop = pick(worker, chosen, as_asked(&request), &tried, record)?;
+        let spare = retry.filter(|_| retries > 0).and_then(|_| replayable(&request));
+        let started = Instant::now();
+        let outcome = match rule.and_then(|rule| rule.backend_timeout) {
+            None => worker.upstream.send(&hop, request).await,
+            Some(limit) => match timeout(limit, worker.upstream.send(&hop, request)).await {
+                Ok(outcome) => outcome,
+                Err(_) => {
+                    let why = format_args!("no response in {limit:?}");
+                    let reject = Reject::because(Stage::Send, Reason::BackendTimeout, why);
+                    Err(SendError { reject, request: None, facts: None })
+                }
+            },
+        };
+        let us = stages::micros(started.elapsed());
+        tried.push(hop.address());
+        match outcome {
+            Ok(sent) => {
+                let code = sent.response.status().as_u16();
+                stages::attempted(record, &hop, Ok(&sent.facts), us);
+                match spare.filter(|_| retry.is_some_and(|retry| retry.codes.contains(&code))) {
+                    None => return Ok(sent.response),
+                    Some(again) => request = again,
+                }
+            }
+            Err(failed) => {
+                stages::attempted(record, &hop, Err(&failed.reject), us);
+                // Nothing was sent, or a policy says that what was sent may be sent again.
+                let again = failed.request.map(|request| *request).or(spare);
+                match again.filter(|_| retries > 0) {
+                    None => return Err(failed.reject),
+                    Some(again) => request = again,
+                }
+            }
+        }
+        retries -= 1;
+        if let Some(pause) = retry.and_then(|retry| retry.backoff) {
+            tokio::time::sleep(pause).await;
+        }
+    }
+}
+
+/// A tunnel of our own: this proxy is the forward proxy that the CONNECT asks (RFC 9110 section 9.3.6).
+async fn connect(
+    worker: &Worker,
+    chosen: &Chosen<'_>,
+    request: &Request<Body>,
+    record: &mut Record,
+) -> Result<Response<Body>, Reject> {
+    let allowed =
+        request.extensions().get::<CanUpgrade>().is_some() && record.connection.source.ip().is_loopback();
+    if !allowed {
+        return Err(Reject::because(
+            Stage::Route,
+            Reason::NoRoute,
+            "CONNECT is for HTTP/1.1 callers on loopback",
+        ));
+    }
+    let hop = pick(worker, chosen, HopProtocol::Tcp, &[], record)?;
+    let started = Instant::now();
+    let outcome = worker.upstream.connect(&hop).await;
+    record.upstream_us = stages::micros(started.elapsed());
+    stages::attempted(record, &hop, outcome.as_ref().map(|connected| &*connected.facts), record.upstream_us);
+    let connected = outcome?;
+    let mut response = Response::new(Body::Empty);
+    response.extensions_mut().insert(UpgradedUpstream::new(connected.io, Default::default()));
+    Ok(response)
+}
+
+/// What a request's hop speaks, unless its backend says otherwise.
+fn as_asked(request: &Request<Body>) -> HopProtocol {
+    match request.version() {
+        ::http::Version::HTTP_2 => HopProtocol::Http2,
+        _ => HopProtocol::Http1,
+    }
+}
+
+/// Where the next try goes.
+fn pick(
+    worker: &Worker,
+    chosen: &Chosen<'_>,
+    protocol: HopProtocol,
+    tried: &[SocketAddr],
+    record: &mut Record,
+) -> Result<Hop, Reject> {
+    let picked = match chosen {
+        Chosen::Application(application) => Ok(stages::to_application(worker, *application, protocol)),
+        Chosen::Address(address) => stages::to_address(worker, *address, protocol),
+        Chosen::Backend(backend, _) => worker.upstream.pick(backend, protocol, tried),
+    };
+    picked.inspect_err(|reject| stages::charge_hop(&mut record.decision, reject))
+}
+
+/// A copy to send again: only of what is all here, and of methods that may be repeated (RFC 9110 section 9.2.2).
+fn replayable(request: &Request<Body>) -> Option<Request<Body>> {
+    let body = match request.body() {
+        Body::Empty => Body::Empty,
+        Body::Full(bytes) => Body::Full(bytes.clone()),
+        Body::Http2(_) | Body::Stream(_) => return None,
+    };
+    if request.method() == Method::CONNECT || request.headers().contains_key(::http::header::UPGRADE) {
+        return None;
+    }
+    let mut copy = Request::new(body);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
+}

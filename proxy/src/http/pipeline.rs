@@ -1,0 +1,388 @@
+//! The straight line of a request. `handle` answers and records; `forward` decides, a line a stage.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use ::http::{Method, Request, Response};
+
+use super::recorded::{RecordedBody, counted, grpc_status};
+use super::serve_h1::Partial;
+use super::{attempt, reply, rewrite, sanitize};
+use control_client::snapshot::BackendIndex;
+
+use crate::body::Body;
+use crate::decision::{PolicyRef, Reason, Stage};
+use crate::error::Reject;
+use crate::generation::Held;
+use crate::peer::{self, Peer};
+use crate::stages::{self, Application, Target};
+use crate::tables::{self, Filters, RequestAttributes, RouteAttributes, RouteChoice, Rule, ServicePortId};
+use crate::telemetry::{Record, Side};
+use crate::worker::{Memory, Splits, Worker};
+
+/// The straight line as one connection sees it: its worker, its caller, and where its requests want to go.
+pub struct Line {
+    /// The worker that serves the connection.
+    pub worker: Rc<Worker>,
+    /// Who is calling.
+    pub peer: Peer,
+    /// Where requests want to go.
+    pub target: Target,
+}
+
+/// So many of the nearest ALLOW policies are named in a record.
+const CONSIDERED: usize = 8;
+
+/// Where a request goes, as decided.
+pub enum Chosen<'t> {
+    /// The local application.
+    Application(Application),
+    /// A backend of a service, by a rule's choice or by default.
+    Backend(&'t tables::Backend, Option<Choice<'t>>),
+    /// An address as it is: a pod's own, or one that no service owns.
+    Address(SocketAddr),
+}
+
+/// What a rule's split chose.
+#[derive(Clone, Copy)]
+pub struct Choice<'t> {
+    /// The rule.
+    pub rule: &'t Rule,
+    /// Its backendRef.
+    pub backend: &'t tables::RuleBackend,
+}
+
+impl<'t> Choice<'t> {
+    /// Header edits: the rule's, then the backendRef's.
+    pub fn filters(&self) -> [&'t Filters; 2] {
+        [&self.rule.filters, &self.backend.filters]
+    }
+}
+
+impl Line {
+    /// The whole life of a request. `forward` decides; this function only answers and records.
+    pub async fn handle(&self, request: Request<Body>) -> Response<RecordedBody> {
+        let held = self.worker.current.get();
+        let mut record = Record::begin(&self.worker.shard, &held.config, &self.peer.facts);
+        asked(&mut record, &request);
+        let grpc = reply::is_grpc(request.headers());
+        let (parts, body) = request.into_parts();
+        let (body, upload) = counted(body);
+        let request = Request::from_parts(parts, body);
+        let response = match self.forward(&held, request, &mut record).await {
+            Ok(response) => response,
+            Err(reject) => refused(&reject, grpc, &mut record),
+        };
+        answered(&mut record, &response);
+        response.map(|body| RecordedBody::new(body, record, upload)) // emitted when the body ends, fails or is dropped
+    }
+
+    /// Decides, sends, and gives the response: each stage writes down what it decided before the next one runs.
+    async fn forward(
+        &self,
+        held: &Held,
+        mut request: Request<Body>,
+        record: &mut Record,
+    ) -> Result<Response<Body>, Reject> {
+        let chosen = decide(&self.peer, self.target, held, &mut request, record, &self.worker.memory)?;
+        record.policy_us = stages::micros(record.started.elapsed());
+        rewrite::request(&chosen, held, &self.peer, &mut request, record);
+        let mut response = attempt::send(&self.worker, self.target, &chosen, request, record).await?;
+        rewrite::response(&chosen, &mut response);
+        Ok(response)
+    }
+
+    /// The record and answer of what is not a request: a parse error, or a head that never came.
+    pub fn refuse(&self, reject: &Reject, partial: Partial) -> Response<RecordedBody> {
+        let held = self.worker.current.get();
+        let mut record = Record::begin(&self.worker.shard, &held.config, &self.peer.facts);
+        record.protocol = "HTTP/1.1";
+        record.path = partial.path;
+        record.method = partial.method;
+        let response = refused(reject, false, &mut record);
+        answered(&mut record, &response);
+        response.map(|body| RecordedBody::new(body, record, None))
+    }
+}
+
+impl Line {
+    /// The record of an HTTP/2 connection that the library ended: a client that breaks the protocol, or that left.
+    pub fn broken(&self, error: &hyper::Error) {
+        let held = self.worker.current.get();
+        let mut record = Record::begin(&self.worker.shard, &held.config, &self.peer.facts);
+        record.protocol = "HTTP/2";
+        let left = error.is_incomplete_message() || io_error(error).is_some();
+        let reason = if left { Reason::ClientClosed } else { Reason::MalformedRequest };
+        record.decision.deny(Stage::Sanitize, reason, PolicyRef::NONE);
+        record.ended = Some((Stage::Sanitize, reason));
+        record.detail = Some(error_chain(error).into());
+    }
+}
+
+fn io_error<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e std::io::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref() {
+            return Some(io);
+        }
+        if let Some(io) = error.downcast_ref::<h2::Error>().and_then(h2::Error::get_io) {
+            return Some(io);
+        }
+        next = error.source();
+    }
+    None
+}
+
+fn error_chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", error_chain(source)),
+        None => error.to_string(),
+    }
+}
+
+impl super::serve_h1::Handler for Rc<Line> {
+    type Body = RecordedBody;
+
+    fn handle(&self, request: Request<Body>) -> Pin<Box<dyn Future<Output = Response<RecordedBody>>>> {
+        let line = Rc::clone(self);
+        Box::pin(async move { Line::handle(&line, request).await })
+    }
+
+    fn refuse(&self, reject: Reject, partial: Partial) -> Response<RecordedBody> {
+        Line::refuse(self, &reject, partial)
+    }
+}
+
+/// Every decision about a request, without any I/O: what `writ explain` runs as well.
+pub fn decide<'t>(
+    peer: &Peer,
+    target: Target,
+    held: &'t Held,
+    request: &mut Request<Body>,
+    record: &mut Record,
+    memory: &Memory,
+) -> Result<Chosen<'t>, Reject> {
+    sanitize::request(request, held.tables.mesh().path_normalization)?;
+    match target {
+        Target::Application(application) => inbound(peer, application, held, request, record, memory),
+        Target::Destination(address) => outbound(Some(address), held, request, record, &memory.splits),
+        Target::Authority => outbound(None, held, request, record, &memory.splits),
+    }
+}
+
+/// To the local application: the five checks.
+fn inbound<'t>(
+    peer: &Peer,
+    application: Application,
+    held: &'t Held,
+    request: &Request<Body>,
+    record: &mut Record,
+    memory: &Memory,
+) -> Result<Chosen<'t>, Reject> {
+    record.service =
+        held.tables.inbound_port(record.connection.destination.port()).and_then(|p| p.service.clone());
+    let admission = peer.admission(held);
+    admission.check(&mut record.decision)?;
+    stages::authenticate(&mut record.decision);
+    let attributes = attributes(request, record);
+    let authorization = held.tables.authorize(&admission.remainder, &attributes);
+    if authorization.reason == Reason::NoAllowMatched
+        && memory.considered.allows(peer.facts.source_identity.as_ref())
+    {
+        let near = held.tables.consider(&peer::attributes(&peer.facts), Some(&attributes), CONSIDERED);
+        record.considered = Some(near.to_json(held.tables.objects()).to_string().into());
+    }
+    stages::authorize(&mut record.decision, &authorization)?;
+    if request.method() == Method::CONNECT {
+        return Err(Reject::because(Stage::Route, Reason::NoRoute, "CONNECT to a workload"));
+    }
+    Ok(Chosen::Application(application))
+}
+
+/// What authorization looks at, of a request.
+pub fn attributes<'r>(request: &'r Request<Body>, record: &Record) -> RequestAttributes<'r> {
+    RequestAttributes {
+        method: request.method().as_str(),
+        host: sanitize::authority(request),
+        path: request.uri().path(),
+        headers: request.headers(),
+        remote_ip: Some(record.connection.source.ip()),
+        user: None,
+    }
+}
+
+/// To a service: which route, which backend. Who may do what is the server's side to decide.
+fn outbound<'t>(
+    address: Option<SocketAddr>,
+    held: &'t Held,
+    request: &Request<Body>,
+    record: &mut Record,
+    splits: &Splits,
+) -> Result<Chosen<'t>, Reject> {
+    stages::decided_by_server(&mut record.decision);
+    let Some(id) = service(address, held, request) else {
+        return unknown(address, held, request, record);
+    };
+    let port = held.tables.service_port(id);
+    record.service = Some(port.name.clone());
+    if request.method() == Method::CONNECT && address.is_none() {
+        // What is inside a tunnel is not ours to match.
+        return Ok(to_backend(port.backend, held, record));
+    }
+    let attributes = RouteAttributes {
+        method: request.method(),
+        path: request.uri().path(),
+        query: request.uri().query(),
+        headers: request.headers(),
+    };
+    match held.tables.match_route(id, &attributes) {
+        RouteChoice::Rule(rule) => split(rule, held, record, splits),
+        RouteChoice::Default(backend) => Ok(to_backend(backend, held, record)),
+        RouteChoice::NoRoute => {
+            record.decision.deny(Stage::Route, Reason::NoRoute, PolicyRef::NONE);
+            Err(Reject::new(Stage::Route, Reason::NoRoute))
+        }
+    }
+}
+
+/// To the service's own backend: no route decides.
+fn to_backend<'t>(backend: BackendIndex, held: &'t Held, record: &mut Record) -> Chosen<'t> {
+    record.decision.allow(Stage::Route, Reason::DecidedByServer, PolicyRef::NONE);
+    let backend = held.tables.backend(backend);
+    record.backend = Some(backend.name.clone());
+    Chosen::Backend(backend, None)
+}
+
+/// The service port that an address, or else an authority, names.
+fn service(address: Option<SocketAddr>, held: &Held, request: &Request<Body>) -> Option<ServicePortId> {
+    if let Some(address) = address
+        && let Some(id) = held.tables.service_by_address(address.ip().to_canonical(), address.port())
+    {
+        return Some(id);
+    }
+    let (host, port) = sanitize::split_authority(sanitize::authority(request)?)?;
+    // Behind an address that no service owns, the authority counts only if the port is that service's.
+    let port = address.map(|address| address.port()).or(port).unwrap_or(80);
+    held.tables.service_by_authority(host, port)
+}
+
+fn split<'t>(
+    rule: &'t Rule,
+    held: &'t Held,
+    record: &mut Record,
+    splits: &Splits,
+) -> Result<Chosen<'t>, Reject> {
+    record.decision.route = rule.policy;
+    record.decision.allow(Stage::Route, Reason::DecidedByServer, rule.policy);
+    let Some(choice) = splits.choose(rule) else {
+        return Err(Reject::because(
+            Stage::Split,
+            Reason::InvalidBackend,
+            "the rule has no backend with a weight",
+        ));
+    };
+    let chosen = &rule.backends[choice];
+    record.weight = Some((chosen.weight, u32::try_from(rule.split.total()).unwrap_or(u32::MAX)));
+    record.backend = Some(chosen.name.clone());
+    match chosen.backend {
+        Some(index) => {
+            Ok(Chosen::Backend(held.tables.backend(index), Some(Choice { rule, backend: chosen })))
+        }
+        None => Err(Reject::because(
+            Stage::Split,
+            Reason::InvalidBackend,
+            format_args!("backendRef {} does not resolve", chosen.name),
+        )),
+    }
+}
+
+/// A destination that no service owns.
+fn unknown<'t>(
+    address: Option<SocketAddr>,
+    held: &Held,
+    request: &Request<Body>,
+    record: &mut Record,
+) -> Result<Chosen<'t>, Reject> {
+    let literal = || {
+        let (host, port) = sanitize::split_authority(sanitize::authority(request)?)?;
+        Some(SocketAddr::new(host.parse().ok()?, port.unwrap_or(80)))
+    };
+    stages::unknown(address.or_else(literal), held, &mut record.decision).map(Chosen::Address)
+}
+
+/// What was asked, before anything can fail.
+pub fn asked(record: &mut Record, request: &Request<Body>) {
+    record.protocol = match request.version() {
+        ::http::Version::HTTP_2 => "HTTP/2",
+        ::http::Version::HTTP_10 => "HTTP/1.0",
+        _ => "HTTP/1.1",
+    };
+    record.method = Some(request.method().clone());
+    record.authority = sanitize::authority(request).map(Into::into);
+    record.path = Some(request.uri().path().into());
+    if let Body::Full(Some(bytes)) = request.body() {
+        record.request_bytes = bytes.len() as u64;
+    }
+    trace(record, request);
+}
+
+/// The caller's trace, from a valid W3C `traceparent`; the previous hop's record, from a verified peer.
+fn trace(record: &mut Record, request: &Request<Body>) {
+    if let Some(parent) = request.headers().get("traceparent").and_then(|value| value.to_str().ok()) {
+        record.trace = traceparent(parent);
+    }
+    if record.connection.side == Side::Inbound && record.connection.source_identity.is_some() {
+        record.previous = request
+            .headers()
+            .get(reply::DECISION_ID)
+            .and_then(|id| id.to_str().ok())
+            .and_then(|id| ulid::Ulid::from_string(id).ok())
+            .map(|id| id.0);
+    }
+}
+
+/// `00-<32 hex>-<16 hex>-<2 hex>`, ids not zero (W3C Trace Context section 3.2).
+fn traceparent(text: &str) -> Option<(u128, u64)> {
+    let mut fields = text.split('-');
+    let (version, trace, span, flags) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+    if (version.len(), trace.len(), span.len(), flags.len()) != (2, 32, 16, 2) || version == "ff" {
+        return None;
+    }
+    let ids = (u128::from_str_radix(trace, 16).ok()?, u64::from_str_radix(span, 16).ok()?);
+    (ids.0 != 0 && ids.1 != 0).then_some(ids)
+}
+
+/// The answer to a rejection, written down.
+pub fn refused(reject: &Reject, grpc: bool, record: &mut Record) -> Response<Body> {
+    record.ended = Some((reject.stage, reject.reason));
+    record.detail = reject.detail.clone();
+    if record.decision.stage == Stage::Accept {
+        // Nothing had decided yet: what ended the request did.
+        record.decision.deny(reject.stage, reject.reason, PolicyRef::NONE);
+    }
+    reply::reply(reject, grpc, record.id)
+}
+
+fn answered(record: &mut Record, response: &Response<Body>) {
+    record.status = response.status().as_u16();
+    record.grpc_status = grpc_status(response.headers());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traceparent_must_be_whole() {
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert_eq!(
+            traceparent(good),
+            Some((0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736, 0x00f0_67aa_0ba9_02b7))
+        );
+        for bad in ["", "00-1-1-1", "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"] {
+            assert_eq!(traceparent(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Bodies that know their record: the response's carries it and ends it, the request's counts for it.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use ::http::HeaderMap;
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+
+use crate::body::{Body, BodyError};
+use crate::decision::{Reason, Stage};
+use crate::telemetry::Record;
+
+/// What a request's two bodies share: bytes from the caller, and why its body broke, if it did.
+#[derive(Debug, Default)]
+pub struct Upload {
+    bytes: Cell<u64>,
+    failed: Cell<Option<Reason>>,
+}
+
+/// A response body with its record, which is emitted when the body ends, fails or is dropped.
+pub struct RecordedBody {
+    body: Body,
+    record: Option<Box<Record>>,
+    upload: Option<Rc<Upload>>,
+}
+
+impl RecordedBody {
+    /// Ties a body to its record. `upload` belongs to the same request.
+    pub fn new(body: Body, record: Box<Record>, upload: Option<Rc<Upload>>) -> Self {
+        Self { body, record: Some(record), upload }
+    }
+
+    /// Takes the record out, for a tunnel that goes on after the response.
+    pub fn take_record(&mut self) -> Option<Box<Record>> {
+        self.record.take()
+    }
+
+    fn finish(&mut self, stage: Stage, reason: Reason) {
+        if let Some(mut record) = self.record.take() {
+            if let Some(upload) = &self.upload {
+                record.request_bytes = upload.bytes.get();
+            }
+            // An answer of the proxy's own already says how the request ended.
+            record.ended.get_or_insert((stage, reason));
+        }
+    }
+
+    fn count(&mut self, frame: &Frame<Bytes>) {
+        let Some(record) = &mut self.record else { return };
+        if let Some(data) = frame.data_ref() {
+            record.response_bytes += data.len() as u64;
+        } else if let Some(trailers) = frame.trailers_ref() {
+            record.grpc_status = grpc_status(trailers).or(record.grpc_status);
+        }
+    }
+}
+
+/// `grpc-status` of a head or of trailers.
+pub fn grpc_status(headers: &HeaderMap) -> Option<u16> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+impl http_body::Body for RecordedBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => this.count(frame),
+            Poll::Ready(None) => this.finish(Stage::Relay, Reason::Complete),
+            Poll::Ready(Some(Err(error))) => {
+                let caller = this.upload.as_ref().and_then(|upload| upload.failed.get());
+                if let Some(record) = &mut this.record {
+                    record.detail = error.detail.clone();
+                }
+                this.finish(Stage::Relay, caller.unwrap_or(error.reason));
+            }
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for RecordedBody {
+    fn drop(&mut self) {
+        // Whoever sends a body may stop asking once it knows that nothing follows. What else is dropped was left by its
+        // client, or cut: the record knows which.
+        if self.body.is_end_stream() {
+            self.finish(Stage::Relay, Reason::Complete);
+        } else if let (Some(record), Some(upload)) = (&mut self.record, &self.upload) {
+            record.request_bytes = upload.bytes.get();
+        }
+    }
+}
+
+/// A request body that counts what passes.
+pub struct CountedBody {
+    body: Body,
+    upload: Rc<Upload>,
+}
+
+/// Wraps a request body that has yet to come; one that is already here is counted by its length.
+pub fn counted(body: Body) -> (Body, Option<Rc<Upload>>) {
+    match body {
+        Body::Empty | Body::Full(_) => (body, None),
+        body => {
+            let upload = Rc::new(Upload::default());
+            (Body::Stream(Box::pin(CountedBody { body, upload: Rc::clone(&upload) })), Some(upload))
+        }
+    }
+}
+
+impl http_body::Body for CountedBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        match polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                let data = frame.data_ref().map_or(0, |data| data.len() as u64);
+                this.upload.bytes.set(this.upload.bytes.get() + data);
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(mut error))) => {
+                // A caller's HTTP/2 stream that fails is the caller's doing, whatever the library calls it.
+                if matches!(this.body, Body::Http2(_)) {
+                    error.reason = Reason::ClientClosed;
+                }
+                this.upload.failed.set(Some(error.reason));
+                Poll::Ready(Some(Err(error)))
+            }
+            other => other,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

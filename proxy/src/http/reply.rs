@@ -1,0 +1,84 @@
+//! Answers that the proxy gives by itself: a refused caller learns a status and an opaque record id, nothing else.
+
+use ::http::header::{CONTENT_TYPE, HeaderName};
+use ::http::{HeaderMap, HeaderValue, Response, StatusCode};
+
+use crate::body::Body;
+use crate::error::Reject;
+
+/// The header that carries the record id.
+pub const DECISION_ID: HeaderName = HeaderName::from_static("x-writ-decision-id");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// True for requests whose caller reads `grpc-status` (gRPC over HTTP/2, `doc/PROTOCOL-HTTP2.md`).
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| {
+        value
+            .as_bytes()
+            .strip_prefix(b"application/grpc")
+            .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+    })
+}
+
+/// The answer to a rejected request.
+pub fn reply(reject: &Reject, grpc: bool, id: u128) -> Response<Body> {
+    let status = reject.status();
+    let text = match status {
+        // The words that callers of Istio know.
+        StatusCode::FORBIDDEN => "RBAC: access denied",
+        _ => status.canonical_reason().unwrap_or("refused"),
+    };
+    let mut response = if grpc {
+        let mut response = Response::new(Body::Empty);
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        response.headers_mut().insert(GRPC_STATUS, HeaderValue::from(u16::from(reject.grpc_status())));
+        response.headers_mut().insert(GRPC_MESSAGE, HeaderValue::from_static(text));
+        response
+    } else {
+        let mut response = Response::new(Body::full(text));
+        *response.status_mut() = status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        response
+    };
+    response.headers_mut().insert(DECISION_ID, decision_id(id));
+    response
+}
+
+/// A record id as header value.
+pub fn decision_id(id: u128) -> HeaderValue {
+    let mut buffer = [0; ulid::ULID_LEN];
+    let text = ulid::Ulid(id).array_to_str(&mut buffer);
+    // A ULID is 26 characters of Crockford's base 32.
+    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decision::{Reason, Stage};
+
+    #[test]
+    fn a_refusal_names_no_policy() {
+        let reject = Reject::because(Stage::Authorize, Reason::MatchedDeny, "AuthorizationPolicy a/b");
+        let response = reply(&reject, false, 1);
+        assert_eq!(response.status(), 403);
+        assert_eq!(response.headers()[DECISION_ID], "00000000000000000000000001");
+        assert!(!format!("{response:?}").contains("a/b"));
+    }
+
+    #[test]
+    fn grpc_callers_read_grpc_status() {
+        let reject = Reject::new(Stage::Authorize, Reason::NoAllowMatched);
+        let response = reply(&reject, true, 1);
+        assert_eq!(
+            (response.status(), &response.headers()[GRPC_STATUS]),
+            (StatusCode::OK, &HeaderValue::from_static("7"))
+        );
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc+proto"));
+        assert!(is_grpc(&headers));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc-web"));
+        assert!(!is_grpc(&headers));
+    }
+}

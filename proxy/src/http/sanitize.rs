@@ -1,0 +1,262 @@
+//! `sanitize`: one request, one meaning. What later stages look at is exactly what is forwarded.
+
+use ::http::header::{self, HeaderName};
+use ::http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
+use control_client::snapshot::PathNormalization;
+
+use crate::decision::{Reason, Stage};
+use crate::error::Reject;
+use crate::tables::normalize;
+
+/// Headers of one hop that no `Connection` header has to name (RFC 9110 section 7.6.1 and its predecessors).
+const HOP_BY_HOP: [HeaderName; 5] = [
+    header::CONNECTION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+/// Prefixes that only proxies of the mesh may set: stripped from what comes in.
+const RESERVED: [&str; 2] = ["x-writ-", "x-envoy-"];
+
+/// Makes a request unambiguous: its authority agrees with itself, its path is in the form that policies match, and
+/// headers of the hop it came by are gone. `Upgrade` survives where the request asks for one over HTTP/1.
+pub fn request<B>(request: &mut Request<B>, normalization: PathNormalization) -> Result<(), Reject> {
+    authority_agrees(request)?;
+    normalize_path(request, normalization)?;
+    let upgrade = wants_upgrade(request);
+    let te_trailers = request.headers().get(header::TE).is_some_and(|te| accepts_trailers(te));
+    strip_hop(request.headers_mut())?;
+    strip_reserved(request.headers_mut());
+    if request.headers_mut().remove(header::TE).is_some() && te_trailers {
+        request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    if let Some(protocol) = upgrade {
+        request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        request.headers_mut().insert(header::UPGRADE, protocol);
+    }
+    Ok(())
+}
+
+/// Removes the headers of the upstream hop from a response; a 101 keeps what makes it one.
+pub fn response(headers: &mut HeaderMap, switching: bool) {
+    let upgrade = if switching { headers.get(header::UPGRADE).cloned() } else { None };
+    // A response that names `host` or the like in Connection only loses that header.
+    let _ = strip_hop(headers);
+    if let Some(protocol) = upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, protocol);
+    }
+}
+
+/// The authority as sent: `:authority` or the target's, else Host.
+pub fn authority<B>(request: &Request<B>) -> Option<&str> {
+    match request.uri().authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => request.headers().get(header::HOST).and_then(|host| host.to_str().ok()),
+    }
+}
+
+/// Host without port, and the port if one is there. `None` for something that is neither a name nor an address.
+pub fn split_authority(authority: &str) -> Option<(&str, Option<u16>)> {
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(rest) => {
+            let (host, rest) = rest.split_once(']')?;
+            (host, rest.strip_prefix(':').or(if rest.is_empty() { Some("") } else { None })?)
+        }
+        None => match authority.split_once(':') {
+            Some((host, port)) => (host, port),
+            None => (authority, ""),
+        },
+    };
+    if host.is_empty() {
+        return None;
+    }
+    let port = if port.is_empty() { None } else { Some(port.parse().ok()?) };
+    Some((host, port))
+}
+
+fn malformed(what: &str) -> Reject {
+    Reject::because(Stage::Sanitize, Reason::MalformedRequest, what)
+}
+
+/// `:authority` (or an absolute target) and Host must say the same (RFC 9113 section 8.3.1, RFC 9112 section 3.2.2).
+fn authority_agrees<B>(request: &Request<B>) -> Result<(), Reject> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(malformed("several Host headers"));
+    }
+    if let Some(authority) = request.uri().authority() {
+        if authority.as_str().contains('@') {
+            return Err(malformed("user information in the authority"));
+        }
+        if let Some(host) = host
+            && !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())
+        {
+            return Err(malformed("the authority and Host disagree"));
+        }
+    } else if host.is_none() && request.version() >= Version::HTTP_11 {
+        return Err(malformed("neither an authority nor Host"));
+    }
+    match authority(request) {
+        Some(authority) if split_authority(authority).is_none() => {
+            Err(malformed("the authority is not HOST[:PORT]"))
+        }
+        None if host.is_some() => Err(malformed("Host is not text")),
+        _ => Ok(()),
+    }
+}
+
+fn normalize_path<B>(request: &mut Request<B>, normalization: PathNormalization) -> Result<(), Reject> {
+    let uri = request.uri();
+    if request.method() == Method::CONNECT || uri.path() == "*" {
+        return Ok(());
+    }
+    let normal = normalize::path(uri.path(), normalization)
+        .map_err(|error| Reject::because(Stage::Sanitize, Reason::MalformedRequest, error))?;
+    let std::borrow::Cow::Owned(path) = normal else { return Ok(()) };
+    let path_and_query = match uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path,
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query =
+        Some(path_and_query.parse().map_err(|_| malformed("the path is not one after normalisation"))?);
+    *request.uri_mut() =
+        Uri::from_parts(parts).map_err(|_| malformed("the target is not a URI after normalisation"))?;
+    Ok(())
+}
+
+/// The protocol to upgrade to, when an HTTP/1.1 request asks properly (RFC 9110 section 7.8).
+fn wants_upgrade<B>(request: &Request<B>) -> Option<HeaderValue> {
+    if request.version() != Version::HTTP_11 {
+        return None;
+    }
+    let protocol = request.headers().get(header::UPGRADE)?;
+    let named = request.headers().get_all(header::CONNECTION).iter().any(|value| {
+        value.to_str().is_ok_and(|text| tokens(text).any(|token| token.eq_ignore_ascii_case("upgrade")))
+    });
+    // h2c by Upgrade would hide the requests after the first from policy: not offered, as in Envoy and hyper.
+    (named && !protocol.as_bytes().eq_ignore_ascii_case(b"h2c")).then(|| protocol.clone())
+}
+
+fn accepts_trailers(te: &HeaderValue) -> bool {
+    te.to_str().is_ok_and(|text| {
+        tokens(text)
+            .any(|token| token.split(';').next().is_some_and(|t| t.trim().eq_ignore_ascii_case("trailers")))
+    })
+}
+
+fn tokens(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|token| !token.is_empty())
+}
+
+fn strip_hop(headers: &mut HeaderMap) -> Result<(), Reject> {
+    let mut host_named = false;
+    if headers.contains_key(header::CONNECTION) {
+        let named: smallvec::SmallVec<[HeaderName; 4]> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(tokens)
+            .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+            .collect();
+        for name in named {
+            match name {
+                header::HOST => host_named = true,
+                // Framing is the codec's; TE is decided by the caller.
+                header::CONTENT_LENGTH | header::TE => {}
+                name => {
+                    headers.remove(name);
+                }
+            }
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+    if host_named { Err(malformed("Connection names Host")) } else { Ok(()) }
+}
+
+fn strip_reserved(headers: &mut HeaderMap) {
+    let reserved = |name: &HeaderName| RESERVED.iter().any(|prefix| name.as_str().starts_with(prefix));
+    if headers.keys().any(reserved) {
+        let names: Vec<_> = headers.keys().filter(|name| reserved(name)).cloned().collect();
+        for name in names {
+            headers.remove(name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sanitized(builder: ::http::request::Builder) -> Result<Request<()>, Reject> {
+        let mut r = builder.body(()).unwrap();
+        request(&mut r, PathNormalization::Base).map(|()| r)
+    }
+
+    #[test]
+    fn the_authority_must_agree_with_host() {
+        let get = |uri: &str, host: &str| {
+            sanitized(Request::get(uri).version(Version::HTTP_2).header("host", host))
+        };
+        assert!(get("http://ratings:9080/", "ratings:9080").is_ok());
+        assert!(get("http://ratings:9080/", "Ratings:9080").is_ok());
+        assert_eq!(get("http://ratings:9080/", "admin").unwrap_err().reason, Reason::MalformedRequest);
+        assert!(get("http://a@ratings/", "a@ratings").is_err());
+        assert!(sanitized(Request::get("/").version(Version::HTTP_11)).is_err());
+        assert!(sanitized(Request::get("/").version(Version::HTTP_10)).is_ok());
+        assert!(sanitized(Request::get("/").header("host", "a").header("host", "a")).is_err());
+        assert!(sanitized(Request::get("/").header("host", "a:99999")).is_err());
+    }
+
+    #[test]
+    fn headers_of_the_hop_go_and_those_of_the_message_stay() {
+        let r = sanitized(
+            Request::get("/")
+                .header("host", "a")
+                .header("connection", "close, X-Hop")
+                .header("x-hop", "1")
+                .header("keep-alive", "timeout=5")
+                .header("te", "trailers, deflate")
+                .header("x-envoy-internal", "true")
+                .header("x-writ-decision-id", "1")
+                .header("x-kept", "1"),
+        )
+        .unwrap();
+        let mut names: Vec<_> = r.headers().keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["host", "te", "x-kept"]);
+        assert_eq!(r.headers()["te"], "trailers");
+    }
+
+    #[test]
+    fn an_upgrade_survives_and_h2c_does_not() {
+        let upgrade = |to: &str| {
+            sanitized(
+                Request::get("/").header("host", "a").header("connection", "Upgrade").header("upgrade", to),
+            )
+            .unwrap()
+        };
+        assert_eq!(upgrade("websocket").headers()["connection"], "upgrade");
+        assert!(upgrade("h2c").headers().get("upgrade").is_none());
+    }
+
+    #[test]
+    fn what_is_forwarded_is_what_is_matched() {
+        let r = sanitized(Request::get("/a/../admin?x=/../").header("host", "a")).unwrap();
+        assert_eq!(r.uri(), "/admin?x=/../");
+    }
+
+    #[test]
+    fn authorities_split() {
+        assert_eq!(split_authority("a:80"), Some(("a", Some(80))));
+        assert_eq!(split_authority("[::1]:80"), Some(("::1", Some(80))));
+        assert_eq!(split_authority("[::1]"), Some(("::1", None)));
+        assert_eq!(split_authority("[::1]x"), None);
+        assert_eq!(split_authority("a:x"), None);
+    }
+}

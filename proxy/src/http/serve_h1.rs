@@ -1,0 +1,115 @@
+//! Serving HTTP/1.0 and 1.1 on one connection: requests in, answers out, one after the other, until either side has enough.
+//!
+//! One state machine owns the socket. While it waits for a request it holds no buffer, and its timer is made when it first waits.
+//!
+//! A client that closes its sending side after a whole request may only have half-closed, or may be gone; TCP doesn't tell. It gets its
+//! answer if that comes within [`Timeouts::half_close`], and is taken for gone after. A reset, or a TLS connection cut without its closing
+//! message, is gone at once; whatever was under way is dropped then, and its record says so.
+
+mod connection;
+mod drain_signal;
+mod ending;
+mod exchange;
+mod outgoing;
+#[cfg(test)]
+mod tests;
+mod timer;
+mod upload;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+pub use connection::Connection;
+pub use drain_signal::DrainSignal;
+pub use exchange::CanUpgrade;
+
+use crate::body::{Body, BodyError};
+use crate::error::Reject;
+
+/// What answers requests.
+pub trait Handler {
+    /// Body of its answers.
+    type Body: http_body::Body<Data = Bytes, Error = BodyError> + Unpin;
+
+    /// Answers a request. Dropped when the client leaves.
+    fn handle(&self, request: Request<Body>) -> Pin<Box<dyn Future<Output = Response<Self::Body>>>>;
+
+    /// Answers what is not a request, or not a whole one; the connection closes after. Dropped unsent if the client left.
+    fn refuse(&self, reject: Reject, partial: Partial) -> Response<Self::Body>;
+}
+
+/// What could be read of a refused request.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Partial {
+    /// Its method.
+    pub method: Option<Method>,
+    /// Its path, without query.
+    pub path: Option<Box<str>>,
+}
+
+/// What bounds a connection from outside.
+#[derive(Debug, Clone)]
+pub struct Control {
+    /// How long it waits.
+    pub timeouts: Rc<Timeouts>,
+    /// Tells it to finish.
+    pub drain: DrainSignal,
+}
+
+/// How long a connection waits, and for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a whole head, from its first byte.
+    pub head: Duration,
+    /// For the first byte of a request.
+    pub idle: Duration,
+    /// For the next bytes of a body that is being read.
+    pub body: Duration,
+    /// For the client to take any of an answer.
+    pub write: Duration,
+    /// For an answer to a client that closed its sending side, between any two pieces. Zero: it counts as gone at once.
+    pub half_close: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(30),
+            idle: Duration::from_secs(3600),
+            body: Duration::from_secs(60),
+            write: Duration::from_secs(60),
+            half_close: Duration::from_secs(5),
+        }
+    }
+}
+
+/// How serving ended.
+#[derive(Debug)]
+pub enum Ended<IO, B> {
+    /// The connection is over.
+    Closed,
+    /// What follows is not HTTP: 101, or success of CONNECT, whose head the client has.
+    Tunnel {
+        /// The connection.
+        io: IO,
+        /// What the client already sent.
+        read_ahead: Bytes,
+        /// The answer; its extensions hold the upstream half.
+        response: Box<Response<B>>,
+    },
+}
+
+/// Serves a connection. Dropping the future drops whatever is under way.
+pub fn serve<IO, H>(io: IO, handler: H, control: Control) -> Connection<IO, H>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+    H: Handler,
+{
+    Connection::new(io, handler, control)
+}

@@ -1,0 +1,64 @@
+//! A certificate, its key and its roots in a directory, as Kubernetes Secrets and SPIFFE helper write them.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use super::IdentityError;
+use super::material::Pem;
+use super::spiffe_id::is_trust_domain;
+
+/// More than any chain or bundle needs.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+/// What comes after the trust domain in the name of a federated bundle.
+const BUNDLE_SUFFIX: &str = ".bundle.pem";
+
+/// The names that a certificate, its key and its roots go by.
+const NAMES: [[&str; 3]; 2] =
+    [["tls.crt", "tls.key", "ca.crt"], ["svid.pem", "svid_key.pem", "svid_bundle.pem"]];
+
+/// Reads all of the set. It may be torn between two writes: who takes it checks that it fits together.
+pub(super) fn read(dir: &Path) -> Result<Pem, IdentityError> {
+    let [chain, key, bundle] = names(dir)?.map(|name| dir.join(name));
+    Ok(Pem {
+        chain: read_file(chain)?,
+        key: read_file(key)?,
+        bundle: read_file(bundle)?,
+        federated: federated(dir)?,
+    })
+}
+
+fn names(dir: &Path) -> Result<[&'static str; 3], IdentityError> {
+    NAMES
+        .into_iter()
+        .find(|[certificate, ..]| dir.join(certificate).exists())
+        .ok_or_else(|| IdentityError::NoFiles(dir.to_owned()))
+}
+
+fn federated(dir: &Path) -> Result<BTreeMap<String, Vec<u8>>, IdentityError> {
+    let failed = |error| IdentityError::Read { path: dir.to_owned(), error };
+    let mut bundles = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        if let Some(trust_domain) = name.and_then(|name| name.strip_suffix(BUNDLE_SUFFIX))
+            && is_trust_domain(trust_domain)
+        {
+            bundles.insert(trust_domain.to_owned(), read_file(path)?);
+        }
+    }
+    Ok(bundles)
+}
+
+pub(super) fn read_file(path: PathBuf) -> Result<Vec<u8>, IdentityError> {
+    let mut bytes = Vec::new();
+    let read = File::open(&path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
+    match read {
+        Ok(_) if bytes.len() as u64 > MAX_FILE_BYTES => {
+            Err(IdentityError::Read { path, error: io::Error::other("larger than 1 MiB") })
+        }
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(IdentityError::Read { path, error }),
+    }
+}

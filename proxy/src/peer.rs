@@ -1,0 +1,139 @@
+//! Who is calling, as verified on this connection, and what follows from it under one generation of policy.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use control_client::snapshot::MtlsMode;
+use http::HeaderValue;
+
+use crate::decision::{Check, CheckOutcome, CheckResult, Decision, PolicyRef, Reason, Stage};
+use crate::error::Reject;
+use crate::generation::Held;
+use crate::identity::SpiffeId;
+use crate::tables::{ConnectionAttributes, PeerMode, Remainder};
+use crate::telemetry::ConnectionFacts;
+use crate::tls::PeerTls;
+
+/// The caller of one connection.
+pub struct Peer {
+    /// What records say about the connection.
+    pub facts: Rc<ConnectionFacts>,
+    /// `x-forwarded-client-cert` element for this caller; `None`: plaintext.
+    xfcc: Option<HeaderValue>,
+    admission: RefCell<Option<Rc<Admission>>>,
+}
+
+/// What is constant for a connection under one generation: decided once, looked at by each request.
+pub struct Admission {
+    generation: u64,
+    /// Was the hop encrypted as policy demands.
+    pub encryption: CheckResult,
+    /// Who is the caller, proven how.
+    pub authentication: CheckResult,
+    /// The authorization rules that can still match.
+    pub remainder: Arc<Remainder>,
+    /// The caller may speak for others in `x-forwarded-client-cert`.
+    pub forwards: bool,
+}
+
+impl Peer {
+    /// A caller; `own` is this proxy's identity, `tls` what the handshake proved.
+    pub fn new(facts: Rc<ConnectionFacts>, own: Option<&SpiffeId>, tls: Option<&PeerTls>) -> Self {
+        let xfcc = tls.and_then(|tls| xfcc(own, tls));
+        Self { facts, xfcc, admission: RefCell::new(None) }
+    }
+
+    /// The admission under `held`; computed again only when the generation moved.
+    pub fn admission(&self, held: &Held) -> Rc<Admission> {
+        if let Some(admission) = &*self.admission.borrow()
+            && admission.generation == held.number
+        {
+            return Rc::clone(admission);
+        }
+        let admission = Rc::new(admit(&self.facts, held));
+        *self.admission.borrow_mut() = Some(Rc::clone(&admission));
+        admission
+    }
+
+    /// This caller's `x-forwarded-client-cert` element.
+    pub fn xfcc(&self) -> Option<&HeaderValue> {
+        self.xfcc.as_ref()
+    }
+}
+
+impl Admission {
+    /// Writes the connection's checks down, and refuses what policy does not accept.
+    pub fn check(&self, decision: &mut Decision) -> Result<(), Reject> {
+        for (check, result) in
+            [(Check::Encryption, self.encryption), (Check::ServiceAuthentication, self.authentication)]
+        {
+            decision.check(check, result);
+            if result.outcome == CheckOutcome::Fail {
+                decision.deny(Stage::Admit, result.reason, result.policy);
+                return Err(Reject::new(Stage::Admit, result.reason));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The attributes that authorization looks at, of a connection.
+pub fn attributes(facts: &ConnectionFacts) -> ConnectionAttributes<'_> {
+    ConnectionAttributes {
+        source_identity: facts.source_identity.as_deref(),
+        source_ip: facts.source.ip().to_canonical(),
+        destination_ip: facts.destination.ip().to_canonical(),
+        destination_port: facts.destination.port(),
+        sni: facts.tls.as_ref().and_then(|tls| tls.sni.as_deref()),
+    }
+}
+
+fn admit(facts: &ConnectionFacts, held: &Held) -> Admission {
+    let mode = held.tables.peer_mode(facts.destination.port());
+    let forwards = facts.source_identity.as_deref().is_some_and(|id| held.tables.forwards_client_cert(id));
+    Admission {
+        generation: held.number,
+        encryption: encryption(mode, facts),
+        authentication: match &facts.source_identity {
+            Some(_) => CheckResult::new(CheckOutcome::Pass, Reason::SvidVerified, PolicyRef::NONE),
+            None => CheckResult::new(CheckOutcome::NotRequired, Reason::NoIdentity, PolicyRef::NONE),
+        },
+        remainder: held.tables.admit(&attributes(facts)),
+        forwards,
+    }
+}
+
+/// The encryption check of an inbound connection (PeerAuthentication).
+fn encryption(mode: PeerMode, facts: &ConnectionFacts) -> CheckResult {
+    let pass = |reason| CheckResult::new(CheckOutcome::Pass, reason, mode.policy);
+    match (mode.mode, facts.source_identity.is_some()) {
+        (_, true) => pass(Reason::Mtls),
+        (MtlsMode::Strict, false) if mode.quarantined => {
+            CheckResult::new(CheckOutcome::Fail, Reason::QuarantinedPolicy, mode.policy)
+        }
+        (MtlsMode::Strict, false) => {
+            CheckResult::new(CheckOutcome::Fail, Reason::PlaintextUnderStrict, mode.policy)
+        }
+        (MtlsMode::Permissive | MtlsMode::Disable, false) if facts.tls.is_some() => pass(Reason::Tls),
+        (MtlsMode::Permissive | MtlsMode::Disable, false) => pass(Reason::PlaintextPermitted),
+    }
+}
+
+/// Envoy's `x-forwarded-client-cert` element. SPIFFE IDs hold no character that needs quotes; a subject may.
+fn xfcc(own: Option<&SpiffeId>, tls: &PeerTls) -> Option<HeaderValue> {
+    let mut value = String::new();
+    if let Some(own) = own {
+        value.push_str(&format!("By={};", own.as_str()));
+    }
+    value.push_str("Hash=");
+    for byte in tls.fingerprint? {
+        value.push_str(&format!("{byte:02x}"));
+    }
+    let subject = tls.subject.replace('\\', "\\\\").replace('"', "\\\"");
+    value.push_str(&format!(";Subject=\"{subject}\""));
+    if let Some(identity) = &tls.identity {
+        value.push_str(&format!(";URI={}", identity.as_str()));
+    }
+    HeaderValue::from_str(&value).ok()
+}

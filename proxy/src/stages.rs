@@ -1,0 +1,162 @@
+//! The steps that requests and opaque connections share, each of which writes down what it decided.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use control_client::snapshot::{BackendTls, OutboundTrafficPolicy};
+
+use crate::decision::{Check, CheckOutcome, CheckResult, Decision, Outcome, PolicyRef, Reason, Stage};
+use crate::error::Reject;
+use crate::generation::Held;
+use crate::net::socket::to_own_application;
+use crate::tables::Authorization;
+use crate::telemetry::{Attempt, Record, Side};
+use crate::upstream::{Hop, HopFacts, HopProtocol, HopTls};
+use crate::worker::Worker;
+
+/// Where what arrives on a connection wants to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// Inbound: to the local application.
+    Application(Application),
+    /// Outbound: to this original destination.
+    Destination(SocketAddr),
+    /// Outbound without interception: wherever the authority says.
+    Authority,
+}
+
+/// Where the local application is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Application {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Redirection rules brought the caller here, and would bring us back unless we call from a place of our own.
+    pub intercepted: bool,
+}
+
+/// For destinations that no backend's settings speak of: Envoy's default.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// End-user authentication: no RequestAuthentication is in force, and the record says so.
+pub fn authenticate(decision: &mut Decision) {
+    let none = CheckResult::new(CheckOutcome::NotRequired, Reason::NoRequestAuthentication, PolicyRef::NONE);
+    decision.check(Check::UserAuthentication, none);
+}
+
+/// Writes an authorization down, then lets what asked for it go on or not.
+pub fn authorize(decision: &mut Decision, authorization: &Authorization) -> Result<(), Reject> {
+    decision.check(Check::ServiceAuthorization, authorization.service);
+    decision.check(Check::UserAuthorization, authorization.user);
+    match authorization.outcome {
+        Outcome::Allow => {
+            decision.allow(Stage::Authorize, authorization.reason, authorization.policy);
+            Ok(())
+        }
+        Outcome::Deny => {
+            decision.deny(Stage::Authorize, authorization.reason, authorization.policy);
+            Err(Reject::new(Stage::Authorize, authorization.reason))
+        }
+    }
+}
+
+/// Outbound, the authorization and user checks are the server's.
+pub fn decided_by_server(decision: &mut Decision) {
+    let server = CheckResult::new(CheckOutcome::NotApplicable, Reason::DecidedByServer, PolicyRef::NONE);
+    for check in [Check::ServiceAuthorization, Check::UserAuthentication, Check::UserAuthorization] {
+        decision.check(check, server);
+    }
+}
+
+/// Outbound to what no service owns: passed on under ALLOW_ANY.
+pub fn unknown(
+    address: Option<SocketAddr>,
+    held: &Held,
+    decision: &mut Decision,
+) -> Result<SocketAddr, Reject> {
+    match (address, held.tables.mesh().outbound) {
+        (Some(address), OutboundTrafficPolicy::AllowAny) => {
+            decision.allow(Stage::Route, Reason::NoPolicy, PolicyRef::NONE);
+            Ok(address)
+        }
+        (_, policy) => {
+            decision.deny(Stage::Route, Reason::UnknownDestination, PolicyRef::NONE);
+            let why = match policy {
+                OutboundTrafficPolicy::AllowAny => "no service has this authority or address and port",
+                OutboundTrafficPolicy::RegistryOnly => {
+                    "no service owns it, and outboundTrafficPolicy is REGISTRY_ONLY"
+                }
+            };
+            Err(Reject::because(Stage::Route, Reason::UnknownDestination, why))
+        }
+    }
+}
+
+/// The hop to the local application.
+pub fn to_application(worker: &Worker, application: Application, protocol: HopProtocol) -> Hop {
+    let Application { address, intercepted } = application;
+    let source = intercepted.then(|| to_own_application(address.ip()));
+    worker.upstream.hop_from(source, address, HopTls::Plaintext, protocol, CONNECT_TIMEOUT)
+}
+
+/// The hop to an address as it is: a pod keeps its identity check though no routes apply.
+pub fn to_address(worker: &Worker, address: SocketAddr, protocol: HopProtocol) -> Result<Hop, Reject> {
+    let tls = match worker.registry.endpoint_at(address.ip()) {
+        Some(endpoint) => HopTls::decide(&BackendTls::Auto, endpoint.mtls_required, &endpoint)?,
+        None => HopTls::Plaintext,
+    };
+    Ok(worker.upstream.hop_to(address, tls, protocol, CONNECT_TIMEOUT))
+}
+
+/// Writes a try into the record; outbound, also what it proved about the hop into the checks.
+pub fn attempted(record: &mut Record, hop: &Hop, outcome: Result<&HopFacts, &Reject>, us: u32) {
+    if record.connection.side == Side::Outbound {
+        match outcome {
+            Ok(facts) => prove_hop(&mut record.decision, facts),
+            Err(reject) => charge_hop(&mut record.decision, reject),
+        }
+    }
+    let (identity, tls) = outcome.map_or((None, None), |facts| (facts.identity.clone(), facts.tls.clone()));
+    let failed = outcome.err().map(|reject| reject.reason);
+    record.attempts.push(Attempt { endpoint: hop.address(), identity, tls, failed, us });
+}
+
+/// Outbound, `encryption` and `service-authentication` speak of the hop to the server.
+fn prove_hop(decision: &mut Decision, facts: &HopFacts) {
+    let (encryption, authentication) = match (&facts.identity, &facts.tls) {
+        (Some(_), _) => (Reason::Mtls, (CheckOutcome::Pass, Reason::SvidVerified)),
+        (None, Some(_)) => (Reason::Tls, (CheckOutcome::NotRequired, Reason::NoIdentity)),
+        (None, None) => (Reason::PlaintextPermitted, (CheckOutcome::NotRequired, Reason::NoIdentity)),
+    };
+    decision.check(Check::Encryption, CheckResult::new(CheckOutcome::Pass, encryption, PolicyRef::NONE));
+    decision.check(
+        Check::ServiceAuthentication,
+        CheckResult::new(authentication.0, authentication.1, PolicyRef::NONE),
+    );
+}
+
+/// Charges what failed on the way to the server to the check it failed.
+pub fn charge_hop(decision: &mut Decision, reject: &Reject) {
+    charge(decision, reject.stage, reject.reason);
+}
+
+/// Charges a failure to the check that its reason belongs to; other reasons are no check's.
+pub fn charge(decision: &mut Decision, stage: Stage, reason: Reason) {
+    let check = match reason {
+        Reason::PlaintextUnderStrict | Reason::NotFips | Reason::MtlsUnavailable => Check::Encryption,
+        Reason::UntrustedRoot
+        | Reason::IdentityMismatch
+        | Reason::Expired
+        | Reason::NotYetValid
+        | Reason::Revoked
+        | Reason::NoIdentity
+        | Reason::BadCertificate => Check::ServiceAuthentication,
+        _ => return,
+    };
+    decision.check(check, CheckResult::new(CheckOutcome::Fail, reason, PolicyRef::NONE));
+    decision.deny(stage, reason, PolicyRef::NONE);
+}
+
+/// Microseconds, saturating.
+pub fn micros(duration: Duration) -> u32 {
+    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
+}

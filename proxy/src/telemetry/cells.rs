@@ -1,0 +1,312 @@
+//! The metric cells of one worker: written by that worker alone, without locks or formatting, and read at a scrape.
+//!
+//! A record touches two cells. Its [`Verdict`] (what was decided, by which policy, how the checks and the request came
+//! out) has one count, from which a scrape derives every decision metric; its [`Traffic`] (route, backend, status)
+//! has the durations and bytes. Both are found by a key of small integers that is valid for one configuration.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use super::record::{ConfigFacts, Record, Side};
+use crate::decision::{Check, CheckOutcome, Objects, Outcome, PolicyRef, Reason, Stage};
+
+/// A count with one writer: adding is a load and a store, which no other core contends for.
+#[derive(Debug, Default)]
+pub(super) struct Counter(AtomicU64);
+
+impl Counter {
+    #[inline]
+    pub(super) fn add(&self, amount: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
+    }
+
+    pub(super) fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Everything one worker counts. Aligned so that two workers never write to one cache line (or to a prefetched pair).
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(super) struct Cells {
+    pub(super) records: Counter,
+    /// Found no place in the queue.
+    pub(super) dropped: Counter,
+    /// Left out by the sample.
+    pub(super) sampled_out: Counter,
+    /// By side.
+    pub(super) connections_opened: [Counter; 3],
+    pub(super) connections_closed: [Counter; 3],
+    pub(super) verdicts: Series<Verdict, Counter>,
+    pub(super) traffic: Series<Traffic, TrafficCell>,
+}
+
+/// Cells by what they count. Locked when a combination is first seen under a configuration, and by a scrape.
+#[derive(Debug)]
+pub(super) struct Series<L, C>(Mutex<HashMap<L, Arc<C>>>);
+
+impl<L, C> Default for Series<L, C> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<L: Hash + Eq + Clone, C: Default> Series<L, C> {
+    /// All cells, for a scrape.
+    pub(super) fn all(&self) -> Vec<(L, Arc<C>)> {
+        self.lock().iter().map(|(labels, cell)| (labels.clone(), Arc::clone(cell))).collect()
+    }
+
+    /// The cell of these labels; of `or` instead if they are new and there are too many already.
+    fn cell(&self, labels: L, or: impl FnOnce(L) -> L) -> Arc<C> {
+        let mut series = self.lock();
+        let labels =
+            if series.len() < SERIES_LIMIT || series.contains_key(&labels) { labels } else { or(labels) };
+        Arc::clone(series.entry(labels).or_default())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<L, Arc<C>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What was decided and how it came out.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Verdict {
+    pub(super) side: Side,
+    pub(super) outcome: Outcome,
+    pub(super) stage: Stage,
+    pub(super) reason: Reason,
+    pub(super) policy: Option<PolicyName>,
+    pub(super) checks: [(CheckOutcome, Reason); 5],
+    pub(super) ended: (Stage, Reason),
+}
+
+/// Where a request went and what came back.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Traffic {
+    pub(super) side: Side,
+    /// A request, and not a connection.
+    pub(super) request: bool,
+    /// 0: none.
+    pub(super) status: u16,
+    pub(super) route: Option<PolicyName>,
+    pub(super) backend: Option<Arc<str>>,
+}
+
+/// A policy object and rule, as labels.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct PolicyName {
+    pub(super) kind: String,
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) rule: Option<u16>,
+}
+
+/// Requests of one [`Traffic`].
+#[derive(Debug, Default)]
+pub(super) struct TrafficCell {
+    pub(super) count: Counter,
+    pub(super) total_us: Counter,
+    pub(super) received: Counter,
+    pub(super) sent: Counter,
+    pub(super) buckets: [Counter; BUCKETS_US.len() + 1],
+}
+
+impl TrafficCell {
+    fn count(&self, record: &Record, elapsed_us: u64) {
+        self.count.add(1);
+        self.total_us.add(elapsed_us);
+        self.received.add(record.request_bytes);
+        self.sent.add(record.response_bytes);
+        self.buckets[BUCKETS_US.partition_point(|&bound| bound < elapsed_us)].add(1);
+    }
+}
+
+/// The cells that a worker found already, by configuration: the one in force and the one before it, whose requests
+/// are still ending.
+#[derive(Debug, Default)]
+pub(super) struct Cache {
+    current: Generation,
+    previous: Generation,
+}
+
+/// Cells by keys that mean something under one configuration only.
+#[derive(Debug, Default)]
+struct Generation {
+    /// Keeps the address from being used for another configuration, and nothing else of it.
+    config: Weak<ConfigFacts>,
+    verdicts: HashMap<VerdictKey, Arc<Counter>, foldhash::fast::FixedState>,
+    traffic: HashMap<TrafficKey, FoundTraffic, foldhash::fast::FixedState>,
+}
+
+#[derive(Debug)]
+struct FoundTraffic {
+    cell: Arc<TrafficCell>,
+    /// Keeps the address in the key from being used for another name.
+    #[expect(dead_code, reason = "held, not read")]
+    backend: Option<Arc<str>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct VerdictKey {
+    /// Side, outcome, stage, reason, ended, checks: a byte each.
+    words: u128,
+    policy: PolicyRef,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct TrafficKey {
+    route: PolicyRef,
+    /// Address of the name: backends have one name each, made when tables compile.
+    backend: usize,
+    status: u16,
+    side: Side,
+    request: bool,
+}
+
+impl Cache {
+    /// Counts a record that ends now.
+    pub(super) fn count(&mut self, cells: &Cells, record: &Record, elapsed_us: u64) {
+        let generation = self.generation(&record.config);
+        generation.verdict(cells, record).add(1);
+        generation.traffic(cells, record).count(record, elapsed_us);
+    }
+
+    fn generation(&mut self, config: &Arc<ConfigFacts>) -> &mut Generation {
+        let wanted = Arc::as_ptr(config);
+        if self.current.config.as_ptr() != wanted {
+            std::mem::swap(&mut self.current, &mut self.previous);
+            if self.current.config.as_ptr() != wanted {
+                self.current = Generation { config: Arc::downgrade(config), ..Generation::default() };
+            }
+        }
+        &mut self.current
+    }
+}
+
+impl Generation {
+    fn verdict(&mut self, cells: &Cells, record: &Record) -> &Counter {
+        bound(&mut self.verdicts);
+        self.verdicts.entry(VerdictKey::of(record)).or_insert_with(|| {
+            cells.verdicts.cell(verdict(record), |labels| Verdict {
+                policy: labels.policy.map(|_| PolicyName::other()),
+                ..labels
+            })
+        })
+    }
+
+    fn traffic(&mut self, cells: &Cells, record: &Record) -> &TrafficCell {
+        bound(&mut self.traffic);
+        let found = self.traffic.entry(TrafficKey::of(record)).or_insert_with(|| FoundTraffic {
+            cell: cells.traffic.cell(traffic(record), |labels| Traffic {
+                route: labels.route.map(|_| PolicyName::other()),
+                backend: labels.backend.map(|_| OTHER.into()),
+                ..labels
+            }),
+            backend: record.backend.clone(),
+        });
+        &found.cell
+    }
+}
+
+/// Names of backends that are made anew for every request (a mistake) cost time, not memory.
+fn bound<K, V, S>(found: &mut HashMap<K, V, S>) {
+    if found.len() > SERIES_LIMIT {
+        found.clear();
+    }
+}
+
+impl VerdictKey {
+    fn of(record: &Record) -> Self {
+        let decision = &record.decision;
+        let (end_stage, end_reason) = ended(record);
+        let mut words = [0u8; 16];
+        words[0] = record.connection.side as u8;
+        words[1] = decision.outcome as u8;
+        words[2] = decision.stage as u8;
+        words[3] = decision.reason as u8;
+        words[4] = end_stage as u8;
+        words[5] = end_reason as u8;
+        for (at, check) in decision.checks.iter().enumerate() {
+            words[6 + 2 * at] = check.outcome as u8;
+            words[7 + 2 * at] = check.reason as u8;
+        }
+        Self { words: u128::from_ne_bytes(words), policy: decision.policy }
+    }
+}
+
+impl TrafficKey {
+    fn of(record: &Record) -> Self {
+        Self {
+            route: record.decision.route,
+            backend: record.backend.as_ref().map_or(0, |name| name.as_ptr() as usize),
+            status: record.status,
+            side: record.connection.side,
+            request: is_request(record),
+        }
+    }
+}
+
+fn verdict(record: &Record) -> Verdict {
+    let decision = &record.decision;
+    Verdict {
+        side: record.connection.side,
+        outcome: decision.outcome,
+        stage: decision.stage,
+        reason: decision.reason,
+        policy: PolicyName::of(&record.config.objects, decision.policy),
+        checks: Check::ALL.map(|check| {
+            let result = decision.result(check);
+            (result.outcome, result.reason)
+        }),
+        ended: ended(record),
+    }
+}
+
+fn traffic(record: &Record) -> Traffic {
+    Traffic {
+        side: record.connection.side,
+        request: is_request(record),
+        status: record.status,
+        route: PolicyName::of(&record.config.objects, record.decision.route),
+        backend: record.backend.clone(),
+    }
+}
+
+fn ended(record: &Record) -> (Stage, Reason) {
+    record.ended.unwrap_or((Stage::Relay, Reason::ClientClosed))
+}
+
+/// HTTP, even if it was refused before its method was understood.
+fn is_request(record: &Record) -> bool {
+    record.method.is_some() || record.status != 0
+}
+
+impl PolicyName {
+    fn of(objects: &Objects, policy: PolicyRef) -> Option<Self> {
+        let object = objects.get(policy)?;
+        Some(Self {
+            kind: object.kind.clone(),
+            namespace: object.namespace.clone(),
+            name: object.name.clone(),
+            rule: policy.rule_index(),
+        })
+    }
+
+    /// Stands for those that are too many.
+    fn other() -> Self {
+        Self { kind: OTHER.into(), namespace: String::new(), name: OTHER.into(), rule: None }
+    }
+}
+
+/// Upper bounds of the duration histogram, in microseconds.
+pub(super) const BUCKETS_US: [u64; 16] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    2_500_000, 5_000_000, 10_000_000,
+];
+/// Combinations a worker tells apart; what comes after is counted under `other`.
+pub(super) const SERIES_LIMIT: usize = 10_000;
+const OTHER: &str = "other";

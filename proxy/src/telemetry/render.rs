@@ -1,0 +1,321 @@
+//! One record as one JSON line, in the shape of the decision record. The same code serves the log, `writ explain` and
+//! the tests.
+
+use std::time::{Instant, SystemTime};
+
+use super::fragments::{self, IDENTITY_LIMIT, NAME_LIMIT};
+use super::json;
+use super::options::ProxyFragments;
+use super::record::{Attempt, ConnectionFacts, Record, Side};
+use crate::decision::{Check, Objects, Outcome, PolicyRef, Reason};
+
+/// The whole line, with its line end.
+pub(super) fn line(record: &Record, elapsed_us: u64, proxy: &ProxyFragments, out: &mut Vec<u8>) {
+    head(record, proxy, out);
+    durations(record, elapsed_us, out);
+    decision(record, out);
+    end(record, out);
+    json::raw(out, "}\n");
+}
+
+/// The same as text without its line end.
+pub(super) fn text(record: &Record, proxy: &ProxyFragments) -> String {
+    let mut out = Vec::with_capacity(2048);
+    line(record, record.elapsed_us(), proxy, &mut out);
+    out.pop();
+    json::into_text(out)
+}
+
+/// A line that says "still here", up to its counters: what a checkpoint keeps.
+pub(super) fn progress_head(record: &Record, proxy: &ProxyFragments) -> Box<[u8]> {
+    let mut out = Vec::with_capacity(2048);
+    head(record, proxy, &mut out);
+    decision(record, &mut out);
+    out.into()
+}
+
+/// The same for a record without checkpoint, from what is known of every record.
+pub(super) fn bare_progress_head(
+    id: u128,
+    time: SystemTime,
+    connection: &ConnectionFacts,
+    proxy: &ProxyFragments,
+    out: &mut Vec<u8>,
+) {
+    identity(id, time, out);
+    json::raw(out, proxy.of(connection.side));
+    json::raw(out, &connection.rendered.of(connection).peers);
+    json::raw(out, "}");
+}
+
+/// The end of a `progress` line.
+pub(super) fn progress_tail(started: Instant, now: Instant, out: &mut Vec<u8>) {
+    json::raw(out, r#","progress":{"total_us":"#);
+    json::number(out, now.saturating_duration_since(started).as_micros() as u64);
+    json::raw(out, "}}\n");
+}
+
+fn head(record: &Record, proxy: &ProxyFragments, out: &mut Vec<u8>) {
+    identity(record.id, record.time, out);
+    if let Some((trace, span)) = record.trace {
+        json::raw(out, r#","trace_id":"#);
+        json::hex(out, trace, 32);
+        json::raw(out, r#","span_id":"#);
+        json::hex(out, span.into(), 16);
+    }
+    if let Some(previous) = record.previous {
+        json::raw(out, r#","previous":"#);
+        json::ulid(out, previous);
+    }
+    json::raw(out, proxy.of(record.connection.side));
+    json::raw(out, record.config.rendered.of(&record.config));
+    json::raw(out, &record.connection.rendered.of(&record.connection).peers);
+    if let Some(service) = &record.service {
+        json::raw(out, r#","service":"#);
+        json::bounded_string(out, service, NAME_LIMIT);
+    }
+    json::raw(out, "}");
+    request(record, out);
+    response(record, out);
+    route(record, out);
+}
+
+fn identity(id: u128, time: SystemTime, out: &mut Vec<u8>) {
+    json::raw(out, r#"{"time":"#);
+    json::time(out, time);
+    json::raw(out, r#","id":"#);
+    json::ulid(out, id);
+}
+
+fn request(record: &Record, out: &mut Vec<u8>) {
+    json::raw(out, r#","request":{"#);
+    if !record.protocol.is_empty() {
+        json::raw(out, r#""protocol":"#);
+        json::string(out, record.protocol);
+        json::raw(out, ",");
+    }
+    if let Some(method) = &record.method {
+        json::raw(out, r#""method":"#);
+        json::bounded_string(out, method.as_str(), NAME_LIMIT);
+        json::raw(out, ",");
+    }
+    if let Some(authority) = &record.authority {
+        json::raw(out, r#""authority":"#);
+        json::bounded_string(out, authority, NAME_LIMIT);
+        json::raw(out, ",");
+    }
+    if let Some(path) = &record.path {
+        json::raw(out, r#""path":"#);
+        json::bounded_string(out, path, PATH_LIMIT);
+        json::raw(out, ",");
+    }
+    json::raw(out, r#""bytes":"#);
+    json::number(out, record.request_bytes);
+    json::raw(out, "}");
+}
+
+fn response(record: &Record, out: &mut Vec<u8>) {
+    if record.status == 0 && record.response_bytes == 0 {
+        return;
+    }
+    json::raw(out, r#","response":{"#);
+    if record.status != 0 {
+        json::raw(out, r#""status":"#);
+        json::number(out, record.status);
+        json::raw(out, ",");
+    }
+    if let Some(status) = record.grpc_status {
+        json::raw(out, r#""grpc_status":"#);
+        json::number(out, status);
+        json::raw(out, ",");
+    }
+    json::raw(out, r#""bytes":"#);
+    json::number(out, record.response_bytes);
+    json::raw(out, "}");
+}
+
+fn route(record: &Record, out: &mut Vec<u8>) {
+    let route = record.decision.route;
+    if route.is_none() && record.backend.is_none() && record.attempts.is_empty() {
+        return;
+    }
+    json::raw(out, r#","route":"#);
+    let mut comma = Comma::new(b'{');
+    if record.config.objects.get(route).is_some() {
+        comma.next(out);
+        json::raw(out, r#""policy":"#);
+        policy(&record.config.objects, route, Version::Stated, out);
+    }
+    if let Some(backend) = &record.backend {
+        comma.next(out);
+        json::raw(out, r#""backend":"#);
+        json::bounded_string(out, backend, NAME_LIMIT);
+    }
+    if let Some((weight, sum)) = record.weight {
+        comma.next(out);
+        json::raw(out, r#""weight":""#);
+        json::number(out, weight);
+        json::raw(out, "/");
+        json::number(out, sum);
+        json::raw(out, "\"");
+    }
+    if !record.attempts.is_empty() {
+        comma.next(out);
+        json::raw(out, r#""attempts":"#);
+        let mut between = Comma::new(b'[');
+        for one in record.attempts.iter().take(ATTEMPT_LIMIT) {
+            between.next(out);
+            attempt(one, out);
+        }
+        json::raw(out, "]");
+    }
+    json::raw(out, "}");
+}
+
+fn attempt(attempt: &Attempt, out: &mut Vec<u8>) {
+    json::raw(out, r#"{"endpoint":"#);
+    json::address(out, attempt.endpoint);
+    if let Some(identity) = &attempt.identity {
+        json::raw(out, r#","identity":"#);
+        json::bounded_string(out, identity, IDENTITY_LIMIT);
+    }
+    json::raw(out, r#","outcome":"#);
+    json::string(out, attempt.failed.map_or("ok", Reason::as_str));
+    json::raw(out, r#","us":"#);
+    json::number(out, attempt.us);
+    json::raw(out, "}");
+}
+
+fn durations(record: &Record, total_us: u64, out: &mut Vec<u8>) {
+    json::raw(out, r#","duration_us":{"total":"#);
+    json::number(out, total_us);
+    json::raw(out, r#","policy":"#);
+    json::number(out, record.policy_us);
+    if !record.attempts.is_empty() {
+        json::raw(out, r#","upstream":"#);
+        json::number(out, record.upstream_us);
+    }
+    json::raw(out, "}");
+}
+
+fn decision(record: &Record, out: &mut Vec<u8>) {
+    let (decision, objects) = (&record.decision, &record.config.objects);
+    json::raw(
+        out,
+        match decision.outcome {
+            Outcome::Allow => r#","decision":{"outcome":"allow","stage":""#,
+            Outcome::Deny => r#","decision":{"outcome":"deny","stage":""#,
+        },
+    );
+    json::raw(out, decision.stage.as_str());
+    json::raw(out, r#"","reason":""#);
+    json::raw(out, decision.reason.as_str());
+    json::raw(out, "\"");
+    if objects.get(decision.policy).is_some() {
+        json::raw(out, r#","policy":"#);
+        policy(objects, decision.policy, Version::Stated, out);
+    }
+    json::raw(out, r#","checks":"#);
+    let mut comma = Comma::new(b'[');
+    for kind in Check::ALL {
+        comma.next(out);
+        check(record, kind, out);
+    }
+    json::raw(out, "]}");
+    if let Some(considered) = &record.considered {
+        json::raw(out, r#","considered":"#);
+        json::raw(out, considered);
+    }
+}
+
+fn check(record: &Record, kind: Check, out: &mut Vec<u8>) {
+    let (result, objects) = (record.decision.result(kind), &record.config.objects);
+    json::raw(out, r#"{"check":""#);
+    json::raw(out, kind.as_str());
+    json::raw(out, r#"","outcome":""#);
+    json::raw(out, result.outcome.as_str());
+    json::raw(out, r#"","reason":""#);
+    json::raw(out, result.reason.as_str());
+    json::raw(out, "\"");
+    if objects.get(result.policy).is_some() {
+        json::raw(out, r#","policy":"#);
+        policy(objects, result.policy, Version::Left, out);
+    }
+    evidence(record, kind, out);
+    json::raw(out, "}");
+}
+
+/// Inbound and at a gateway the hop looked at is the caller's; outbound it is that to the server.
+fn evidence(record: &Record, kind: Check, out: &mut Vec<u8>) {
+    let outbound = record.connection.side == Side::Outbound;
+    match kind {
+        Check::Encryption if outbound => {
+            if let Some(tls) = record.attempts.last().and_then(|attempt| attempt.tls.as_deref()) {
+                fragments::tls_evidence(tls, out);
+            }
+        }
+        Check::Encryption => {
+            json::raw(out, &record.connection.rendered.of(&record.connection).encryption);
+        }
+        Check::ServiceAuthentication if !outbound => {
+            json::raw(out, &record.connection.rendered.of(&record.connection).certificate);
+        }
+        _ => {}
+    }
+}
+
+/// Whether a policy's digest is written: with what decided, and not again with the checks that led there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Version {
+    Stated,
+    Left,
+}
+
+fn policy(objects: &Objects, policy: PolicyRef, version: Version, out: &mut Vec<u8>) {
+    let Some(object) = objects.get(policy) else { return };
+    json::raw(out, "{");
+    json::raw(out, &object.json);
+    if let Some(rule) = policy.rule_index() {
+        json::raw(out, r#","rule":"#);
+        json::number(out, rule);
+    }
+    if version == Version::Stated {
+        json::raw(out, r#","digest":"#);
+        json::string(out, &object.digest);
+    }
+    json::raw(out, "}");
+}
+
+fn end(record: &Record, out: &mut Vec<u8>) {
+    let Some((stage, reason)) = record.ended else { return };
+    json::raw(out, r#","ended":{"stage":""#);
+    json::raw(out, stage.as_str());
+    json::raw(out, r#"","reason":""#);
+    json::raw(out, reason.as_str());
+    json::raw(out, "\"");
+    if let Some(detail) = &record.detail {
+        json::raw(out, r#","detail":"#);
+        json::bounded_string(out, detail, DETAIL_LIMIT);
+    }
+    json::raw(out, "}");
+}
+
+/// What stands before the next member or element: the opening bracket, then commas.
+struct Comma(u8);
+
+impl Comma {
+    fn new(open: u8) -> Self {
+        Self(open)
+    }
+
+    fn next(&mut self, out: &mut Vec<u8>) {
+        out.push(std::mem::replace(&mut self.0, b','));
+    }
+}
+
+/// Bytes of a path that a record shows.
+const PATH_LIMIT: usize = 1024;
+/// Bytes of a text for the operator.
+const DETAIL_LIMIT: usize = 512;
+/// Attempts that a record shows.
+const ATTEMPT_LIMIT: usize = 16;

@@ -1,0 +1,246 @@
+//! A worker's own share of telemetry: ids, metric cells, the buffer of lines and the list of open records. Nothing in
+//! here is shared on the request path.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tokio::sync::Notify;
+
+use super::cells::{Cache, Cells};
+use super::open::OpenRecords;
+use super::options::{ProxyFacts, ProxyFragments, Sample};
+use super::queue::{Batch, Queue};
+use super::record::{ConnectionFacts, Record, Side};
+use super::render;
+use crate::decision::{Outcome, Stage};
+
+/// A worker's own share of telemetry.
+pub struct Shard {
+    proxy: ProxyFragments,
+    sample: Sample,
+    /// `None`: records go nowhere.
+    queue: Option<Arc<Queue>>,
+    cells: Arc<Cells>,
+    cache: RefCell<Cache>,
+    random: RefCell<SmallRng>,
+    lines: RefCell<Batch>,
+    open: RefCell<OpenRecords>,
+    /// Wakes the flushing half of [`Shard::run`] when it sleeps for lack of lines.
+    wake: Notify,
+    idle: Cell<bool>,
+    cut: Cell<bool>,
+}
+
+impl Shard {
+    pub(super) fn new(
+        proxy: ProxyFragments,
+        sample: Sample,
+        queue: Option<Arc<Queue>>,
+        cells: Arc<Cells>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            proxy,
+            sample,
+            queue,
+            cells,
+            cache: RefCell::default(),
+            random: RefCell::new(SmallRng::from_rng(&mut rand::rng())),
+            lines: RefCell::default(),
+            open: RefCell::default(),
+            wake: Notify::new(),
+            idle: Cell::new(false),
+            cut: Cell::new(false),
+        })
+    }
+
+    /// A shard whose records and metrics go nowhere: for `writ explain`, which only renders.
+    pub fn detached(proxy: &ProxyFacts) -> Rc<Self> {
+        Self::new(ProxyFragments::new(proxy), Sample::ALL, None, Arc::default())
+    }
+
+    /// The worker's telemetry task, to be spawned on its runtime: hands over lines that have waited long enough, and
+    /// writes the `progress` lines of long-lived records. Never ends; dropping it is how it stops.
+    pub async fn run(self: Rc<Self>) {
+        if self.queue.is_some() {
+            tokio::join!(self.flush_aged(), self.report_progress());
+        }
+    }
+
+    /// Hands the lines written so far over to the writer.
+    pub fn flush(&self) {
+        let mut lines = self.lines.borrow_mut();
+        if lines.bytes.is_empty() {
+            return;
+        }
+        let Some(queue) = &self.queue else { return };
+        let batch = std::mem::take(&mut *lines);
+        lines.bytes = queue.push(batch).unwrap_or_else(|lost| self.lost(lost));
+    }
+
+    /// From here on what ends without having said how was cut: the drain's deadline has passed.
+    pub fn cut(&self) {
+        self.cut.set(true);
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut.get()
+    }
+
+    /// Takes a record off the list of open ones without a trace.
+    pub(super) fn forget(&self, record: &Record) {
+        self.open.borrow_mut().remove(record.slot);
+    }
+
+    /// Counts a connection as open until the guard is dropped.
+    pub fn connection(self: &Rc<Self>, side: Side) -> ConnectionGuard {
+        self.cells.connections_opened[side as usize].add(1);
+        ConnectionGuard { shard: Rc::clone(self), side }
+    }
+
+    pub(super) fn proxy(&self) -> &ProxyFragments {
+        &self.proxy
+    }
+
+    /// A ULID: milliseconds since the epoch and 80 random bits.
+    pub(super) fn next_id(&self, time: SystemTime) -> u128 {
+        let millis = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis();
+        let mut random = self.random.borrow_mut();
+        let bits = u128::from(random.next_u64()) << 64 | u128::from(random.next_u64());
+        (millis << 80) | (bits & ((1 << 80) - 1))
+    }
+
+    pub(super) fn opened(
+        &self,
+        id: u128,
+        time: SystemTime,
+        started: Instant,
+        connection: &Rc<ConnectionFacts>,
+    ) -> u32 {
+        self.open.borrow_mut().insert(id, time, started, connection)
+    }
+
+    pub(super) fn checkpoint(&self, record: &Record) {
+        if self.queue.is_some() {
+            let head = render::progress_head(record, &self.proxy);
+            self.open.borrow_mut().checkpoint(record.slot, head);
+        }
+    }
+
+    /// Counts a record that ends now, and writes its line.
+    pub(super) fn emit(&self, record: &Record) {
+        self.open.borrow_mut().remove(record.slot);
+        self.cells.records.add(1);
+        let elapsed_us = record.elapsed_us();
+        self.cache.borrow_mut().count(&self.cells, record, elapsed_us);
+        if self.queue.is_none() {
+            return;
+        }
+        if !self.sample.keeps(record.id) && !refused(record) {
+            self.cells.sampled_out.add(1);
+            return;
+        }
+        self.write(1, |proxy, out| render::line(record, elapsed_us, proxy, out));
+    }
+
+    /// Appends lines to the buffer; a full one leaves at once, another by [`Shard::flush_aged`].
+    fn write(&self, records: u64, render: impl FnOnce(&ProxyFragments, &mut Vec<u8>)) {
+        let mut lines = self.lines.borrow_mut();
+        if lines.bytes.capacity() == 0 {
+            lines.bytes.reserve_exact(BUFFER_BYTES);
+        }
+        render(&self.proxy, &mut lines.bytes);
+        lines.records += records;
+        let full = lines.bytes.len() >= BATCH_BYTES;
+        drop(lines);
+        if full {
+            self.flush();
+        } else if self.idle.replace(false) {
+            self.wake.notify_one();
+        }
+    }
+
+    async fn flush_aged(&self) {
+        loop {
+            if self.lines.borrow().bytes.is_empty() {
+                self.idle.set(true);
+                self.wake.notified().await;
+            }
+            tokio::time::sleep(FLUSH_INTERVAL).await;
+            self.flush();
+        }
+    }
+
+    async fn report_progress(&self) {
+        loop {
+            tokio::time::sleep(PROGRESS_SCAN).await;
+            self.report_overdue(Instant::now());
+        }
+    }
+
+    pub(super) fn report_overdue(&self, now: Instant) {
+        let mut open = self.open.borrow_mut();
+        open.overdue(now, |record| self.write(0, |proxy, out| record.render(now, proxy, out)));
+    }
+
+    /// Counts what no place was found for; its buffer serves again.
+    fn lost(&self, mut batch: Batch) -> Vec<u8> {
+        self.cells.dropped.add(batch.records);
+        batch.bytes.clear();
+        batch.bytes
+    }
+}
+
+impl Drop for Shard {
+    /// The worker ends: its last lines wait for a place in the queue rather than being dropped.
+    fn drop(&mut self) {
+        let batch = std::mem::take(self.lines.get_mut());
+        if batch.bytes.is_empty() {
+            return;
+        }
+        if let Some(queue) = &self.queue
+            && let Err(lost) = queue.push_last(batch, LAST_PATIENCE)
+        {
+            self.cells.dropped.add(lost.records);
+        }
+    }
+}
+
+impl fmt::Debug for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shard").finish_non_exhaustive()
+    }
+}
+
+/// Refusals and failures are written whatever the sample.
+fn refused(record: &Record) -> bool {
+    record.decision.outcome == Outcome::Deny || record.ended.is_some_and(|(stage, _)| stage < Stage::Relay)
+}
+
+/// An open connection, for metrics.
+#[derive(Debug)]
+pub struct ConnectionGuard {
+    shard: Rc<Shard>,
+    side: Side,
+}
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        self.shard.cells.connections_closed[self.side as usize].add(1);
+    }
+}
+
+/// Lines are handed over when there are this many bytes of them.
+const BATCH_BYTES: usize = 16 * 1024;
+/// A batch and one more line.
+const BUFFER_BYTES: usize = BATCH_BYTES + 4 * 1024;
+/// Lines are handed over when they are this old.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(20);
+/// Between two looks for records that are due a `progress` line.
+const PROGRESS_SCAN: Duration = Duration::from_secs(10);
+/// How long a worker that ends waits for a place for its last lines.
+const LAST_PATIENCE: Duration = Duration::from_secs(2);

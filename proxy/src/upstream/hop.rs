@@ -1,0 +1,144 @@
+//! [`Hop`]: one place to send to, and how; [`HopFacts`]: what was proven about the connection that carried it.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use control_client::snapshot::{self, BackendTls};
+
+use super::pick::Load;
+use super::pool::Target;
+use super::registry::Endpoint;
+use crate::decision::{Reason, Stage};
+use crate::error::Reject;
+use crate::telemetry::{CertificateEvidence, TlsEvidence};
+use crate::tls::TlsOptions;
+
+/// Where a request or connection is sent, chosen by [`super::Upstream::pick`] or named by [`super::Upstream::hop_to`].
+/// Cheap to clone. It holds no connection.
+#[derive(Debug, Clone)]
+pub struct Hop {
+    pub(super) target: Rc<Target>,
+    /// Requests outstanding at the endpoint, for balancing; `None` outside endpoint sets.
+    pub(super) load: Option<Rc<Load>>,
+    pub(super) connect_timeout: Duration,
+}
+
+impl Hop {
+    /// The endpoint.
+    pub fn address(&self) -> SocketAddr {
+        self.target.key.address
+    }
+
+    /// The protocol spoken to it.
+    pub fn protocol(&self) -> HopProtocol {
+        self.target.key.protocol
+    }
+
+    /// How the connection is secured.
+    pub fn tls(&self) -> &HopTls {
+        &self.target.key.tls
+    }
+}
+
+/// What is spoken over the hop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HopProtocol {
+    /// HTTP/1.1, a connection per outstanding request.
+    Http1,
+    /// HTTP/2, many requests on few connections.
+    Http2,
+    /// Opaque bytes: [`super::Upstream::connect`] only.
+    Tcp,
+}
+
+/// How the hop is secured. Part of the pool's key: a connection proven for one identity never serves another.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum HopTls {
+    /// Not at all.
+    Plaintext,
+    /// Mesh mTLS; the server must prove one of `identities`.
+    Mesh {
+        /// `spiffe://..`, never empty.
+        identities: Arc<[Arc<str>]>,
+    },
+    /// TLS as a DestinationRule orders it (SIMPLE or MUTUAL).
+    Tls(Arc<TlsOptions>),
+}
+
+impl HopTls {
+    /// Mesh mTLS with a server of one known identity.
+    pub fn mesh(identity: impl Into<Arc<str>>) -> Self {
+        Self::Mesh { identities: Arc::from([identity.into()]) }
+    }
+
+    /// Decides how to reach `endpoint`, by the backend's setting. Never falls back to plaintext where mTLS is due.
+    pub fn decide(tls: &BackendTls, mtls_required: bool, endpoint: &Endpoint) -> Result<Self, Reject> {
+        let required = mtls_required || endpoint.mtls_required;
+        match tls {
+            BackendTls::Auto if endpoint.mesh_tls => Self::mesh_with(endpoint, &[]),
+            BackendTls::Auto | BackendTls::Plaintext if required => Err(mtls_unavailable(
+                endpoint,
+                match tls {
+                    BackendTls::Plaintext => "a DestinationRule turns TLS off",
+                    _ => "it is not labelled security.istio.io/tlsMode: istio",
+                },
+            )),
+            BackendTls::Auto | BackendTls::Plaintext => Ok(Self::Plaintext),
+            BackendTls::Mesh { sans } => Self::mesh_with(endpoint, sans),
+            // SIMPLE and MUTUAL prove no mesh identity, so they don't satisfy STRICT either; the server itself refuses
+            // them, and says why.
+            BackendTls::Tls { sni, sans, ca_file, client_files } => Ok(Self::Tls(Arc::new(TlsOptions {
+                sni: sni.clone(),
+                sans: sans.clone(),
+                ca_file: ca_file.clone(),
+                client_files: client_files.clone(),
+            }))),
+        }
+    }
+
+    fn mesh_with(endpoint: &Endpoint, sans: &[String]) -> Result<Self, Reject> {
+        if !sans.is_empty() {
+            return Ok(Self::Mesh { identities: sans.iter().map(|san| Arc::from(san.as_str())).collect() });
+        }
+        match &endpoint.identities {
+            Some(identities) => Ok(Self::Mesh { identities: identities.clone() }),
+            None => Err(mtls_unavailable(endpoint, "its service account is not known")),
+        }
+    }
+}
+
+fn mtls_unavailable(endpoint: &Endpoint, why: &str) -> Reject {
+    let workload = endpoint.workload.as_deref().unwrap_or("unknown workload");
+    Reject::because(
+        Stage::Pick,
+        Reason::MtlsUnavailable,
+        format_args!("{} ({workload}) must be reached by mesh mTLS, but {why}", endpoint.address),
+    )
+}
+
+/// What is true of one connection to an endpoint, for the record's attempt and the `encryption` check.
+#[derive(Debug, Clone)]
+pub struct HopFacts {
+    /// Where it goes.
+    pub endpoint: SocketAddr,
+    /// The server's verified identity.
+    pub identity: Option<Arc<str>>,
+    /// What was agreed; `None`: plaintext.
+    pub tls: Option<Arc<TlsEvidence>>,
+    /// What proved the identity.
+    pub certificate: Option<Arc<CertificateEvidence>>,
+}
+
+/// The protocol a backend is spoken to in: what it declares, else that of the request.
+pub fn hop_protocol(declared: Option<snapshot::Protocol>, request: HopProtocol) -> HopProtocol {
+    if request == HopProtocol::Tcp {
+        return request;
+    }
+    match declared {
+        Some(snapshot::Protocol::Http2 | snapshot::Protocol::Grpc) => HopProtocol::Http2,
+        Some(snapshot::Protocol::Http1) => HopProtocol::Http1,
+        Some(snapshot::Protocol::Tcp | snapshot::Protocol::Tls) | None => request,
+    }
+}

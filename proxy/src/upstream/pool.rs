@@ -1,0 +1,142 @@
+//! [`Target`]: what a connection can be reused for, with the connections that are idle or shared there; and the sweeper
+//! that closes what stays idle.
+
+use std::cell::RefCell;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use super::Upstream;
+use super::hop::{HopProtocol, HopTls};
+use super::http1::Connection;
+use super::http2::Shared;
+use super::io::Idleness;
+
+/// A connection may serve a request exactly when all of this is equal.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct TargetKey {
+    pub(super) address: SocketAddr,
+    /// Local address to connect from, where it matters.
+    pub(super) source: Option<IpAddr>,
+    pub(super) tls: HopTls,
+    pub(super) protocol: HopProtocol,
+}
+
+/// One key with its connections, per worker.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) key: TargetKey,
+    /// Idle HTTP/1 connections, the one used last at the end. They hold no buffer and no timer.
+    idle: RefCell<Vec<Box<Connection>>>,
+    /// HTTP/2 connections.
+    pub(super) shared: Shared,
+}
+
+/// The sweeper looks so many times in an idle timeout.
+const TICKS: u32 = 8;
+
+impl Target {
+    pub(super) fn new(key: TargetKey) -> Self {
+        Self { key, idle: RefCell::default(), shared: Shared::default() }
+    }
+
+    fn is_unused(&self) -> bool {
+        self.idle.borrow().is_empty() && self.shared.is_empty()
+    }
+}
+
+impl Upstream {
+    pub(super) fn target(&self, key: TargetKey) -> Rc<Target> {
+        let mut targets = self.targets.borrow_mut();
+        if let Some(target) = targets.get(&key) {
+            return Rc::clone(target);
+        }
+        let target = Rc::new(Target::new(key.clone()));
+        targets.insert(key, Rc::clone(&target));
+        target
+    }
+
+    /// The connection used last that is still good: it is the warmest, and the others get to grow old.
+    pub(super) fn checkout(&self, target: &Target) -> Option<Box<Connection>> {
+        let mut idle = target.idle.borrow_mut();
+        while let Some(mut connection) = idle.pop() {
+            self.idle.set(self.idle.get() - 1);
+            if connection.io.idleness() == Idleness::Quiet {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for the next request, if it may be and there is room.
+    pub(super) fn give_back(self: &Rc<Self>, target: &Target, mut connection: Box<Connection>) {
+        let mut idle = target.idle.borrow_mut();
+        let room = idle.len() < self.settings.max_idle_per_target && self.idle.get() < self.settings.max_idle;
+        if connection.epoch != self.epoch.get() || !room {
+            return;
+        }
+        connection.reused = true;
+        connection.idle_since = self.tick.get();
+        idle.push(connection);
+        self.idle.set(self.idle.get() + 1);
+        self.ensure_swept();
+    }
+
+    /// Closes what is idle and lets no connection of now serve another request: at drain, and when trust changes.
+    pub fn close_idle(&self) {
+        self.epoch.set(self.epoch.get().wrapping_add(1));
+        for target in self.targets.borrow().values() {
+            target.idle.borrow_mut().clear();
+            target.shared.retire_all();
+        }
+        self.idle.set(0);
+    }
+
+    /// Idle HTTP/1 connections of this worker.
+    pub fn idle_connections(&self) -> usize {
+        self.idle.get()
+    }
+
+    /// Starts the sweeper, unless it runs. It ends by itself when there is nothing to sweep.
+    pub(super) fn ensure_swept(self: &Rc<Self>) {
+        if !self.sweeping.replace(true) {
+            let every = (self.settings.idle_timeout / TICKS).max(Duration::from_millis(1));
+            tokio::task::spawn_local(sweep(Rc::downgrade(self), every));
+        }
+    }
+
+    /// Drops idle connections that are too old or were closed by the server, and targets that are left with none.
+    fn sweep_once(&self) {
+        let tick = self.tick.get().wrapping_add(1);
+        self.tick.set(tick);
+        let mut left = 0;
+        self.targets.borrow_mut().retain(|_, target| {
+            let mut idle = target.idle.borrow_mut();
+            idle.retain_mut(|connection| {
+                tick.wrapping_sub(connection.idle_since) < TICKS
+                    && connection.io.idleness() == Idleness::Quiet
+            });
+            left += idle.len();
+            drop(idle);
+            target.shared.sweep(tick, TICKS);
+            Rc::strong_count(target) > 1 || !target.is_unused()
+        });
+        self.idle.set(left);
+    }
+
+    fn has_connections(&self) -> bool {
+        self.targets.borrow().values().any(|target| !target.is_unused())
+    }
+}
+
+async fn sweep(upstream: Weak<Upstream>, every: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        let Some(upstream) = upstream.upgrade() else { return };
+        upstream.sweep_once();
+        if !upstream.has_connections() {
+            upstream.sweeping.set(false);
+            return;
+        }
+    }
+}
