@@ -2,7 +2,10 @@
 //!
 //! `cargo bench --profile fast -p benches --bench tables`
 
-#![expect(clippy::expect_used, reason = "the inputs are written below, and a benchmark has no caller to tell")]
+#![expect(
+    clippy::expect_used,
+    reason = "the inputs are written below, and a benchmark has no caller to tell"
+)]
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -121,18 +124,22 @@ fn headers() -> HeaderMap {
     headers
 }
 
+fn request<'a>(path: &'a str, headers: &'a HeaderMap) -> RequestAttributes<'a> {
+    RequestAttributes {
+        method: "GET",
+        host: Some("ratings:9080"),
+        path,
+        headers,
+        remote_ip: None,
+        user: None,
+    }
+}
+
 fn authorize(bencher: Bencher<'_, '_>, count: usize, identity: &str, path: &str) {
     let tables = compile(&policies(count));
     let remainder = tables.admit(&connection(identity));
     let headers = headers();
-    let request = RequestAttributes {
-        method: "GET",
-        host: Some("ratings:9080"),
-        path,
-        headers: &headers,
-        remote_ip: None,
-        user: None,
-    };
+    let request = request(path, &headers);
     bencher.bench_local(|| tables.authorize(black_box(&remainder), black_box(&request)));
 }
 
@@ -149,6 +156,14 @@ fn authorize_by_path(bencher: Bencher<'_, '_>, count: usize) {
 #[divan::bench(args = SIZES)]
 fn authorize_nothing_matches(bencher: Bencher<'_, '_>, count: usize) {
     authorize(bencher, count, UNKNOWN, "/ratings/1");
+}
+
+#[divan::bench(args = SIZES, sample_count = 10)]
+fn consider_nothing_matched(bencher: Bencher<'_, '_>, count: usize) {
+    let tables = compile(&policies(count));
+    let headers = headers();
+    let request = request("/ratings/1", &headers);
+    bencher.bench_local(|| tables.consider(&connection(UNKNOWN), Some(black_box(&request)), 8));
 }
 
 #[divan::bench(args = SIZES)]
