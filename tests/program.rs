@@ -147,7 +147,7 @@ impl Drop for Program {
         let _ = self.child.wait();
         if std::thread::panicking() {
             for (stream, lines) in [("stdout", &self.stdout), ("stderr", &self.stderr)] {
-                eprintln!("--- {} {stream}, its end:\n{}", self.name, lines.tail(20));
+                eprintln!("--- {} {stream}, its end:\n{}", self.name, lines.tail(5));
             }
         }
     }

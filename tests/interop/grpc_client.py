@@ -132,8 +132,9 @@ def end(call):
 
 
 def metadata(pairs):
+    """Without the date, which a proxy adds where a server gives none (RFC 9110, 6.6.1)."""
     show = lambda value: value.hex() if isinstance(value, bytes) else value
-    return {key: show(value) for key, value in pairs or ()}
+    return {key: show(value) for key, value in pairs or () if key != "date"}
 
 
 main()
