@@ -1,6 +1,7 @@
 //! Kinds as users write them: files to objects, with every mistake reported.
 
 pub(crate) mod core;
+pub(crate) mod destination;
 pub(crate) mod gateway_api;
 mod kinds;
 pub(crate) mod mesh;
@@ -48,7 +49,7 @@ pub(crate) enum Resource {
     Pod(core::Pod),
     ServiceEntry(traffic::ServiceEntry),
     WorkloadEntry(traffic::WorkloadEntry),
-    DestinationRule(traffic::DestinationRule),
+    DestinationRule(destination::DestinationRule),
     HttpRoute(gateway_api::HttpRoute),
     ReferenceGrant(gateway_api::ReferenceGrant),
     PeerAuthentication(security::PeerAuthentication),
