@@ -28,7 +28,8 @@ pub fn writ() -> &'static Path {
         };
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut build = Command::new(cargo);
-        build.args(["build", "--quiet", "--locked", "--package=proxy", "--bin=writ", "--profile", profile]);
+        // Of the whole workspace, as its tests are built, so that dependencies have the same features and serve both.
+        build.args(["build", "--quiet", "--locked", "--workspace", "--bin=writ", "--profile", profile]);
         let built = build.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap();
         assert!(built.success(), "building `writ` failed");
         directory.join("writ")
@@ -112,32 +113,29 @@ impl Program {
 
     /// Asks it to end (SIGTERM, or another signal), and waits for that.
     #[track_caller]
-    pub fn stop(mut self, signal: Signal) -> Finished {
-        kill_process(self.pid(), signal).unwrap();
-        let status = self.ended();
+    pub fn stop(self, signal: Signal) -> Finished {
+        self.signal(signal);
+        self.ended()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn ended(mut self) -> Finished {
+        let deadline = Instant::now() + PATIENCE;
+        // Both ends of its output close when it ends; only then is waiting short.
+        let closed = self.stdout.is_closed(deadline) && self.stderr.is_closed(deadline);
+        assert!(closed, "{} does not end", self.name);
+        let status = self.child.wait().unwrap();
         for reader in self.readers.drain(..) {
             reader.join().unwrap();
         }
         Finished { status, stdout: self.stdout.all(), stderr: self.stderr.all() }
-    }
-
-    /// Asks it to end without waiting.
-    pub fn signal(&self, signal: Signal) {
-        kill_process(self.pid(), signal).unwrap();
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap()
-    }
-
-    #[track_caller]
-    fn ended(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
-        // Both ends of its output close when it ends; only then is waiting short.
-        while !(self.stdout.is_closed(deadline) && self.stderr.is_closed(deadline)) {
-            assert!(Instant::now() < deadline, "{} does not end", self.name);
-        }
-        self.child.wait().unwrap()
     }
 }
 
