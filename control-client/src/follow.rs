@@ -37,7 +37,10 @@ impl Follower {
             Outcome::New(loaded) => (Some(loaded.snapshot), loaded.diagnostics),
             Outcome::Refused(diagnostics) => {
                 let count = diagnostics.len();
-                tracing::error!(count, "update refused as a whole (--config-strict); the previous one stays in force");
+                tracing::error!(
+                    count,
+                    "update refused as a whole (--config-strict); the previous one stays in force"
+                );
                 (None, diagnostics)
             }
         };
@@ -57,7 +60,8 @@ pub(crate) fn start(
     // Watched before it is read, so that no change falls between.
     let watch = Watch::new(&path);
     let mut dir = Dir::new(&path);
-    let files = dir.read().map_err(|error| StartError::Unreadable { path: path.display().to_string(), error })?;
+    let files =
+        dir.read().map_err(|error| StartError::Unreadable { path: path.display().to_string(), error })?;
     let (pipeline, loaded) = Pipeline::first(workload, &files, options.strict);
     if options.strict && !loaded.diagnostics.is_empty() {
         return Err(StartError::Strict(loaded.diagnostics));

@@ -55,7 +55,9 @@ pub(super) fn object(kind: &str, name: &str, spec: &str) -> String {
     };
     let (namespace, name) = name.split_once('/').unwrap_or((namespace, name));
     let namespace = if namespace.is_empty() { String::new() } else { format!("namespace: {namespace}, ") };
-    format!("---\napiVersion: {api_version}\nkind: {kind}\nmetadata: {{{namespace}name: {name}}}\nspec: {spec}\n")
+    format!(
+        "---\napiVersion: {api_version}\nkind: {kind}\nmetadata: {{{namespace}name: {name}}}\nspec: {spec}\n"
+    )
 }
 
 pub(super) fn object_name(policy: &Policy, index: Option<u32>) -> String {
@@ -82,10 +84,19 @@ fn objects_are_sorted_and_every_reference_still_names_its_own() {
     let names: Vec<_> = policy.objects.iter().map(|o| format!("{} {}", o.kind, o.name)).collect();
     assert_eq!(
         names,
-        ["AuthorizationPolicy b", "AuthorizationPolicy y", "DestinationRule d", "HTTPRoute r", "PeerAuthentication p", "Service a", "Service z"]
+        [
+            "AuthorizationPolicy b",
+            "AuthorizationPolicy y",
+            "DestinationRule d",
+            "HTTPRoute r",
+            "PeerAuthentication p",
+            "Service a",
+            "Service z"
+        ]
     );
     assert_eq!(object_name(&policy, policy.peer_authentication.default.object), "p");
-    let authorization: Vec<_> = policy.authorization.iter().map(|a| object_name(&policy, Some(a.object))).collect();
+    let authorization: Vec<_> =
+        policy.authorization.iter().map(|a| object_name(&policy, Some(a.object))).collect();
     assert_eq!(authorization, ["b", "y"]);
     let z = policy.services.iter().find(|service| service.names[0] == "z").unwrap();
     assert_eq!(object_name(&policy, z.object), "z");
@@ -123,9 +134,13 @@ fn the_digest_does_not_depend_on_order_and_splitting() {
 #[test]
 fn mesh_settings_the_oldest_counts() {
     let settings = |name: &str, created: &str, root: &str| {
-        format!("---\napiVersion: writ.dev/v1alpha1\nkind: MeshSettings\nmetadata: {{name: {name}, creationTimestamp: '{created}'}}\nspec: {{rootNamespace: {root}}}\n")
+        format!(
+            "---\napiVersion: writ.dev/v1alpha1\nkind: MeshSettings\nmetadata: {{name: {name}, creationTimestamp: '{created}'}}\nspec: {{rootNamespace: {root}}}\n"
+        )
     };
-    let loaded = load(&(settings("a", "2024-02-01T00:00:00Z", "late") + &settings("b", "2024-01-01T00:00:00Z", "early")));
+    let loaded = load(
+        &(settings("a", "2024-02-01T00:00:00Z", "late") + &settings("b", "2024-01-01T00:00:00Z", "early")),
+    );
     assert_eq!(loaded.snapshot.policy.mesh.root_namespace, "early");
     assert_eq!(texts(&loaded).len(), 1);
     assert!(texts(&loaded)[0].contains("only one"));

@@ -4,8 +4,11 @@ use super::*;
 use crate::snapshot::MtlsMode::{self, Disable, Permissive, Strict};
 
 fn policy(name: &str, created: u32, spec: &str) -> String {
-    object("PeerAuthentication", name, spec)
-        .replacen("metadata: {", &format!("metadata: {{creationTimestamp: '2024-01-01T00:00:{created:02}Z', "), 1)
+    object("PeerAuthentication", name, spec).replacen(
+        "metadata: {",
+        &format!("metadata: {{creationTimestamp: '2024-01-01T00:00:{created:02}Z', "),
+        1,
+    )
 }
 
 fn merged(snapshot: &Snapshot) -> (MtlsMode, Vec<(u16, MtlsMode)>) {
@@ -17,33 +20,82 @@ const SELECTOR: &str = "selector: {matchLabels: {app: me}}";
 
 #[test]
 fn composed_as_istio_composes() {
-    let mesh = |created, mode: &str| policy("istio-system/mesh", created, &format!("{{mtls: {{mode: {mode}}}}}"));
-    let namespace = |name: &str, created, mode: &str| policy(name, created, &format!("{{mtls: {{mode: {mode}}}}}"));
-    let workload = |name: &str, created, mode: &str| policy(name, created, &format!("{{{SELECTOR}, mtls: {{mode: {mode}}}}}"));
-    let ports = |mode: &str, ports: &str| policy("w", 1, &format!("{{{SELECTOR}, mtls: {{mode: {mode}}}, portLevelMtls: {{{ports}}}}}"));
+    let mesh =
+        |created, mode: &str| policy("istio-system/mesh", created, &format!("{{mtls: {{mode: {mode}}}}}"));
+    let namespace =
+        |name: &str, created, mode: &str| policy(name, created, &format!("{{mtls: {{mode: {mode}}}}}"));
+    let workload = |name: &str, created, mode: &str| {
+        policy(name, created, &format!("{{{SELECTOR}, mtls: {{mode: {mode}}}}}"))
+    };
+    let ports = |mode: &str, ports: &str| {
+        policy("w", 1, &format!("{{{SELECTOR}, mtls: {{mode: {mode}}}, portLevelMtls: {{{ports}}}}}"))
+    };
     let none = Vec::<(u16, MtlsMode)>::new;
     let cases: Vec<(&str, Vec<String>, MtlsMode, Vec<(u16, MtlsMode)>)> = vec![
         ("no config", vec![], Permissive, none()),
         ("mesh only", vec![mesh(1, "STRICT")], Strict, none()),
         ("mesh and namespace", vec![mesh(1, "STRICT"), namespace("n", 1, "PERMISSIVE")], Permissive, none()),
-        ("mesh, namespace and workload", vec![mesh(1, "STRICT"), namespace("n", 1, "PERMISSIVE"), workload("w", 1, "DISABLE")], Disable, none()),
+        (
+            "mesh, namespace and workload",
+            vec![mesh(1, "STRICT"), namespace("n", 1, "PERMISSIVE"), workload("w", 1, "DISABLE")],
+            Disable,
+            none(),
+        ),
         ("unset namespace inherits", vec![mesh(1, "STRICT"), namespace("n", 1, "UNSET")], Strict, none()),
         ("unset workload inherits", vec![mesh(1, "STRICT"), workload("w", 1, "UNSET")], Strict, none()),
         ("empty mtls inherits", vec![mesh(1, "STRICT"), policy("n", 1, "{}")], Strict, none()),
-        ("the oldest namespace policy", vec![namespace("n1", 9, "STRICT"), namespace("n2", 3, "DISABLE")], Disable, none()),
-        ("the oldest workload policy", vec![workload("w1", 5, "STRICT"), workload("w2", 2, "PERMISSIVE")], Permissive, none()),
+        (
+            "the oldest namespace policy",
+            vec![namespace("n1", 9, "STRICT"), namespace("n2", 3, "DISABLE")],
+            Disable,
+            none(),
+        ),
+        (
+            "the oldest workload policy",
+            vec![workload("w1", 5, "STRICT"), workload("w2", 2, "PERMISSIVE")],
+            Permissive,
+            none(),
+        ),
         (
             "the oldest mesh policy",
-            vec![policy("istio-system/m1", 5, "{mtls: {mode: DISABLE}}"), policy("istio-system/m2", 2, "{mtls: {mode: STRICT}}")],
+            vec![
+                policy("istio-system/m1", 5, "{mtls: {mode: DISABLE}}"),
+                policy("istio-system/m2", 2, "{mtls: {mode: STRICT}}"),
+            ],
             Strict,
             none(),
         ),
-        ("port level", vec![ports("STRICT", "80: {mode: DISABLE}, 90: {mode: PERMISSIVE}")], Strict, vec![(80, Disable), (90, Permissive)]),
-        ("port level unset inherits the merged mode", vec![mesh(1, "STRICT"), ports("UNSET", "80: {mode: UNSET}, 90: {mode: DISABLE}")], Strict, vec![(80, Strict), (90, Disable)]),
-        ("selector in the root namespace is ignored", vec![policy("istio-system/r", 1, &format!("{{{SELECTOR}, mtls: {{mode: STRICT}}}}"))], Permissive, none()),
+        (
+            "port level",
+            vec![ports("STRICT", "80: {mode: DISABLE}, 90: {mode: PERMISSIVE}")],
+            Strict,
+            vec![(80, Disable), (90, Permissive)],
+        ),
+        (
+            "port level unset inherits the merged mode",
+            vec![mesh(1, "STRICT"), ports("UNSET", "80: {mode: UNSET}, 90: {mode: DISABLE}")],
+            Strict,
+            vec![(80, Strict), (90, Disable)],
+        ),
+        (
+            "selector in the root namespace is ignored",
+            vec![policy("istio-system/r", 1, &format!("{{{SELECTOR}, mtls: {{mode: STRICT}}}}"))],
+            Permissive,
+            none(),
+        ),
         ("another namespace", vec![policy("bar/n", 1, "{mtls: {mode: STRICT}}")], Permissive, none()),
-        ("another workload", vec![policy("w", 1, "{selector: {matchLabels: {app: other}}, mtls: {mode: STRICT}}")], Permissive, none()),
-        ("empty selector is for the namespace", vec![policy("n", 1, "{selector: {}, mtls: {mode: STRICT}}")], Strict, none()),
+        (
+            "another workload",
+            vec![policy("w", 1, "{selector: {matchLabels: {app: other}}, mtls: {mode: STRICT}}")],
+            Permissive,
+            none(),
+        ),
+        (
+            "empty selector is for the namespace",
+            vec![policy("n", 1, "{selector: {}, mtls: {mode: STRICT}}")],
+            Strict,
+            none(),
+        ),
     ];
     for (name, objects, mode, ports) in cases {
         assert_eq!(merged(&clean(&objects.concat())), (mode, ports), "{name}");
@@ -73,8 +125,11 @@ fn what_can_not_be_understood_is_strict_where_it_applies() {
 }
 
 fn enforced(mode: &str) -> String {
-    object("PeerAuthentication", "istio-system/floor", &format!("{{mtls: {{mode: {mode}}}}}"))
-        .replacen("metadata: {", "metadata: {annotations: {writ.dev/enforced: 'true'}, ", 1)
+    object("PeerAuthentication", "istio-system/floor", &format!("{{mtls: {{mode: {mode}}}}}")).replacen(
+        "metadata: {",
+        "metadata: {annotations: {writ.dev/enforced: 'true'}, ",
+        1,
+    )
 }
 
 #[test]
