@@ -89,7 +89,7 @@ pub fn table(table: &Table<'_>) -> String {
         };
     }
     text += &format!(
-        "\nRatios are of the {}: the row's over the column's, less is better. core: share of \
+        "\nRatios are of the {}: the row's over the column's, less is better; spread is of the same figure over the repetitions. core: share of \
          their core that the proxies had; well under 100 % with many requests in flight means a busy machine, whose \
          latencies say nothing. v2: share that the second version got. \
          h2: share that reached the application over HTTP/2. records: per request and proxy.\n\n",
