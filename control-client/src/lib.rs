@@ -1,13 +1,17 @@
 //! Sources of configuration -> intent -> snapshot. Knows no data path.
 
+mod compile;
 mod digest;
+mod follow;
+mod keep;
+mod pipeline;
 mod resource;
 pub mod snapshot;
+mod source;
 pub mod status;
 pub mod verdict;
 mod workload;
 
-use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,7 +20,10 @@ use tokio::sync::watch;
 pub use status::{Report, Status};
 pub use workload::Workload;
 
+use keep::Files;
+use pipeline::Pipeline;
 use snapshot::Snapshot;
+use source::dir::Dir;
 use verdict::Diagnostic;
 
 /// Where configuration comes from.
@@ -62,41 +69,37 @@ pub enum StartError {
 
 /// Reads a directory or file once.
 pub fn load_once(dir: &Path, workload: &Workload) -> Loaded {
-    let _ = dir;
-    load_str("", workload)
+    match Dir::new(dir).read() {
+        Ok(files) => load(&files, workload),
+        Err(error) => {
+            let mut loaded = load(&Files::new(), workload);
+            let message = format!("can't be read: {error}; check the path and its permissions");
+            loaded.diagnostics.push(resource::file_diagnostic(&dir.display().to_string(), 1, message));
+            loaded
+        }
+    }
 }
 
 /// Reads YAML from memory, as if it were one file.
 pub fn load_str(yaml: &str, workload: &Workload) -> Loaded {
-    let _ = (yaml, workload);
-    Loaded {
-        snapshot: Snapshot {
-            version: 1,
-            revision: None,
-            policy: Arc::default(),
-            endpoints: Arc::default(),
-            runtime_digest: String::new(),
-            verdicts: Arc::default(),
-            stale: false,
-        },
-        diagnostics: Vec::new(),
-        skipped: 0,
-    }
+    let name: Arc<str> = Arc::from("<memory>");
+    let file = resource::read_file(&name, yaml);
+    load(&Files::from([(name, Arc::new(file))]), workload)
+}
+
+fn load(files: &Files, workload: &Workload) -> Loaded {
+    Pipeline::first(workload.clone(), files, false).1
 }
 
 /// Follows a source: the receiver holds the first snapshot at return; the future runs until every receiver is gone.
 ///
-/// The future needs a tokio runtime with time; it may be spawned anywhere.
+/// The future needs a tokio runtime with time; it may be spawned anywhere. Compiles run on the blocking pool.
 pub fn start(
     source: Source,
     workload: Workload,
     options: Options,
 ) -> Result<(watch::Receiver<Arc<Snapshot>>, Status, impl Future<Output = ()> + Send + 'static), StartError> {
     let Source::Dir(path) = source;
-    let loaded = load_once(&path, &workload);
-    if options.strict && !loaded.diagnostics.is_empty() {
-        return Err(StartError::Strict(loaded.diagnostics));
-    }
-    let (sender, receiver) = watch::channel(Arc::new(loaded.snapshot));
-    Ok((receiver, Status::default(), async move { sender.closed().await }))
+    let (receiver, future) = follow::start(path, workload, options)?;
+    Ok((receiver, Status::default(), future))
 }

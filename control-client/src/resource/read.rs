@@ -3,7 +3,7 @@
 //! Paths are found by looking for the node in its tree, and only when there is something to say about it: the usual
 //! object is clean and pays nothing.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use super::yaml::{Node, Value};
@@ -26,11 +26,12 @@ pub(crate) struct Problem {
 pub(crate) struct Reader<'a> {
     root: &'a Node,
     problems: RefCell<Vec<Problem>>,
+    good: Cell<bool>,
 }
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(root: &'a Node) -> Self {
-        Self { root, problems: RefCell::new(Vec::new()) }
+        Self { root, problems: RefCell::new(Vec::new()), good: Cell::new(true) }
     }
 
     /// The object itself.
@@ -38,19 +39,28 @@ impl<'a> Reader<'a> {
         At { node: self.root, reader: self }
     }
 
+    /// Values whose key was used before in the same mapping.
+    pub(crate) fn duplicate_keys(&'a self) -> impl Iterator<Item = At<'a>> {
+        self.root.duplicate_keys().into_iter().map(move |entry| At { node: &entry.value, reader: self })
+    }
+
     /// Whether nothing so far refuses the object.
     pub(crate) fn is_good(&self) -> bool {
-        self.problems.borrow().iter().all(|problem| problem.severity != Severity::Error)
+        self.good.get()
     }
 
     pub(crate) fn into_problems(self) -> Vec<Problem> {
         self.problems.into_inner()
     }
 
-    fn push(&self, severity: Severity, place: Place, message: String) {
+    fn push(&self, severity: Severity, place: impl FnOnce() -> Place, message: String) {
+        if severity == Severity::Error {
+            self.good.set(false);
+        }
         let mut problems = self.problems.borrow_mut();
         if problems.len() < MAX_PROBLEMS {
-            problems.push(Problem { severity, field: place.field, message, line: place.line });
+            let Place { field, line } = place();
+            problems.push(Problem { severity, field, message, line });
         }
     }
 }
@@ -70,20 +80,15 @@ pub(crate) struct Fields<'a> {
 
 impl<'a> At<'a> {
     pub(crate) fn error(self, message: impl Into<String>) {
-        self.reader.push(Severity::Error, self.place(), message.into());
+        self.reader.push(Severity::Error, || self.place(), message.into());
     }
 
     pub(crate) fn warn(self, message: impl Into<String>) {
-        self.reader.push(Severity::Warning, self.place(), message.into());
+        self.reader.push(Severity::Warning, || self.place(), message.into());
     }
 
     pub(crate) fn line(self) -> u32 {
         self.node.line
-    }
-
-    /// The field path, `spec.rules[0].to[1]`, as diagnostics name it.
-    pub(crate) fn path(self) -> String {
-        self.place().field
     }
 
     /// A mapping of which every key must be known.
@@ -251,11 +256,14 @@ impl<'a> Fields<'a> {
 
     /// Reports about a field that isn't there.
     pub(crate) fn missing(self, name: &str, message: &str) {
-        let mut place = self.at.place();
-        if !place.field.is_empty() {
-            place.field.push('.');
-        }
-        place.field.push_str(name);
+        let place = || {
+            let mut place = self.at.place();
+            if !place.field.is_empty() {
+                place.field.push('.');
+            }
+            place.field.push_str(name);
+            place
+        };
         self.at.reader.push(Severity::Error, place, message.to_owned());
     }
 

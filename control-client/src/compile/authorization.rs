@@ -1,0 +1,193 @@
+//! AuthorizationPolicies selected for a workload; what can't be understood fails closed.
+
+use std::collections::HashSet;
+
+use super::catalog::{Catalog, Item};
+use super::objects::ObjectTable;
+use super::{Findings, Labels};
+use crate::resource::core::{EndpointSlice, Service};
+use crate::resource::gateway_api::ParentKind;
+use crate::resource::mesh::MeshSettings;
+use crate::resource::security::{AuthorizationPolicy, Scope, TargetKind, TargetRef};
+use crate::resource::text::selects;
+use crate::snapshot::{self, AuthorizationAction, AuthorizationRule};
+
+/// The workload that policies are selected for.
+pub(super) struct Own<'a> {
+    pub(super) namespace: &'a str,
+    pub(super) name: &'a str,
+    pub(super) labels: &'a Labels,
+    /// Services of its namespace whose slices name it.
+    sliced: HashSet<&'a str>,
+}
+
+impl<'a> Own<'a> {
+    pub(super) fn new(catalog: &'a Catalog<'_>, namespace: &'a str, name: &'a str, labels: &'a Labels) -> Self {
+        let slices = catalog.slices.iter().filter(|slice| slice.namespace() == namespace);
+        let names_it = |slice: &&Item<'_, EndpointSlice>| {
+            slice.spec.endpoints.iter().any(|endpoint| endpoint.pod.as_deref() == Some(name))
+        };
+        let sliced = slices.filter(names_it).filter_map(|slice| slice.spec.service.as_deref()).collect();
+        Self { namespace, name, labels, sliced }
+    }
+
+    /// Whether the workload is behind a Service of its namespace, by its selector or else by name in its slices.
+    pub(super) fn serves(&self, service: &Service, name: &str) -> bool {
+        if service.selector.is_empty() { self.sliced.contains(name) } else { selects(&service.selector, self.labels) }
+    }
+}
+
+/// The policies of a workload.
+pub(super) struct Selected {
+    pub(super) policies: Vec<snapshot::AuthorizationPolicy>,
+    /// When the next of all policies expires.
+    pub(super) next_expiry: Option<i64>,
+}
+
+/// How far a policy reaches.
+enum Reach {
+    Elsewhere,
+    Here,
+    /// Here, because where it was meant for can't be understood.
+    HereClosed,
+}
+
+pub(super) fn select<'a>(
+    catalog: &Catalog<'a>,
+    settings: &MeshSettings,
+    own: &Own<'_>,
+    now: i64,
+    objects: &mut ObjectTable<'a>,
+    findings: &mut Findings,
+) -> Selected {
+    let mut selected = Selected { policies: Vec::new(), next_expiry: None };
+    for item in &catalog.authorization_policies {
+        check_provider(item, settings, findings);
+        let expired = expiry(item, now, &mut selected.next_expiry, findings);
+        let in_scope = item.namespace() == settings.root_namespace || item.namespace() == own.namespace;
+        let reach = reach(catalog, item, own, findings);
+        let closed = match reach {
+            Reach::Here if in_scope => item.quarantined,
+            Reach::HereClosed if in_scope => true,
+            _ => continue,
+        };
+        selected.policies.push(policy(item, closed, expired, objects));
+    }
+    selected
+}
+
+fn policy<'a>(
+    item: &Item<'a, AuthorizationPolicy>,
+    closed: bool,
+    expired: bool,
+    objects: &mut ObjectTable<'a>,
+) -> snapshot::AuthorizationPolicy {
+    let action = item.spec.action;
+    let rules = match action {
+        // An ALLOW that matches nothing still counts, so everything that nothing else allows is denied.
+        AuthorizationAction::Allow if closed || expired => Vec::new(),
+        AuthorizationAction::Deny | AuthorizationAction::Custom if closed => vec![AuthorizationRule::default()],
+        AuthorizationAction::Audit if closed => Vec::new(),
+        _ => item.spec.rules.clone(),
+    };
+    let object = objects.number(item.object);
+    snapshot::AuthorizationPolicy { object, action, rules, dry_run: item.spec.dry_run, quarantined: closed }
+}
+
+fn check_provider(item: &Item<'_, AuthorizationPolicy>, settings: &MeshSettings, findings: &mut Findings) {
+    let Some((name, line)) = &item.spec.provider else { return };
+    if settings.providers.contains(name) {
+        let message = format!("provider {name} is not called yet: what this policy matches is denied");
+        findings.warn(item.object, "spec.provider.name", *line, message);
+    } else {
+        let message = format!("no provider {name} in MeshSettings spec.extensionProviders: what this policy matches is denied");
+        findings.error(item.object, "spec.provider.name", *line, message);
+    }
+}
+
+fn expiry(
+    item: &Item<'_, AuthorizationPolicy>,
+    now: i64,
+    next: &mut Option<i64>,
+    findings: &mut Findings,
+) -> bool {
+    let Some(expires) = item.spec.expires else { return false };
+    if expires <= now {
+        let field = "metadata.annotations[writ.dev/expires-at]";
+        let message = "has expired: it still counts as an ALLOW policy and allows nothing";
+        findings.warn(item.object, field, 0, message.into());
+        return true;
+    }
+    *next = Some(next.map_or(expires, |next| next.min(expires)));
+    false
+}
+
+fn reach(
+    catalog: &Catalog<'_>,
+    item: &Item<'_, AuthorizationPolicy>,
+    own: &Own<'_>,
+    findings: &mut Findings,
+) -> Reach {
+    match &item.spec.scope {
+        Scope::All => Reach::Here,
+        Scope::Unknown => Reach::HereClosed,
+        Scope::Labels(labels) if selects(labels, own.labels) => Reach::Here,
+        Scope::Labels(_) => Reach::Elsewhere,
+        Scope::Targets(targets) => {
+            let mut widest = Reach::Elsewhere;
+            for (index, target) in targets.iter().enumerate() {
+                match target_reach(catalog, item, index, target, own, findings) {
+                    Reach::Elsewhere => {}
+                    Reach::HereClosed => widest = Reach::HereClosed,
+                    Reach::Here if matches!(widest, Reach::Elsewhere) => widest = Reach::Here,
+                    Reach::Here => {}
+                }
+            }
+            widest
+        }
+    }
+}
+
+fn target_reach(
+    catalog: &Catalog<'_>,
+    item: &Item<'_, AuthorizationPolicy>,
+    index: usize,
+    target: &TargetRef,
+    own: &Own<'_>,
+    findings: &mut Findings,
+) -> Reach {
+    let field = format!("spec.targetRefs[{index}]");
+    let here = |here| if here && item.namespace() == own.namespace { Reach::Here } else { Reach::Elsewhere };
+    let mut missing = |kind: &str| {
+        let message = format!("no {kind} {}/{}; this target covers nothing", item.namespace(), target.name);
+        findings.error(item.object, &field, target.line, message);
+        Reach::Elsewhere
+    };
+    match target.kind {
+        TargetKind::Gateway => Reach::Elsewhere,
+        TargetKind::Service => match find(&catalog.services, item.namespace(), &target.name) {
+            Some(service) => here(own.serves(service.spec, &target.name)),
+            None => missing("Service"),
+        },
+        TargetKind::ServiceEntry => match find(&catalog.service_entries, item.namespace(), &target.name) {
+            Some(entry) => here(entry.spec.selector.as_ref().is_some_and(|selector| selects(selector, own.labels))),
+            None => missing("ServiceEntry"),
+        },
+        TargetKind::HttpRoute => match find(&catalog.routes, item.namespace(), &target.name) {
+            Some(route) if route.spec.parents.iter().all(|parent| parent.kind == ParentKind::Gateway) => Reach::Elsewhere,
+            Some(_) => {
+                let message = "an HTTPRoute with a Service as parent is followed by clients, who can't be trusted to authorize \
+                     themselves; target the Service instead (until then this policy fails closed for its namespace)";
+                findings.error(item.object, &field, target.line, message.into());
+                Reach::HereClosed
+            }
+            None => missing("HTTPRoute"),
+        },
+    }
+}
+
+/// Lists of a catalog are sorted by namespace and name.
+pub(super) fn find<'c, 'a, T>(items: &'c [Item<'a, T>], namespace: &str, name: &str) -> Option<&'c Item<'a, T>> {
+    let index = items.binary_search_by(|item| (item.namespace(), item.name()).cmp(&(namespace, name))).ok()?;
+    items.get(index)
+}

@@ -1,0 +1,137 @@
+//! DestinationRules: which one is for a service, and what it says.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use super::catalog::{Catalog, Item};
+use super::service::Hosted;
+use super::{Findings, Labels};
+use crate::resource::Object;
+use crate::resource::mesh::MeshSettings;
+use crate::resource::text::{CLUSTER_DOMAIN, selects};
+use crate::resource::traffic::{DestinationRule, Tls, TrafficPolicy};
+use crate::snapshot::BackendTls;
+
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The rules that clients like this workload follow.
+#[derive(Debug)]
+pub(super) struct Rules<'a> {
+    /// Namespace and host, a whole name.
+    exact: HashMap<(&'a str, String), &'a Item<'a, DestinationRule>>,
+    /// Namespace and what follows the star, longest first.
+    wildcards: Vec<(&'a str, &'a str, &'a Item<'a, DestinationRule>)>,
+    client_namespace: String,
+    root_namespace: String,
+}
+
+/// What a backend gets from its rule.
+#[derive(Debug)]
+pub(super) struct Decided<'a> {
+    pub(super) tls: BackendTls,
+    pub(super) connect_timeout: Duration,
+    pub(super) object: Option<&'a Object>,
+}
+
+impl<'a> Rules<'a> {
+    pub(super) fn new(
+        catalog: &'a Catalog<'a>,
+        client_namespace: &str,
+        labels: &Labels,
+        settings: &MeshSettings,
+        findings: &mut Findings,
+    ) -> Self {
+        let mut rules = Self {
+            exact: HashMap::new(),
+            wildcards: Vec::new(),
+            client_namespace: client_namespace.to_owned(),
+            root_namespace: settings.root_namespace.clone(),
+        };
+        let for_client = |item: &&Item<'a, DestinationRule>| {
+            item.spec.clients.as_ref().is_none_or(|clients| item.namespace() == client_namespace && selects(clients, labels))
+        };
+        let mut items: Vec<_> = catalog.destination_rules.iter().filter(for_client).collect();
+        // A rule for certain clients wins over one for all, then the oldest wins.
+        items.sort_by_key(|item| (item.spec.clients.is_none(), item.object.meta.age()));
+        let services: HashSet<(&str, &str)> = catalog.services.iter().map(|item| (item.name(), item.namespace())).collect();
+        for item in items {
+            rules.add(item, &services, findings);
+        }
+        rules.wildcards.sort_by_key(|(_, suffix, _)| std::cmp::Reverse(suffix.len()));
+        rules
+    }
+
+    fn add(
+        &mut self,
+        item: &'a Item<'a, DestinationRule>,
+        services: &HashSet<(&str, &str)>,
+        findings: &mut Findings,
+    ) {
+        let Some(host) = &item.spec.host else { return };
+        let namespace = item.object.meta.namespace.as_str();
+        if let Some(suffix) = host.strip_prefix('*') {
+            self.wildcards.push((namespace, suffix, item));
+            return;
+        }
+        let key = (namespace, full_host(host, namespace, services));
+        match self.exact.get(&key) {
+            Some(first) if first.spec.clients.is_none() == item.spec.clients.is_none() => {
+                let message = format!("DestinationRule {} is older, for the same host, and in force", first.object.meta.name);
+                findings.error(item.object, "spec.host", 0, message);
+            }
+            Some(_) => {}
+            None => {
+                self.exact.insert(key, item);
+            }
+        }
+    }
+
+    /// A rule for nothing is probably a typo.
+    pub(super) fn report_unknown_hosts(&self, hosts: &[Hosted<'a>], findings: &mut Findings) {
+        let known: HashSet<&str> = hosts.iter().map(|host| host.host.as_str()).collect();
+        let mut unknown: Vec<_> = self.exact.iter().filter(|((_, host), _)| !known.contains(host.as_str())).collect();
+        unknown.sort_by_key(|(key, _)| *key);
+        for ((_, host), item) in unknown {
+            findings.warn(item.object, "spec.host", 0, format!("no service {host} is known here"));
+        }
+    }
+
+    /// What the rule for this port of this host says: the client's namespace first, then the service's, then the root.
+    pub(super) fn decide(&self, host: &str, service_namespace: &str, port: u16) -> Decided<'a> {
+        let places = [self.client_namespace.as_str(), service_namespace, self.root_namespace.as_str()];
+        let Some(item) = places.iter().find_map(|namespace| self.find(namespace, host)) else {
+            return Decided { tls: BackendTls::Auto, connect_timeout: DEFAULT_CONNECT_TIMEOUT, object: None };
+        };
+        let policy: &TrafficPolicy = item.spec.ports.get(&port).unwrap_or(&item.spec.policy);
+        let tls = match &policy.tls {
+            Tls::Auto => BackendTls::Auto,
+            Tls::Set(tls) => tls.clone(),
+            Tls::Unreadable => unreadable(),
+        };
+        let connect_timeout = policy.connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT);
+        Decided { tls, connect_timeout, object: Some(item.object) }
+    }
+
+    fn find(&self, namespace: &str, host: &str) -> Option<&'a Item<'a, DestinationRule>> {
+        let shown = |item: &&'a Item<'a, DestinationRule>| item.spec.export_to.shows(item.namespace(), &self.client_namespace);
+        let exact = self.exact.get(&(namespace, host.to_owned())).copied().filter(shown);
+        exact.or_else(|| {
+            let mut matching = self.wildcards.iter().filter(|(of, suffix, _)| *of == namespace && host.ends_with(suffix));
+            matching.find(|(.., item)| shown(item)).map(|(.., item)| *item)
+        })
+    }
+}
+
+/// TLS that was asked for and can't be understood: a server that nothing can verify is never used.
+fn unreadable() -> BackendTls {
+    BackendTls::Tls { sni: None, sans: Vec::new(), ca_file: None, client_files: None }
+}
+
+fn full_host(host: &str, namespace: &str, services: &HashSet<(&str, &str)>) -> String {
+    match host.split_once('.') {
+        None => format!("{host}.{namespace}.svc.{CLUSTER_DOMAIN}"),
+        Some(_) if host.ends_with(".svc") => format!("{host}.{CLUSTER_DOMAIN}"),
+        Some(name) if services.contains(&name) => format!("{host}.svc.{CLUSTER_DOMAIN}"),
+        Some(_) => host.to_owned(),
+    }
+}

@@ -1,0 +1,159 @@
+//! Objects in force + workload -> snapshot.
+
+mod authorization;
+mod catalog;
+mod destination;
+mod endpoint;
+mod objects;
+mod peer;
+mod port;
+mod route;
+mod service;
+mod workloads;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::Workload;
+use crate::digest;
+use crate::keep;
+use crate::resource::Object;
+use crate::resource::mesh::MeshSettings;
+use crate::snapshot::{Endpoints, Mesh, Policy};
+use crate::verdict::{Diagnostic, Severity};
+
+use catalog::{Catalog, Item};
+
+/// What the objects in force mean for one workload.
+#[derive(Debug)]
+pub(crate) struct Compiled {
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) endpoints: Arc<Endpoints>,
+    pub(crate) runtime_digest: String,
+    pub(crate) findings: Vec<Finding>,
+    /// When this has to be compiled again although nothing was written: seconds since the epoch.
+    pub(crate) next_expiry: Option<i64>,
+}
+
+/// Something wrong that only shows when objects are looked at together.
+#[derive(Debug)]
+pub(crate) struct Finding {
+    pub(crate) diagnostic: Diagnostic,
+    /// The object is refused because it would weaken an enforced one.
+    pub(crate) ignored: bool,
+}
+
+/// What was compiled before, so that equal parts stay the very same.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Previous {
+    pub(crate) policy: Option<Arc<Policy>>,
+    pub(crate) endpoints: Arc<Endpoints>,
+}
+
+/// Compiles for one workload. `now` is in seconds since the epoch.
+pub(crate) fn compile(in_force: &keep::Objects, workload: &Workload, now: i64, previous: &Previous) -> Compiled {
+    let catalog = Catalog::new(in_force);
+    let mut findings = Findings::default();
+    let settings = mesh_settings(&catalog, &mut findings);
+    let workloads = workloads::Workloads::new(&catalog, &workload.trust_domain);
+    let labels = workloads.labels_of(workload);
+    let mut objects = objects::ObjectTable::default();
+
+    let peers = peer::PeerPolicies::new(&catalog, &settings.root_namespace, &mut findings);
+    let peer_authentication = peers.snapshot(&workload.namespace, &labels, &mut objects);
+    let own = authorization::Own::new(&catalog, &workload.namespace, &workload.name, &labels);
+    let selected = authorization::select(&catalog, &settings, &own, now, &mut objects, &mut findings);
+
+    let mut hosts = service::collect(&catalog, &workload.namespace, &mut findings);
+    let rules = destination::Rules::new(&catalog, &workload.namespace, &labels, &settings, &mut findings);
+    rules.report_unknown_hosts(&hosts, &mut findings);
+    let backends = service::backends(&mut hosts, &rules, &peers, &mut objects);
+    let routes = route::attach(&catalog, &hosts, &workload.namespace, &mut objects, &mut findings);
+    let endpoints = endpoint::compile(&catalog, &hosts, &workloads, &peers, &workload.trust_domain, &previous.endpoints);
+    let inbound_ports = port::inbound(&hosts, &workloads, &own, &catalog);
+    let services = service::snapshot(&hosts, routes, &workload.namespace, &mut objects);
+
+    let mut policy = Policy {
+        digest: digest::of_set(digests(in_force, false)),
+        objects: Vec::new(),
+        mesh: mesh(&settings, workload),
+        peer_authentication,
+        authorization: selected.policies,
+        inbound_ports,
+        services,
+        backends,
+    };
+    objects.finish(&mut policy);
+    Compiled {
+        policy: keep_if_equal(policy, previous.policy.as_ref()),
+        endpoints,
+        runtime_digest: digest::of_set(digests(in_force, true)),
+        findings: findings.0,
+        next_expiry: selected.next_expiry,
+    }
+}
+
+fn keep_if_equal(policy: Policy, previous: Option<&Arc<Policy>>) -> Arc<Policy> {
+    match previous {
+        Some(previous) if **previous == policy => previous.clone(),
+        _ => Arc::new(policy),
+    }
+}
+
+fn digests(in_force: &keep::Objects, runtime: bool) -> impl Iterator<Item = &str> {
+    let metas = in_force.values().map(|object| &object.object.meta);
+    metas.filter(move |meta| meta.runtime == runtime).map(|meta| meta.digest.as_str())
+}
+
+/// The settings in force: the oldest object, and nothing of the others.
+fn mesh_settings(catalog: &Catalog<'_>, findings: &mut Findings) -> MeshSettings {
+    let mut all: Vec<&Item<'_, MeshSettings>> = catalog.mesh_settings.iter().collect();
+    all.sort_by_key(|item| item.object.meta.age());
+    let Some((first, others)) = all.split_first() else {
+        return MeshSettings::default();
+    };
+    for other in others {
+        let name = &first.object.meta.name;
+        findings.error(other.object, "", 0, format!("MeshSettings {name} is older and in force; there can be only one"));
+    }
+    first.spec.clone()
+}
+
+fn mesh(settings: &MeshSettings, workload: &Workload) -> Mesh {
+    Mesh {
+        root_namespace: settings.root_namespace.clone(),
+        trust_domain: workload.trust_domain.clone(),
+        trust_domain_aliases: settings.trust_domain_aliases.clone(),
+        outbound: settings.outbound,
+        forwarding_identities: settings.forwarding_identities.clone(),
+        path_normalization: settings.path_normalization,
+    }
+}
+
+/// Collects findings.
+#[derive(Debug, Default)]
+pub(crate) struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn error(&mut self, object: &Object, field: &str, line: u32, message: String) {
+        self.push(object.diagnostic(Severity::Error, field, line, message), false);
+    }
+
+    fn warn(&mut self, object: &Object, field: &str, line: u32, message: String) {
+        self.push(object.diagnostic(Severity::Warning, field, line, message), false);
+    }
+
+    fn ignored(&mut self, object: &Object, field: &str, message: String) {
+        self.push(object.diagnostic(Severity::Error, field, 0, message), true);
+    }
+
+    fn push(&mut self, diagnostic: Diagnostic, ignored: bool) {
+        self.0.push(Finding { diagnostic, ignored });
+    }
+}
+
+/// Labels of something.
+type Labels = BTreeMap<String, String>;
+
+#[cfg(test)]
+mod tests;

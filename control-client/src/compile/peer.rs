@@ -1,0 +1,242 @@
+//! PeerAuthentication merged for a workload, as Istio's ComposePeerAuthentication does, and the enforced floor.
+
+use std::collections::{HashMap, HashSet};
+
+use super::catalog::{Catalog, Item};
+use super::objects::ObjectTable;
+use super::{Findings, Labels};
+use crate::resource::Object;
+use crate::resource::security::{PeerAuthentication, Scope};
+use crate::resource::text::selects;
+use crate::snapshot::{self, MtlsMode, PeerMode};
+
+/// All PeerAuthentications, ready to be merged for any workload.
+#[derive(Debug)]
+pub(super) struct PeerPolicies<'a> {
+    mesh: Option<Level<'a>>,
+    namespaces: HashMap<&'a str, Level<'a>>,
+    /// With a selector, oldest first, by one label of the selector.
+    by_label: HashMap<(&'a str, &'a str, &'a str), Vec<&'a Item<'a, PeerAuthentication>>>,
+    /// Namespaces where some workload or port may ask for less than mTLS.
+    weakened: HashSet<&'a str>,
+    /// Those whose selector can't be understood: they cover their namespace.
+    blind: HashMap<&'a str, Level<'a>>,
+}
+
+/// What one level says.
+#[derive(Debug, Clone, Copy)]
+struct Level<'a> {
+    object: &'a Object,
+    spec: &'a PeerAuthentication,
+    quarantined: bool,
+}
+
+/// The merged modes of a workload.
+#[derive(Debug)]
+pub(super) struct Merged<'a> {
+    default: Mode<'a>,
+    ports: Vec<(u16, Mode<'a>)>,
+}
+
+/// A mode and who set it.
+#[derive(Debug, Clone, Copy)]
+struct Mode<'a> {
+    mode: MtlsMode,
+    object: Option<&'a Object>,
+    quarantined: bool,
+}
+
+impl<'a> PeerPolicies<'a> {
+    pub(super) fn new(catalog: &'a Catalog<'a>, root: &str, findings: &mut Findings) -> Self {
+        let mut items: Vec<&Item<'a, PeerAuthentication>> = catalog.peer_authentications.iter().collect();
+        items.sort_by_key(|item| item.object.meta.age());
+        let floor = enforced(&items, root, findings);
+        items.retain(|item| !floor.as_ref().is_some_and(|floor| floor.refuses(item, root, findings)));
+        let mut all = Self { mesh: None, namespaces: HashMap::new(), by_label: HashMap::new(), weakened: HashSet::new(), blind: HashMap::new() };
+        for item in items {
+            all.add(item, root);
+        }
+        all
+    }
+
+    fn add(&mut self, item: &'a Item<'a, PeerAuthentication>, root: &str) {
+        let namespace = item.object.meta.namespace.as_str();
+        let level = Level { object: item.object, spec: item.spec, quarantined: item.quarantined };
+        match &item.spec.scope {
+            Scope::All if namespace == root => oldest_or_closed(self.mesh.get_or_insert(level), level),
+            // A bad selector in the root namespace: what it was to cover may be anything of the mesh.
+            Scope::Unknown | Scope::Targets(_) if namespace == root => {
+                oldest_or_closed(self.mesh.get_or_insert(level), level);
+            }
+            Scope::All => oldest_or_closed(self.namespaces.entry(namespace).or_insert(level), level),
+            Scope::Unknown | Scope::Targets(_) => {
+                self.blind.entry(namespace).or_insert(level);
+            }
+            // Ignored there, as Istio does.
+            Scope::Labels(_) if namespace == root => {}
+            Scope::Labels(labels) => {
+                if may_weaken(item) {
+                    self.weakened.insert(namespace);
+                }
+                if let Some((key, value)) = labels.first_key_value() {
+                    self.by_label.entry((namespace, key, value)).or_default().push(item);
+                }
+            }
+        }
+    }
+
+    /// The merge for one workload.
+    pub(super) fn merge(&self, namespace: &str, labels: &Labels) -> Merged<'a> {
+        let workload = self.workload_level(namespace, labels);
+        let levels = [self.mesh, self.namespaces.get(namespace).copied(), workload];
+        let mut default = Mode { mode: MtlsMode::Permissive, object: None, quarantined: false };
+        for level in levels.into_iter().flatten() {
+            if level.quarantined {
+                default = Mode { mode: MtlsMode::Strict, object: Some(level.object), quarantined: true };
+            } else if let Some(mode) = level.spec.mode {
+                default = Mode { mode, object: Some(level.object), quarantined: false };
+            }
+        }
+        let ports = match workload {
+            Some(level) if !level.quarantined => {
+                let port = |(port, mode): (&u16, &Option<MtlsMode>)| match mode {
+                    Some(mode) => (*port, Mode { mode: *mode, object: Some(level.object), quarantined: false }),
+                    None => (*port, default),
+                };
+                level.spec.ports.iter().map(port).collect()
+            }
+            _ => Vec::new(),
+        };
+        Merged { default, ports }
+    }
+
+    fn workload_level(&self, namespace: &str, labels: &Labels) -> Option<Level<'a>> {
+        if let Some(level) = self.blind.get(namespace) {
+            return Some(*level);
+        }
+        let candidates = labels.iter().filter_map(|(key, value)| self.by_label.get(&(namespace, key.as_str(), value.as_str())));
+        let matching = candidates.flatten().filter(|item| match &item.spec.scope {
+            Scope::Labels(selector) => selects(selector, labels),
+            _ => false,
+        });
+        // A quarantined one closes, whatever its age.
+        let chosen = matching.min_by_key(|item| (!item.quarantined, item.object.meta.age()))?;
+        Some(Level { object: chosen.object, spec: chosen.spec, quarantined: chosen.quarantined })
+    }
+
+    /// The merge, as the proxy gets it.
+    pub(super) fn snapshot(
+        &self,
+        namespace: &str,
+        labels: &Labels,
+        objects: &mut ObjectTable<'a>,
+    ) -> snapshot::PeerAuthentication {
+        let merged = self.merge(namespace, labels);
+        let mut mode = |mode: &Mode<'a>| PeerMode {
+            mode: mode.mode,
+            object: mode.object.map(|object| objects.number(object)),
+            quarantined: mode.quarantined,
+        };
+        snapshot::PeerAuthentication {
+            default: mode(&merged.default),
+            ports: merged.ports.iter().map(|(port, set)| (*port, mode(set))).collect(),
+        }
+    }
+
+    /// Whether every workload of the namespace demands mTLS on every port, whoever it is.
+    pub(super) fn all_strict(&self, namespace: &str) -> bool {
+        self.merge(namespace, &Labels::new()).is_strict_by_default() && !self.weakened.contains(namespace)
+    }
+}
+
+impl Merged<'_> {
+    /// Whether plaintext to this port is refused.
+    pub(super) fn is_strict(&self, port: u16) -> bool {
+        let of_port = self.ports.iter().find(|(number, _)| *number == port);
+        of_port.map_or(self.default.mode, |(_, mode)| mode.mode) == MtlsMode::Strict
+    }
+
+    /// Whether plaintext is refused on ports not listed.
+    pub(super) fn is_strict_by_default(&self) -> bool {
+        self.default.mode == MtlsMode::Strict
+    }
+}
+
+/// Oldest first is how items come, so the first stays, unless a later one can't be understood.
+fn oldest_or_closed<'a>(chosen: &mut Level<'a>, level: Level<'a>) {
+    if level.quarantined && !chosen.quarantined {
+        *chosen = level;
+    }
+}
+
+fn may_weaken(item: &Item<'_, PeerAuthentication>) -> bool {
+    let weak = |mode: &Option<MtlsMode>| mode.is_some_and(|mode| mode != MtlsMode::Strict);
+    !item.quarantined && (weak(&item.spec.mode) || item.spec.ports.values().any(weak))
+}
+
+/// The enforced object that demands most.
+struct Floor<'a> {
+    object: &'a Object,
+    mode: MtlsMode,
+}
+
+fn enforced<'a>(
+    items: &[&'a Item<'a, PeerAuthentication>],
+    root: &str,
+    findings: &mut Findings,
+) -> Option<Floor<'a>> {
+    let mut floor: Option<Floor<'a>> = None;
+    for item in items.iter().filter(|item| item.spec.enforced) {
+        let field = "metadata.annotations[writ.dev/enforced]";
+        if item.namespace() != root {
+            let message = format!("only in the root namespace, {root}, can a PeerAuthentication be enforced; this annotation does nothing");
+            findings.error(item.object, field, 0, message);
+            continue;
+        }
+        let mode = match item.spec.mode {
+            _ if item.quarantined => MtlsMode::Strict,
+            Some(mode) => mode,
+            None => {
+                findings.warn(item.object, field, 0, "spec.mtls.mode is not set, so nothing is enforced".into());
+                continue;
+            }
+        };
+        if floor.as_ref().is_none_or(|floor| strength(mode) > strength(floor.mode)) {
+            floor = Some(Floor { object: item.object, mode });
+        }
+    }
+    floor
+}
+
+fn strength(mode: MtlsMode) -> u8 {
+    match mode {
+        MtlsMode::Disable => 0,
+        MtlsMode::Permissive => 1,
+        MtlsMode::Strict => 2,
+    }
+}
+
+impl Floor<'_> {
+    /// Reports an object that asks for less.
+    fn refuses(&self, item: &Item<'_, PeerAuthentication>, root: &str, findings: &mut Findings) -> bool {
+        // A selector in the root namespace has no effect, so it weakens nothing.
+        let without_effect = item.namespace() == root && matches!(item.spec.scope, Scope::Labels(_));
+        if item.quarantined || without_effect || std::ptr::eq(item.object, self.object) {
+            return false;
+        }
+        let weaker = |mode: Option<MtlsMode>| mode.is_some_and(|mode| strength(mode) < strength(self.mode));
+        let port = item.spec.ports.iter().find(|(_, mode)| weaker(**mode));
+        let field = match port {
+            _ if weaker(item.spec.mode) => "spec.mtls.mode".to_owned(),
+            Some((port, _)) => format!("spec.portLevelMtls.{port}.mode"),
+            None => return false,
+        };
+        let meta = &self.object.meta;
+        let message = format!(
+            "would weaken PeerAuthentication {}/{}, which is enforced; this object is ignored",
+            meta.namespace, meta.name
+        );
+        findings.ignored(item.object, &field, message);
+        true
+    }
+}

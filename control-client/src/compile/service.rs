@@ -1,0 +1,204 @@
+//! Services and ServiceEntries as hosts with ports, and a backend for each port.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use super::Findings;
+use super::catalog::{Catalog, Item};
+use super::destination::Rules;
+use super::objects::ObjectTable;
+use super::peer::PeerPolicies;
+use super::route::Attached;
+use crate::resource::core::{self, TargetPort};
+use crate::resource::text::CLUSTER_DOMAIN;
+use crate::resource::traffic::ServiceEntry;
+use crate::snapshot::{Backend, BackendIndex, BackendTls, Protocol, Service, ServicePort};
+
+/// A host that can be called.
+#[derive(Debug)]
+pub(super) struct Hosted<'a> {
+    pub(super) host: String,
+    pub(super) addresses: &'a [IpAddr],
+    pub(super) ports: Vec<Port<'a>>,
+    pub(super) kind: HostKind<'a>,
+}
+
+/// A port of a host.
+#[derive(Debug)]
+pub(super) struct Port<'a> {
+    pub(super) number: u16,
+    pub(super) name: &'a str,
+    pub(super) protocol: Option<Protocol>,
+    pub(super) target: Cow<'a, TargetPort>,
+    pub(super) backend: BackendIndex,
+}
+
+/// What stands behind a host.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum HostKind<'a> {
+    Service(&'a Item<'a, core::Service>),
+    Entry(&'a Item<'a, ServiceEntry>),
+}
+
+impl<'a> HostKind<'a> {
+    pub(super) fn object(self) -> &'a crate::resource::Object {
+        match self {
+            Self::Service(item) => item.object,
+            Self::Entry(item) => item.object,
+        }
+    }
+
+    pub(super) fn namespace(self) -> &'a str {
+        &self.object().meta.namespace
+    }
+
+    pub(super) fn name(self) -> &'a str {
+        &self.object().meta.name
+    }
+}
+
+/// All hosts that clients in `namespace` see. Services come first, sorted by namespace and name.
+pub(super) fn collect<'a>(catalog: &'a Catalog<'a>, namespace: &str, findings: &mut Findings) -> Vec<Hosted<'a>> {
+    let services = catalog.services.iter().filter(|item| !item.spec.external_name).map(from_service);
+    let mut hosts: Vec<Hosted<'a>> = services.collect();
+    let mut by_host: HashMap<String, usize> =
+        hosts.iter().enumerate().map(|(index, host)| (host.host.clone(), index)).collect();
+    let visible = |item: &&Item<'_, ServiceEntry>| item.spec.export_to.shows(item.namespace(), namespace);
+    let mut entries: Vec<_> = catalog.service_entries.iter().filter(visible).collect();
+    // Of several entries for one host, the client's own namespace wins, then the oldest.
+    entries.sort_by_key(|item| (item.namespace() != namespace, item.object.meta.age()));
+    for item in entries {
+        for (index, host) in item.spec.hosts.iter().enumerate() {
+            match by_host.get(host).map(|first| &hosts[*first]) {
+                Some(first) => {
+                    let object = &first.kind.object().meta;
+                    let message = format!(
+                        "{host} already belongs to {} {}/{}, which is in force for it",
+                        object.kind, object.namespace, object.name
+                    );
+                    findings.error(item.object, &format!("spec.hosts[{index}]"), 0, message);
+                }
+                None => {
+                    by_host.insert(host.clone(), hosts.len());
+                    hosts.push(from_entry(item, host));
+                }
+            }
+        }
+    }
+    hosts
+}
+
+fn from_service<'a>(item: &'a Item<'a, core::Service>) -> Hosted<'a> {
+    let port = |port: &'a core::ServicePort| Port {
+        number: port.port,
+        name: &port.name,
+        protocol: port.protocol,
+        target: Cow::Borrowed(&port.target),
+        backend: 0,
+    };
+    Hosted {
+        host: format!("{}.{}.svc.{CLUSTER_DOMAIN}", item.name(), item.namespace()),
+        addresses: &item.spec.cluster_ips,
+        ports: item.spec.ports.iter().map(port).collect(),
+        kind: HostKind::Service(item),
+    }
+}
+
+fn from_entry<'a>(item: &'a Item<'a, ServiceEntry>, host: &str) -> Hosted<'a> {
+    let port = |port: &'a crate::resource::traffic::EntryPort| Port {
+        number: port.number,
+        name: &port.name,
+        protocol: port.protocol,
+        target: Cow::Owned(TargetPort::Number(port.target.unwrap_or(port.number))),
+        backend: 0,
+    };
+    Hosted {
+        host: host.to_owned(),
+        addresses: &item.spec.addresses,
+        ports: item.spec.ports.iter().map(port).collect(),
+        kind: HostKind::Entry(item),
+    }
+}
+
+/// One backend for each port of each host.
+pub(super) fn backends<'a>(
+    hosts: &mut [Hosted<'a>],
+    rules: &Rules<'a>,
+    peers: &PeerPolicies<'a>,
+    objects: &mut ObjectTable<'a>,
+) -> Vec<Backend> {
+    let mut backends = Vec::new();
+    let mut strict: HashMap<&str, bool> = HashMap::new();
+    for host in hosts {
+        let namespace = host.kind.namespace();
+        let external = matches!(host.kind, HostKind::Entry(item) if item.spec.external);
+        let mtls_required = !external && *strict.entry(namespace).or_insert_with(|| peers.all_strict(namespace));
+        let short = match host.kind {
+            HostKind::Service(item) => format!("{}.{namespace}", item.name()),
+            HostKind::Entry(_) => host.host.clone(),
+        };
+        for port in &mut host.ports {
+            let decided = rules.decide(&host.host, namespace, port.number);
+            port.backend = BackendIndex::try_from(backends.len()).unwrap_or(BackendIndex::MAX);
+            backends.push(Backend {
+                id: format!("{}:{}", host.host, port.number),
+                name: format!("{short}:{}", port.number),
+                protocol: port.protocol,
+                tls: with_names(decided.tls, host.kind),
+                object: decided.object.map(|object| objects.number(object)),
+                mtls_required,
+                connect_timeout: decided.connect_timeout,
+            });
+        }
+    }
+    backends
+}
+
+/// Mesh TLS to a ServiceEntry is to one of its `subjectAltNames`, unless the DestinationRule names others.
+fn with_names(tls: BackendTls, kind: HostKind<'_>) -> BackendTls {
+    match (tls, kind) {
+        (BackendTls::Mesh { sans }, HostKind::Entry(item)) if sans.is_empty() => {
+            BackendTls::Mesh { sans: item.spec.subject_alt_names.clone() }
+        }
+        (tls, _) => tls,
+    }
+}
+
+/// The services, as the proxy gets them.
+pub(super) fn snapshot<'a>(
+    hosts: &[Hosted<'a>],
+    mut routes: Attached,
+    client_namespace: &str,
+    objects: &mut ObjectTable<'a>,
+) -> Vec<Service> {
+    let service = |host: &Hosted<'a>| {
+        let port = |port: &Port<'a>| ServicePort {
+            port: port.number,
+            protocol: port.protocol,
+            routes: routes.remove(&port.backend).unwrap_or_default(),
+            backend: port.backend,
+        };
+        Service {
+            host: host.host.clone(),
+            names: names(host, client_namespace),
+            addresses: host.addresses.to_vec(),
+            object: Some(objects.number(host.kind.object())),
+            ports: host.ports.iter().map(port).collect(),
+        }
+    };
+    hosts.iter().map(service).collect()
+}
+
+fn names(host: &Hosted<'_>, client_namespace: &str) -> Vec<String> {
+    let HostKind::Service(item) = host.kind else { return vec![host.host.clone()] };
+    let (name, namespace) = (item.name(), item.namespace());
+    let mut names = Vec::with_capacity(4);
+    if namespace == client_namespace {
+        names.push(name.to_owned());
+    }
+    names.push(format!("{name}.{namespace}"));
+    names.push(format!("{name}.{namespace}.svc"));
+    names.push(host.host.clone());
+    names
+}

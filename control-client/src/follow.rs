@@ -1,0 +1,113 @@
+//! Follows a source for as long as somebody listens.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch::{self, Receiver, Sender};
+
+use crate::pipeline::{Outcome, Pipeline};
+use crate::snapshot::Snapshot;
+use crate::source::dir::Dir;
+use crate::source::watch::Watch;
+use crate::verdict::{Diagnostic, Severity};
+use crate::{Options, StartError, Workload};
+
+struct Follower {
+    dir: Dir,
+    pipeline: Pipeline,
+    /// What was said already is not said again with every update.
+    reported: Vec<Diagnostic>,
+}
+
+impl Follower {
+    /// Reads, compiles, and returns what is new.
+    fn refresh(&mut self) -> Option<Snapshot> {
+        let files = match self.dir.read() {
+            Ok(files) => files,
+            Err(error) => {
+                let path = self.dir.root().display();
+                tracing::error!(%path, %error, "can't read the configuration; the previous one stays in force");
+                return None;
+            }
+        };
+        let (snapshot, diagnostics) = match self.pipeline.update(&files) {
+            Outcome::Same => return None,
+            Outcome::New(loaded) => (Some(loaded.snapshot), loaded.diagnostics),
+            Outcome::Refused(diagnostics) => {
+                let count = diagnostics.len();
+                tracing::error!(count, "update refused as a whole (--config-strict); the previous one stays in force");
+                (None, diagnostics)
+            }
+        };
+        let fresh = diagnostics.iter().filter(|found| !self.reported.contains(found));
+        report(fresh);
+        self.reported = diagnostics;
+        snapshot
+    }
+}
+
+/// The first snapshot at once, the others as the future runs.
+pub(crate) fn start(
+    path: PathBuf,
+    workload: Workload,
+    options: Options,
+) -> Result<(Receiver<Arc<Snapshot>>, impl Future<Output = ()> + Send + 'static), StartError> {
+    // Watched before it is read, so that no change falls between.
+    let watch = Watch::new(&path);
+    let mut dir = Dir::new(&path);
+    let files = dir.read().map_err(|error| StartError::Unreadable { path: path.display().to_string(), error })?;
+    let (pipeline, loaded) = Pipeline::first(workload, &files, options.strict);
+    if options.strict && !loaded.diagnostics.is_empty() {
+        return Err(StartError::Strict(loaded.diagnostics));
+    }
+    let follower = Follower { dir, pipeline, reported: loaded.diagnostics.clone() };
+    report(&loaded.diagnostics);
+    let (sender, receiver) = watch::channel(Arc::new(loaded.snapshot));
+    Ok((receiver, follow(Arc::new(Mutex::new(follower)), watch, sender)))
+}
+
+async fn follow(follower: Arc<Mutex<Follower>>, mut watch: Watch, sender: Sender<Arc<Snapshot>>) {
+    loop {
+        let next_expiry = lock(&follower).pipeline.next_expiry;
+        tokio::select! {
+            () = sender.closed() => return,
+            () = watch.changed() => {}
+            () = sleep_until(next_expiry) => {}
+        }
+        let shared = follower.clone();
+        // Compiling takes milliseconds to seconds, and reading may block.
+        match tokio::task::spawn_blocking(move || lock(&shared).refresh()).await {
+            Ok(Some(snapshot)) => {
+                tracing::info!(version = snapshot.version, digest = %snapshot.policy.digest, "new configuration");
+                sender.send_replace(Arc::new(snapshot));
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!(%error, "compiling the configuration failed; the previous one stays in force");
+            }
+        }
+    }
+}
+
+/// A panic while compiling leaves the state as it was before: it is replaced only at the end.
+fn lock(follower: &Mutex<Follower>) -> std::sync::MutexGuard<'_, Follower> {
+    follower.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn sleep_until(seconds: Option<i64>) {
+    let Some(seconds) = seconds else { return std::future::pending().await };
+    let left = seconds.saturating_sub(jiff::Timestamp::now().as_second());
+    // Rounded up, and a day at most: clocks are set.
+    let left = u64::try_from(left).unwrap_or(0).saturating_add(1).min(86_400);
+    tokio::time::sleep(Duration::from_secs(left)).await;
+}
+
+fn report<'d>(diagnostics: impl IntoIterator<Item = &'d Diagnostic>) {
+    for diagnostic in diagnostics {
+        match diagnostic.severity {
+            Severity::Error => tracing::error!("{diagnostic}"),
+            Severity::Warning => tracing::warn!("{diagnostic}"),
+        }
+    }
+}

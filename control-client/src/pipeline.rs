@@ -1,0 +1,162 @@
+//! Files -> objects in force -> snapshot, one step after the other.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::compile::{self, Compiled, Previous};
+use crate::keep::{self, Files, InForce};
+use crate::resource::Key;
+use crate::snapshot::{ObjectRef, Snapshot};
+use crate::verdict::{Diagnostic, Verdict, VerdictState};
+use crate::{Loaded, Workload};
+
+/// What is known of a configuration, for one workload.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    workload: Workload,
+    strict: bool,
+    in_force: keep::Objects,
+    previous: Previous,
+    verdicts: Arc<Vec<Verdict>>,
+    runtime_digest: String,
+    version: u64,
+    /// When the snapshot changes although no file does, in seconds since the epoch.
+    pub(crate) next_expiry: Option<i64>,
+}
+
+/// What an update came to.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// There is something new.
+    New(Box<Loaded>),
+    /// All is as before.
+    Same,
+    /// `strict`, and there are diagnostics: all is as before.
+    Refused(Vec<Diagnostic>),
+}
+
+impl Pipeline {
+    /// Starts from nothing. Diagnostics refuse nothing here: the caller sees them.
+    pub(crate) fn first(workload: Workload, files: &Files, strict: bool) -> (Self, Loaded) {
+        let mut pipeline = Self {
+            workload,
+            strict,
+            in_force: keep::Objects::new(),
+            previous: Previous::default(),
+            verdicts: Arc::default(),
+            runtime_digest: String::new(),
+            version: 0,
+            next_expiry: None,
+        };
+        let next = pipeline.next(files);
+        let loaded = pipeline.publish(next, files);
+        (pipeline, loaded)
+    }
+
+    /// Goes from the objects in force to those that `files` put in force.
+    pub(crate) fn update(&mut self, files: &Files) -> Outcome {
+        let next = self.next(files);
+        if self.strict && next.verdicts.iter().any(|verdict| !verdict.diagnostics.is_empty()) {
+            return Outcome::Refused(diagnostics(&next.verdicts));
+        }
+        if self.is_same(&next) {
+            self.in_force = next.in_force;
+            self.next_expiry = next.compiled.next_expiry;
+            return Outcome::Same;
+        }
+        Outcome::New(Box::new(self.publish(next, files)))
+    }
+
+    fn next(&self, files: &Files) -> Next {
+        let in_force = keep::update(&self.in_force, files);
+        let now = jiff::Timestamp::now().as_second();
+        let compiled = compile::compile(&in_force, &self.workload, now, &self.previous);
+        let verdicts = verdicts(&in_force, files, &compiled);
+        Next { in_force, compiled, verdicts }
+    }
+
+    fn is_same(&self, next: &Next) -> bool {
+        let before = &self.previous;
+        before.policy.as_ref().is_some_and(|policy| Arc::ptr_eq(policy, &next.compiled.policy))
+            && Arc::ptr_eq(&before.endpoints, &next.compiled.endpoints)
+            && *self.verdicts == next.verdicts
+            && self.runtime_digest == next.compiled.runtime_digest
+    }
+
+    fn publish(&mut self, next: Next, files: &Files) -> Loaded {
+        let Next { in_force, compiled, verdicts } = next;
+        let diagnostics = diagnostics(&verdicts);
+        if *self.verdicts != verdicts {
+            self.verdicts = Arc::new(verdicts);
+        }
+        self.in_force = in_force;
+        self.next_expiry = compiled.next_expiry;
+        self.previous = Previous { policy: Some(compiled.policy.clone()), endpoints: compiled.endpoints.clone() };
+        self.runtime_digest.clone_from(&compiled.runtime_digest);
+        self.version += 1;
+        let snapshot = Snapshot {
+            version: self.version,
+            revision: None,
+            policy: compiled.policy,
+            endpoints: compiled.endpoints,
+            runtime_digest: compiled.runtime_digest,
+            verdicts: self.verdicts.clone(),
+            stale: false,
+        };
+        Loaded { snapshot, diagnostics, skipped: files.values().map(|file| file.skipped).sum() }
+    }
+}
+
+/// What comes next, before it is decided whether it does.
+struct Next {
+    in_force: keep::Objects,
+    compiled: Compiled,
+    verdicts: Vec<Verdict>,
+}
+
+/// One verdict for each object that people write, for each other one with something wrong, and for each file that
+/// could not be understood (kind `File`).
+fn verdicts(in_force: &keep::Objects, files: &Files, compiled: &Compiled) -> Vec<Verdict> {
+    let mut findings: BTreeMap<Key, Vec<&compile::Finding>> = BTreeMap::new();
+    for finding in &compiled.findings {
+        if let Some((kind, namespace, name)) = finding.diagnostic.object.clone() {
+            findings.entry(Key { kind, namespace, name }).or_default().push(finding);
+        }
+    }
+    let of_object = |(key, object): (&Key, &InForce)| {
+        let found = findings.get(key).map_or(&[][..], Vec::as_slice);
+        if object.object.meta.runtime && found.is_empty() && object.diagnostics.is_empty() {
+            return None;
+        }
+        let ignored = found.iter().any(|finding| finding.ignored);
+        let found = found.iter().map(|finding| finding.diagnostic.clone());
+        Some(Verdict {
+            object: object.object.meta.object_ref(),
+            state: if ignored { VerdictState::Ignored } else { object.state },
+            diagnostics: object.diagnostics.iter().cloned().chain(found).collect(),
+        })
+    };
+    let of_file = |(name, file): (&Arc<str>, &Arc<crate::resource::ParsedFile>)| {
+        (!file.broken.is_empty()).then(|| Verdict {
+            object: ObjectRef {
+                kind: "File".into(),
+                namespace: String::new(),
+                name: name.to_string(),
+                digest: String::new(),
+            },
+            state: VerdictState::Quarantined,
+            diagnostics: file.broken.clone(),
+        })
+    };
+    let mut verdicts: Vec<Verdict> = in_force.iter().filter_map(of_object).collect();
+    verdicts.extend(files.iter().filter_map(of_file));
+    verdicts.sort_by(|a, b| a.object.cmp(&b.object));
+    verdicts
+}
+
+/// All diagnostics in the order of the files.
+fn diagnostics(verdicts: &[Verdict]) -> Vec<Diagnostic> {
+    let mut all: Vec<Diagnostic> = verdicts.iter().flat_map(|verdict| verdict.diagnostics.iter().cloned()).collect();
+    all.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
+    all
+}

@@ -1,0 +1,303 @@
+//! Rules of an HTTPRoute: matches, filters, backends, timeouts, retries.
+
+use std::time::Duration;
+
+use regex::RegexBuilder;
+
+use super::super::read::{At, Fields};
+use super::super::{Meta, text};
+use crate::snapshot::{HeaderEdit, PathMatch, Retry, RouteFilter, RouteMatch, TextMatch};
+
+/// Compiled size of one expression; a larger one is a mistake or an attack.
+const MAX_REGEX_BYTES: usize = 1 << 20;
+/// Retries when the stanza doesn't say how many, as in Istio.
+const DEFAULT_ATTEMPTS: u32 = 2;
+
+/// A rule, as far as it can be understood alone.
+#[derive(Debug, Default)]
+pub(crate) struct Rule {
+    pub(crate) matches: Vec<RouteMatch>,
+    pub(crate) filters: Vec<RouteFilter>,
+    pub(crate) backends: Vec<BackendRef>,
+    pub(crate) request_timeout: Option<Duration>,
+    pub(crate) backend_timeout: Option<Duration>,
+    pub(crate) retry: Option<Retry>,
+}
+
+/// A backendRef; whether it can be followed is seen when all objects are there.
+#[derive(Debug)]
+pub(crate) struct BackendRef {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    /// `None`: not given.
+    pub(crate) port: Option<u16>,
+    /// A kind other than Service.
+    pub(crate) foreign_kind: Option<String>,
+    pub(crate) weight: u32,
+    pub(crate) filters: Vec<RouteFilter>,
+    /// Its number in the rule.
+    pub(crate) index: usize,
+    pub(crate) line: u32,
+}
+
+/// Reads `spec.rules[]`.
+pub(super) fn read(meta: &Meta, at: At<'_>) -> Rule {
+    let mut rule = Rule::default();
+    let known = ["name", "matches", "filters", "backendRefs", "timeouts", "retry", "sessionPersistence"];
+    let Some(fields) = at.fields(&known) else { return rule };
+    fields.not_in_force(&["sessionPersistence"]);
+    rule.matches = list(fields, "matches").filter_map(route_match).collect();
+    rule.filters = filters(fields);
+    rule.backends = list(fields, "backendRefs").enumerate().filter_map(|(i, at)| backend_ref(meta, i, at)).collect();
+    if let Some(timeouts) = fields.get("timeouts").and_then(|at| at.fields(&["request", "backendRequest"])) {
+        let timeout = |name| timeouts.get(name).and_then(text::gateway_duration).filter(|timeout| !timeout.is_zero());
+        (rule.request_timeout, rule.backend_timeout) = (timeout("request"), timeout("backendRequest"));
+        if let (Some(request), Some(backend)) = (rule.request_timeout, rule.backend_timeout)
+            && backend > request
+        {
+            timeouts.at().error("backendRequest is one attempt and can't be longer than request");
+        }
+    }
+    rule.retry = fields.get("retry").and_then(retry);
+    rule
+}
+
+fn list<'a>(fields: Fields<'a>, name: &str) -> impl Iterator<Item = At<'a>> + use<'a> {
+    fields.get(name).into_iter().flat_map(|at| at.items())
+}
+
+fn route_match(at: At<'_>) -> Option<RouteMatch> {
+    let fields = at.fields(&["path", "method", "headers", "queryParams"])?;
+    let mut found = RouteMatch::default();
+    if let Some(path) = fields.get("path").and_then(path_match) {
+        found.path = path;
+    }
+    let methods = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+    found.method = fields.get("method").and_then(|at| at.one_of(&methods.map(|name| (name, name)))).map(str::to_owned);
+    for at in list(fields, "headers") {
+        add_first(&mut found.headers, named_match(at, text::header_name));
+    }
+    for at in list(fields, "queryParams") {
+        add_first(&mut found.query, named_match(at, |at| at.text()));
+    }
+    Some(found)
+}
+
+/// Of several entries with one name the first counts.
+fn add_first(entries: &mut Vec<(String, TextMatch)>, entry: Option<(String, TextMatch)>) {
+    if let Some((name, value)) = entry
+        && entries.iter().all(|(earlier, _)| *earlier != name)
+    {
+        entries.push((name, value));
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum MatchType {
+    Exact,
+    Prefix,
+    Regex,
+}
+
+fn path_match(at: At<'_>) -> Option<PathMatch> {
+    let fields = at.fields(&["type", "value"])?;
+    let types = [
+        ("PathPrefix", MatchType::Prefix),
+        ("Exact", MatchType::Exact),
+        ("RegularExpression", MatchType::Regex),
+    ];
+    let kind = fields.get("type").map_or(Some(MatchType::Prefix), |at| at.one_of(&types))?;
+    let Some(at) = fields.get("value") else {
+        return Some(if kind == MatchType::Exact { PathMatch::Exact("/".into()) } else { PathMatch::default() });
+    };
+    let value = at.text()?;
+    if kind == MatchType::Regex {
+        return regex(at, value).map(PathMatch::Regex);
+    }
+    let lower = value.to_ascii_lowercase();
+    let bad = ["//", "/./", "/../", "%2f", "#", "?"].iter().find(|part| lower.contains(**part));
+    if !value.starts_with('/') {
+        at.error("a path starts with `/`");
+    } else if let Some(part) = bad {
+        at.error(format!("a path that is matched can't contain `{part}`"));
+    } else if value.ends_with("/.") || value.ends_with("/..") {
+        at.error("a path that is matched can't end in `/.` or `/..`");
+    }
+    Some(if kind == MatchType::Exact { PathMatch::Exact(value) } else { PathMatch::Prefix(value) })
+}
+
+fn named_match(at: At<'_>, name: impl Fn(At<'_>) -> Option<String>) -> Option<(String, TextMatch)> {
+    let fields = at.fields(&["type", "name", "value"])?;
+    let types = [("Exact", MatchType::Exact), ("RegularExpression", MatchType::Regex)];
+    let kind = fields.get("type").map_or(Some(MatchType::Exact), |at| at.one_of(&types))?;
+    let name = name(fields.require("name")?)?;
+    let value_at = fields.require("value")?;
+    let value = value_at.text()?;
+    let value = match kind {
+        MatchType::Regex => TextMatch::Regex(regex(value_at, value)?),
+        _ => TextMatch::Exact(value),
+    };
+    Some((name, value))
+}
+
+fn regex(at: At<'_>, text: String) -> Option<String> {
+    match RegexBuilder::new(&text).size_limit(MAX_REGEX_BYTES).build() {
+        Ok(_) => Some(text),
+        Err(error) => {
+            let message = error.to_string();
+            let last = message.lines().last().unwrap_or_default().trim_start_matches("error: ");
+            at.error(format!("not a regular expression (RE2 syntax, without look-around or back-references): {last}"));
+            None
+        }
+    }
+}
+
+fn filters(fields: Fields<'_>) -> Vec<RouteFilter> {
+    let mut found: Vec<RouteFilter> = Vec::new();
+    for at in list(fields, "filters") {
+        let Some(filter) = filter(at) else { continue };
+        if found.iter().any(|earlier| std::mem::discriminant(earlier) == std::mem::discriminant(&filter)) {
+            at.error("a filter of this type is already listed; each may be used once");
+        }
+        found.push(filter);
+    }
+    found
+}
+
+fn filter(at: At<'_>) -> Option<RouteFilter> {
+    const LATER: &[&str] = &["RequestRedirect", "URLRewrite", "RequestMirror", "CORS", "ExternalAuth", "ExtensionRef"];
+    let known = [
+        "type", "requestHeaderModifier", "responseHeaderModifier", "requestRedirect", "urlRewrite", "requestMirror",
+        "cors", "externalAuth", "extensionRef",
+    ];
+    let fields = at.fields(&known)?;
+    let kind = fields.require("type")?;
+    match kind.str()? {
+        "RequestHeaderModifier" => header_edit(fields, "requestHeaderModifier").map(RouteFilter::RequestHeaders),
+        "ResponseHeaderModifier" => header_edit(fields, "responseHeaderModifier").map(RouteFilter::ResponseHeaders),
+        other if LATER.contains(&other) => {
+            kind.error(format!("filter {other} is not supported yet"));
+            None
+        }
+        other => {
+            let supported = "RequestHeaderModifier, ResponseHeaderModifier";
+            kind.error(format!("unknown filter `{other}`; supported: {supported}; not yet: {}", LATER.join(", ")));
+            None
+        }
+    }
+}
+
+fn header_edit(fields: Fields<'_>, name: &str) -> Option<HeaderEdit> {
+    let fields = fields.require(name)?.fields(&["set", "add", "remove"])?;
+    let pair = |at: At<'_>| {
+        let fields = at.fields(&["name", "value"])?;
+        Some((text::header_name(fields.require("name")?)?, text::header_value(fields.require("value")?)?))
+    };
+    Some(HeaderEdit {
+        set: list(fields, "set").filter_map(pair).collect(),
+        add: list(fields, "add").filter_map(pair).collect(),
+        remove: list(fields, "remove").filter_map(text::header_name).collect(),
+    })
+}
+
+fn backend_ref(meta: &Meta, index: usize, at: At<'_>) -> Option<BackendRef> {
+    let fields = at.fields(&["group", "kind", "name", "namespace", "port", "weight", "filters"])?;
+    let group = fields.get("group").map_or(Some(""), At::str)?;
+    let kind = fields.get("kind").map_or(Some("Service"), At::str)?;
+    let foreign = !(matches!(group, "" | "core") && kind == "Service");
+    let namespace = match fields.get("namespace") {
+        Some(at) => at.text()?,
+        None => meta.namespace.clone(),
+    };
+    let port = match fields.get("port") {
+        Some(at) => Some(at.port()?),
+        None => None,
+    };
+    Some(BackendRef {
+        namespace,
+        name: fields.require("name")?.text()?,
+        port,
+        foreign_kind: foreign.then(|| format!("{kind} of group `{group}`")),
+        weight: fields.get("weight").map_or(Some(1), |at| at.number(0, 1_000_000))?,
+        filters: filters(fields),
+        index,
+        line: at.line(),
+    })
+}
+
+fn retry(at: At<'_>) -> Option<Retry> {
+    let fields = at.fields(&["codes", "attempts", "backoff"])?;
+    Some(Retry {
+        attempts: fields.get("attempts").map_or(Some(DEFAULT_ATTEMPTS), |at| at.number(0, 1000))?,
+        codes: list(fields, "codes").filter_map(|at| at.number(400, 599)).collect(),
+        backoff: fields.get("backoff").and_then(text::gateway_duration),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::tests::only;
+    use super::super::super::{Object, Resource};
+    use super::*;
+
+    fn route(rules: &str) -> (std::sync::Arc<Object>, Vec<String>) {
+        only(&format!("apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r, namespace: n}}\nspec:\n  parentRefs: [{{group: '', kind: Service, name: s}}]\n  rules:\n{rules}"))
+    }
+
+    #[test]
+    fn a_full_rule() {
+        let (object, found) = route(
+            "  - matches:\n    - path: {type: Exact, value: /a}\n      method: GET\n      headers: [{name: X-A, value: '1'}, {name: x-a, value: '2'}]\n      queryParams: [{type: RegularExpression, name: q, value: 'a+'}]\n    filters:\n    - type: RequestHeaderModifier\n      requestHeaderModifier: {set: [{name: X-B, value: b}], add: [], remove: [X-C]}\n    backendRefs: [{name: a, port: 80, weight: 9}, {name: b, port: 80}]\n    timeouts: {request: 10s, backendRequest: 1s}\n    retry: {codes: [503], backoff: 100ms}\n",
+        );
+        assert_eq!(found, [] as [String; 0]);
+        let Resource::HttpRoute(route) = &object.resource else { panic!() };
+        let rule = &route.rules[0];
+        assert_eq!(rule.matches[0].headers, [("x-a".into(), TextMatch::Exact("1".into()))]);
+        assert_eq!(rule.matches[0].path, PathMatch::Exact("/a".into()));
+        assert_eq!(rule.retry, Some(Retry { attempts: 2, codes: vec![503], backoff: Some(Duration::from_millis(100)) }));
+        assert_eq!(rule.backends[0].weight, 9);
+        assert_eq!(rule.backends[1].weight, 1);
+        assert_eq!(rule.request_timeout, Some(Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn zero_disables_a_timeout() {
+        let (object, _) = route("  - timeouts: {request: 0s, backendRequest: 5s}\n");
+        let Resource::HttpRoute(route) = &object.resource else { panic!() };
+        assert!(object.good);
+        assert_eq!(route.rules[0].request_timeout, None);
+    }
+
+    #[test]
+    fn wrong_rules() {
+        let cases = [
+            ("  - matches: [{path: {value: a}}]\n", "starts with"),
+            ("  - matches: [{path: {value: /a//b}}]\n", "can't contain"),
+            ("  - matches: [{path: {type: RegularExpression, value: 'a('}}]\n", "not a regular expression"),
+            ("  - matches: [{path: {type: RegularExpression, value: '(?=a)'}}]\n", "look-around"),
+            ("  - matches: [{method: get}]\n", "unknown value"),
+            ("  - filters: [{type: RequestRedirect, requestRedirect: {}}]\n", "not supported yet"),
+            ("  - filters: [{type: RequestHeaderModifier}]\n", "requestHeaderModifier: is required"),
+            ("  - filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: 'a b', value: c}]}}]\n", "not a header name"),
+            ("  - filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: \"x\\ny\"}]}}]\n", "control"),
+            ("  - backendRefs: [{name: a, port: 80, weight: -1}]\n", "out of range"),
+            ("  - timeouts: {request: 1s, backendRequest: 2s}\n", "longer"),
+            ("  - timeouts: {request: 1.5s}\n", "not a duration"),
+            ("  - retry: {codes: [200]}\n", "out of range"),
+            ("  - backendRef: []\n", "did you mean `backendRefs`"),
+        ];
+        for (rules, wanted) in cases {
+            let (object, found) = route(rules);
+            assert!(!object.good, "{rules}");
+            assert!(found.join("\n").contains(wanted), "{rules}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn both_header_filters_may_stand_together_and_none_twice() {
+        let one = "{type: RequestHeaderModifier, requestHeaderModifier: {remove: [a]}}";
+        let other = "{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [a]}}";
+        assert!(route(&format!("  - filters: [{one}, {other}]\n")).0.good);
+        assert!(!route(&format!("  - filters: [{one}, {one}]\n")).0.good);
+    }
+}

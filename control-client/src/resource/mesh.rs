@@ -1,0 +1,124 @@
+//! writ.dev: MeshSettings.
+
+use super::read::{At, Fields};
+use super::{Meta, Resource};
+use crate::snapshot::{OutboundTrafficPolicy, PathNormalization};
+
+/// A MeshSettings; defaults filled in.
+#[derive(Debug, Clone)]
+pub(crate) struct MeshSettings {
+    pub(crate) root_namespace: String,
+    pub(crate) trust_domain_aliases: Vec<String>,
+    pub(crate) outbound: OutboundTrafficPolicy,
+    pub(crate) forwarding_identities: Vec<String>,
+    pub(crate) path_normalization: PathNormalization,
+    /// Names of extension providers.
+    pub(crate) providers: Vec<String>,
+}
+
+impl Default for MeshSettings {
+    fn default() -> Self {
+        Self {
+            root_namespace: "istio-system".into(),
+            trust_domain_aliases: Vec::new(),
+            outbound: OutboundTrafficPolicy::AllowAny,
+            forwarding_identities: Vec::new(),
+            path_normalization: PathNormalization::Base,
+            providers: Vec::new(),
+        }
+    }
+}
+
+const OUTBOUND: &[(&str, OutboundTrafficPolicy)] =
+    &[("ALLOW_ANY", OutboundTrafficPolicy::AllowAny), ("REGISTRY_ONLY", OutboundTrafficPolicy::RegistryOnly)];
+
+const NORMALIZATION: &[(&str, PathNormalization)] = &[
+    ("DEFAULT", PathNormalization::Base),
+    ("NONE", PathNormalization::None),
+    ("BASE", PathNormalization::Base),
+    ("MERGE_SLASHES", PathNormalization::MergeSlashes),
+    ("DECODE_AND_MERGE_SLASHES", PathNormalization::DecodeAndMergeSlashes),
+];
+
+const KNOWN: &[&str] = &[
+    "rootNamespace", "trustDomainAliases", "outboundTrafficPolicy", "forwardingIdentities", "pathNormalization",
+    "extensionProviders",
+];
+
+/// Reads a MeshSettings. What can't be understood of it falls to the strict side.
+pub(crate) fn mesh_settings(_: &Meta, object: Fields<'_>) -> Resource {
+    let mut settings = MeshSettings::default();
+    let Some(spec) = object.require("spec").and_then(|at| at.fields(KNOWN)) else {
+        settings.outbound = OutboundTrafficPolicy::RegistryOnly;
+        return Resource::MeshSettings(settings);
+    };
+    settings.root_namespace = spec.get("rootNamespace").and_then(At::text).unwrap_or(settings.root_namespace);
+    settings.trust_domain_aliases = spec.get("trustDomainAliases").map(At::texts).unwrap_or_default();
+    if let Some(policy) = spec.get("outboundTrafficPolicy") {
+        let mode = policy.fields(&["mode"]).and_then(|fields| fields.require("mode"));
+        settings.outbound = mode.and_then(|at| at.one_of(OUTBOUND)).unwrap_or(OutboundTrafficPolicy::RegistryOnly);
+    }
+    if let Some(list) = spec.get("forwardingIdentities") {
+        settings.forwarding_identities = list.items().filter_map(identity).collect();
+    }
+    if let Some(policy) = spec.get("pathNormalization") {
+        let value = policy.fields(&["normalization"]).and_then(|fields| fields.require("normalization"));
+        settings.path_normalization = value.and_then(|at| at.one_of(NORMALIZATION)).unwrap_or_default();
+    }
+    if let Some(list) = spec.get("extensionProviders") {
+        // Istio's MeshConfig has some dozen kinds of provider; only the names count as long as none is called.
+        let name = |at: At<'_>| at.open_fields()?.require("name")?.text();
+        settings.providers = list.items().filter_map(name).collect();
+        list.warn("providers are accepted and not called yet: what a CUSTOM policy matches is denied");
+    }
+    Resource::MeshSettings(settings)
+}
+
+/// `spiffe://..`, exact or with one star at its end or start.
+fn identity(at: At<'_>) -> Option<String> {
+    let text = at.text()?;
+    if text == "*" || !(text.starts_with("spiffe://") || text.starts_with('*')) {
+        at.error(format!("`{text}` must be spiffe://.., spiffe://..* or *suffix; everyone can't be trusted to forward"));
+        return None;
+    }
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::only;
+    use super::*;
+
+    fn settings(spec: &str) -> (bool, MeshSettings, Vec<String>) {
+        let (object, found) = only(&format!("apiVersion: writ.dev/v1alpha1\nkind: MeshSettings\nmetadata: {{name: mesh}}\nspec: {spec}\n"));
+        let good = object.good;
+        let object = std::sync::Arc::into_inner(object);
+        // The file's own list is gone, so this is the only reference.
+        match object.map(|object| object.resource) {
+            Some(Resource::MeshSettings(settings)) => (good, settings, found),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn all_fields() {
+        let (good, settings, found) = settings(
+            "{rootNamespace: mesh, trustDomainAliases: [old.local], outboundTrafficPolicy: {mode: REGISTRY_ONLY}, forwardingIdentities: ['spiffe://cluster.local/ns/edge/*'], pathNormalization: {normalization: MERGE_SLASHES}}",
+        );
+        assert!(good, "{found:?}");
+        assert_eq!(settings.root_namespace, "mesh");
+        assert_eq!(settings.trust_domain_aliases, ["old.local"]);
+        assert_eq!(settings.outbound, OutboundTrafficPolicy::RegistryOnly);
+        assert_eq!(settings.path_normalization, PathNormalization::MergeSlashes);
+        assert_eq!(settings.forwarding_identities.len(), 1);
+    }
+
+    #[test]
+    fn a_mistake_falls_to_the_strict_side() {
+        let (good, settings, found) = settings("{outboundTrafficPolicy: {mode: REGISTRY}, forwardingIdentities: ['*']}");
+        assert!(!good);
+        assert_eq!(found.len(), 2);
+        assert_eq!(settings.outbound, OutboundTrafficPolicy::RegistryOnly);
+        assert_eq!(settings.forwarding_identities, [] as [String; 0]);
+    }
+}
