@@ -83,6 +83,7 @@ async fn open(
     let mut scratch = Vec::new();
     while connections.len() < count {
         let stream = TcpStream::connect(target).await.context("connect")?;
+        stream.set_nodelay(true)?;
         let mut stream =
             connector.connect(ServerName::try_from("mesh.invalid")?, stream).await.context("TLS")?;
         let status = exchange(&mut stream, &request, &mut scratch).await?;

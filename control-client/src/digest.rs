@@ -189,15 +189,26 @@ mod tests {
     #[test]
     fn canonical_json() {
         assert_eq!(canonical("b: 1\na: [true, ~, 'x\"y']\n"), r#"{"a":[true,null,"x\"y"],"b":1}"#);
-        assert_eq!(canonical("\"\\u20ac\": 1\n\"\\r\": 2\n\"\\U0001F600\": 3\n\"\\ufb33\": 4\n"), "{\"\\r\":2,\"€\":1,\"😀\":3,\"\u{fb33}\":4}");
+        assert_eq!(
+            canonical("\"\\u20ac\": 1\n\"\\r\": 2\n\"\\U0001F600\": 3\n\"\\ufb33\": 4\n"),
+            "{\"\\r\":2,\"€\":1,\"😀\":3,\"\u{fb33}\":4}"
+        );
     }
 
     #[test]
     fn numbers_as_ecmascript_writes_them() {
         let cases = [
-            (1.0, "1"), (-1.5, "-1.5"), (1e21, "1e+21"), (1e20, "100000000000000000000"), (0.000001, "0.000001"),
-            (0.0000001, "1e-7"), (123456.789, "123456.789"), (5e-324, "5e-324"), (1.7976931348623157e308, "1.7976931348623157e+308"),
-            (-0.0, "0"), (333333333.33333329, "333333333.3333333"),
+            (1.0, "1"),
+            (-1.5, "-1.5"),
+            (1e21, "1e+21"),
+            (1e20, "100000000000000000000"),
+            (0.000001, "0.000001"),
+            (0.0000001, "1e-7"),
+            (123456.789, "123456.789"),
+            (5e-324, "5e-324"),
+            (1.7976931348623157e308, "1.7976931348623157e+308"),
+            (-0.0, "0"),
+            (333333333.33333329, "333333333.3333333"),
         ];
         for (number, wanted) in cases {
             let mut out = String::new();
@@ -209,7 +220,8 @@ mod tests {
 
     fn digest_of(text: &str) -> String {
         let (documents, _) = yaml::parse(text);
-        let identity = Identity { group: "g", kind: "K", namespace: "n", name: "x", created: None, annotations: vec![] };
+        let identity =
+            Identity { group: "g", kind: "K", namespace: "n", name: "x", created: None, annotations: vec![] };
         object(&identity, &[("spec", &documents[0].root)])
     }
 

@@ -43,7 +43,11 @@ impl Status {
 
     /// The snapshot could not be turned into tables.
     pub fn rejected(&self, version: u64, diagnostics: Vec<Diagnostic>) {
-        tracing::error!(version, count = diagnostics.len(), "configuration refused; the previous one stays in force");
+        tracing::error!(
+            version,
+            count = diagnostics.len(),
+            "configuration refused; the previous one stays in force"
+        );
         for diagnostic in &diagnostics {
             tracing::error!(version, "{diagnostic}");
         }

@@ -18,8 +18,9 @@ use tokio::task::LocalSet;
 use crate::admin::{self, AdminState, Readiness};
 use crate::conn;
 use crate::drain::{Drain, Phase};
-use crate::http::serve_h1::{DrainSignal, Timeouts};
+use crate::explain::{Query, explain};
 use crate::generation::{Current, Published};
+use crate::http::serve_h1::{DrainSignal, Timeouts};
 use crate::identity::{self, Identity, SpiffeId};
 use crate::listen::{self, Accepted, Placement};
 use crate::net::OwnListeners;
@@ -28,7 +29,7 @@ use crate::roles::{self, Forward, Listener, Open, Role};
 use crate::telemetry::{self, ConfigStatus, ProxyFacts, Telemetry};
 use crate::tls::{ClientTls, ServerTls};
 use crate::upstream::{self, Registry, Upstream};
-use crate::worker::{Deadlines, Splits, Worker};
+use crate::worker::{Deadlines, Memory, Worker};
 
 /// What a proxy is told at start. Resources come from its source, never from here.
 #[derive(Debug, Clone)]
@@ -105,13 +106,14 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
     let registry = Registry::new();
     let first = reload::first(&configuration.snapshots.borrow(), &registry)?;
     let published = Published::new(first);
+    let proxy = ProxyFacts {
+        role: settings.role.as_str().into(),
+        workload: format!("{}/{}", settings.workload.namespace, settings.workload.name),
+        identity: identity.as_ref().map(|identity| identity.id().as_str().to_owned()),
+        version: env!("CARGO_PKG_VERSION").into(),
+    };
     let telemetry = Telemetry::start(telemetry::Options {
-        proxy: ProxyFacts {
-            role: settings.role.as_str().into(),
-            workload: format!("{}/{}", settings.workload.namespace, settings.workload.name),
-            identity: identity.as_ref().map(|identity| identity.id().as_str().to_owned()),
-            version: env!("CARGO_PKG_VERSION").into(),
-        },
+        proxy: proxy.clone(),
         sink: settings.record.clone(),
         sample: settings.sample,
     })
@@ -125,7 +127,8 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         &settings.forwards,
     ))?;
     let listening: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
-    let (admin, admin_addresses, ready) = start_admin(&settings, &telemetry, &attestation)?;
+    let (admin, admin_addresses, ready) =
+        start_admin(&settings, &telemetry, attestation, Arc::clone(&published), proxy)?;
 
     let drain = Drain::default();
     let (stop, stopping) = watch::channel(false);
@@ -155,7 +158,15 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
     let control = {
         let (telemetry, ready) = (Arc::clone(&telemetry), Arc::clone(&ready));
         thread("control", move |runtime| {
-            runtime.block_on(control(configuration, published, registry, identity, telemetry, ready, stopping));
+            runtime.block_on(control(
+                configuration,
+                published,
+                registry,
+                identity,
+                telemetry,
+                ready,
+                stopping,
+            ));
         })?
     };
     for condition in ["config", "listeners", "identity"] {
@@ -357,7 +368,7 @@ impl Shared {
             shard: self.telemetry.shard(),
             upstream: Upstream::new(Arc::clone(&self.registry), Arc::clone(&self.client_tls), settings),
             registry: Arc::clone(&self.registry),
-            splits: Splits::default(),
+            memory: Memory::default(),
             identity: self.identity.clone(),
             server_tls: self.server_tls.clone(),
             own: Arc::clone(&self.own),
@@ -388,6 +399,8 @@ fn start_admin(
     settings: &Settings,
     telemetry: &Arc<Telemetry>,
     attestation: &fips::Attestation,
+    published: Arc<Published>,
+    proxy: ProxyFacts,
 ) -> anyhow::Result<(admin::Handle, Vec<(SocketAddr, admin::Kind)>, Arc<Readiness>)> {
     let ready = Arc::new(Readiness::new(&["config", "listeners", "identity"]));
     let wanted = [
@@ -409,9 +422,22 @@ fn start_admin(
         ready: Arc::clone(&ready),
         telemetry: Arc::clone(telemetry),
         attestation: serde_json::to_value(attestation)?,
-        explain: None,
+        explain: Some(explaining(published, proxy)),
     };
     Ok((admin::start(sockets, state)?, addresses, ready))
+}
+
+/// `/explain?side=..&from=..&url=..`: parameters as `writ explain` has flags, percent-encoded.
+fn explaining(published: Arc<Published>, proxy: ProxyFacts) -> admin::Explain {
+    Arc::new(move |query| {
+        let decoded: Vec<_> = query
+            .split('&')
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(name, value)| (name, percent_encoding::percent_decode_str(value).decode_utf8_lossy()))
+            .collect();
+        let query = Query::parse(decoded.iter().map(|(name, value)| (*name, value.as_ref())))?;
+        explain(published.load(), &proxy, &query)
+    })
 }
 
 /// A named thread with a runtime of its own.

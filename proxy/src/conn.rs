@@ -22,7 +22,7 @@ use crate::http::serve;
 use crate::net::{self, Detected, Prefixed};
 use crate::peer::Peer;
 use crate::roles::{Destination, Listener};
-use crate::stages::{self, Target};
+use crate::stages::{self, Application, Target};
 use crate::tcp;
 use crate::telemetry::{ConnectionFacts, Record, Side};
 use crate::tls::{Alpn, PeerTls};
@@ -50,7 +50,13 @@ enum Carries {
 }
 
 /// Serves one accepted connection to its end. Whatever happens, what was asked of it leaves a record.
-pub async fn serve(worker: Rc<Worker>, listener: Listener, socket: TcpStream, source: SocketAddr, guard: Guard) {
+pub async fn serve(
+    worker: Rc<Worker>,
+    listener: Listener,
+    socket: TcpStream,
+    source: SocketAddr,
+    guard: Guard,
+) {
     if net::socket::prepare(&socket, Some(net::socket::Keepalive::default())).is_err() {
         return;
     }
@@ -59,16 +65,26 @@ pub async fn serve(worker: Rc<Worker>, listener: Listener, socket: TcpStream, so
     let arrival = Arrival { worker, side: listener.side, source: net::socket::canonical(source), guard };
     let _open = arrival.worker.shard.connection(listener.side);
     match (listener.side, listener.destination, original) {
-        (Side::Inbound, Destination::Fixed(app), _) => arrival.inbound(socket, app, app).await,
+        (Side::Inbound, Destination::Fixed(app), _) => arrival.inbound(socket, app, false).await,
         (Side::Inbound, Destination::Original, Some(to)) if !arrival.worker.own.leads_back(to) => {
-            arrival.inbound(socket, to, to).await;
+            arrival.inbound(socket, to, true).await;
         }
-        (Side::Outbound, _, Some(to)) if !arrival.worker.own.leads_back(to) => arrival.outbound(socket, to).await,
+        (Side::Outbound, _, Some(to)) if !arrival.worker.own.leads_back(to) => {
+            arrival.outbound(socket, to).await
+        }
         (Side::Outbound, _, None) => arrival.by_authority(socket, local).await,
         // Without a destination, or to ourselves.
         (_, _, to) => {
             let facts = arrival.facts(to.unwrap_or(local), None);
-            arrival.refused(&facts, "tcp", &Reject::because(Stage::Accept, Reason::LoopDetected, "not redirected here by interception rules, or to the proxy's own port"));
+            arrival.refused(
+                &facts,
+                "tcp",
+                &Reject::because(
+                    Stage::Accept,
+                    Reason::LoopDetected,
+                    "not redirected here by interception rules, or to the proxy's own port",
+                ),
+            );
         }
     }
 }
@@ -82,8 +98,9 @@ struct Arrival {
 }
 
 impl Arrival {
-    /// To this workload: `destination` is what policies look at, `app` where the application is.
-    async fn inbound(self, socket: TcpStream, destination: SocketAddr, app: SocketAddr) {
+    /// To this workload, whose application is at `destination`.
+    async fn inbound(self, socket: TcpStream, destination: SocketAddr, intercepted: bool) {
+        let app = Application { address: destination, intercepted };
         let held = self.worker.current.get();
         let mode = held.tables.peer_mode(destination.port()).mode;
         let declared = held.tables.inbound_port(destination.port()).and_then(|port| port.protocol);
@@ -130,7 +147,7 @@ impl Arrival {
         self,
         io: Prefixed<TcpStream>,
         destination: SocketAddr,
-        app: SocketAddr,
+        app: Application,
         declared: Option<Protocol>,
     ) {
         let Some(tls) = self.worker.server_tls.clone() else { return };
@@ -177,7 +194,13 @@ impl Arrival {
         let server_first = !routed && self.worker.server_first.believes(destination);
         if matches!(declared, Some(Protocol::Tcp | Protocol::Tls)) || server_first {
             let peer = Peer::new(facts, None, None);
-            self.serve(Io::Plain(Prefixed::new(Bytes::new(), socket)), peer, Target::Destination(destination), Carries::Tcp("tcp")).await;
+            self.serve(
+                Io::Plain(Prefixed::new(Bytes::new(), socket)),
+                peer,
+                Target::Destination(destination),
+                Carries::Tcp("tcp"),
+            )
+            .await;
             return;
         }
         let http = matches!(declared, Some(Protocol::Http1 | Protocol::Http2 | Protocol::Grpc));
@@ -197,14 +220,20 @@ impl Arrival {
     /// From this workload without interception: HTTP, to wherever its authority says.
     async fn by_authority(self, socket: TcpStream, local: SocketAddr) {
         let idle = self.worker.deadlines.idle;
-        let Some((io, detected)) = self.detect(Prefixed::new(Bytes::new(), socket), idle, local).await else { return };
+        let Some((io, detected)) = self.detect(Prefixed::new(Bytes::new(), socket), idle, local).await else {
+            return;
+        };
         let facts = self.facts(local, None);
         let carries = match detected {
             Detected::Http1 => Carries::Http1,
             Detected::Http2 => Carries::Http2,
             _ => {
                 let why = "without interception only HTTP can be routed, by its authority";
-                return self.refused(&facts, "tcp", &Reject::because(Stage::Detect, Reason::NotDetected, why));
+                return self.refused(
+                    &facts,
+                    "tcp",
+                    &Reject::because(Stage::Detect, Reason::NotDetected, why),
+                );
             }
         };
         self.serve(Io::Plain(io), Peer::new(facts, None, None), Target::Authority, carries).await;
@@ -222,7 +251,8 @@ impl Arrival {
         };
         match looked {
             Ok((_, Detected::Closed)) => {
-                let gone = Reject::because(Stage::Detect, Reason::ClientClosed, "the client left without a byte");
+                let gone =
+                    Reject::because(Stage::Detect, Reason::ClientClosed, "the client left without a byte");
                 self.refused(&self.facts(destination, None), "tcp", &gone);
                 None
             }
@@ -235,7 +265,12 @@ impl Arrival {
     }
 
     /// What to serve; `None` after a refusal.
-    fn carries(&self, detected: &Detected, declared: Option<Protocol>, facts: &Rc<ConnectionFacts>) -> Option<Carries> {
+    fn carries(
+        &self,
+        detected: &Detected,
+        declared: Option<Protocol>,
+        facts: &Rc<ConnectionFacts>,
+    ) -> Option<Carries> {
         let http = matches!(declared, Some(Protocol::Http1 | Protocol::Http2 | Protocol::Grpc));
         let opaque = matches!(declared, Some(Protocol::Tcp | Protocol::Tls));
         Some(match detected {
@@ -351,7 +386,11 @@ impl Io {
 }
 
 impl AsyncRead for Io {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
             Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
@@ -396,4 +435,3 @@ impl AsyncWrite for Io {
         }
     }
 }
-

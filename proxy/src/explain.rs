@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::body::Body;
 use crate::decision::Reason;
@@ -14,10 +14,9 @@ use crate::generation::{Generation, Held};
 use crate::http::pipeline;
 use crate::identity::SpiffeId;
 use crate::peer::{self, Peer};
-use crate::stages::Target;
-use crate::tables::Considered;
+use crate::stages::{Application, Target};
 use crate::telemetry::{ConnectionFacts, ProxyFacts, Record, Shard, Side, TlsEvidence};
-use crate::worker::Splits;
+use crate::worker::Memory;
 
 /// A request to be explained.
 #[derive(Debug, Clone)]
@@ -67,7 +66,8 @@ impl Query {
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
-        let address = || value.parse::<SocketAddr>().map_err(|error| format!("{error}; expected ADDRESS:PORT"));
+        let address =
+            || value.parse::<SocketAddr>().map_err(|error| format!("{error}; expected ADDRESS:PORT"));
         match name {
             "side" => {
                 self.side = match value {
@@ -122,7 +122,9 @@ impl Query {
 
     fn target(&self, destination: SocketAddr) -> Target {
         match (self.side, self.destination) {
-            (Side::Inbound, _) => Target::Application(destination),
+            (Side::Inbound, _) => {
+                Target::Application(Application { address: destination, intercepted: false })
+            }
             (_, Some(destination)) => Target::Destination(destination),
             (_, None) => Target::Authority,
         }
@@ -138,7 +140,7 @@ pub fn explain(generation: Arc<Generation>, proxy: &ProxyFacts, query: &Query) -
     let mut request = query.request();
     pipeline::asked(&mut record, &request);
     let target = query.target(peer.facts.destination);
-    let decided = pipeline::decide(&peer, target, &held, &mut request, &mut record, &Splits::default());
+    let decided = pipeline::decide(&peer, target, &held, &mut request, &mut record, &Memory::default());
     let refused = match decided {
         Ok(_) => None,
         Err(reject) => {
@@ -151,25 +153,7 @@ pub fn explain(generation: Arc<Generation>, proxy: &ProxyFacts, query: &Query) -
     if refused == Some(Reason::NoAllowMatched) {
         let attributes = pipeline::attributes(&request, &record);
         let considered = held.tables.consider(&peer::attributes(&peer.facts), Some(&attributes), usize::MAX);
-        value["considered"] = considered_json(&considered, &held);
+        value["considered"] = considered.to_json(held.tables.objects());
     }
     Ok(value)
-}
-
-fn considered_json(considered: &Considered, held: &Held) -> Value {
-    let policies: Vec<_> = considered
-        .nearest
-        .iter()
-        .map(|near| {
-            let object = held.tables.objects().get(near.policy);
-            json!({
-                "policy": object.map(|object| json!({
-                    "kind": object.kind, "namespace": object.namespace, "name": object.name,
-                    "rule": near.policy.rule_index(),
-                })),
-                "failed": near.failed,
-            })
-        })
-        .collect();
-    json!({ "policies": policies, "others": considered.others })
 }

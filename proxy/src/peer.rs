@@ -112,7 +112,9 @@ fn encryption(mode: PeerMode, facts: &ConnectionFacts) -> CheckResult {
         (MtlsMode::Strict, false) if mode.quarantined => {
             CheckResult::new(CheckOutcome::Fail, Reason::QuarantinedPolicy, mode.policy)
         }
-        (MtlsMode::Strict, false) => CheckResult::new(CheckOutcome::Fail, Reason::PlaintextUnderStrict, mode.policy),
+        (MtlsMode::Strict, false) => {
+            CheckResult::new(CheckOutcome::Fail, Reason::PlaintextUnderStrict, mode.policy)
+        }
         (MtlsMode::Permissive | MtlsMode::Disable, false) if facts.tls.is_some() => pass(Reason::Tls),
         (MtlsMode::Permissive | MtlsMode::Disable, false) => pass(Reason::PlaintextPermitted),
     }

@@ -41,7 +41,10 @@ pub async fn run(
                 }
                 Err(error) => {
                     tracing::error!(version = snapshot.version, %error, "configuration rejected; the one before stays");
-                    report(ConfigStatus { rejected: Some(error.message.clone()), ..ConfigStatus::of(&snapshot) });
+                    report(ConfigStatus {
+                        rejected: Some(error.message.clone()),
+                        ..ConfigStatus::of(&snapshot)
+                    });
                     status.rejected(snapshot.version, vec![diagnostic(&error)]);
                     continue;
                 }
@@ -106,6 +109,9 @@ fn diagnostic(error: &CompileError) -> Diagnostic {
 fn retire(retired: &mut Vec<Arc<Generation>>, published: &Published, registry: &Registry) {
     retired.retain(|generation| Arc::strong_count(generation) > 1);
     let current = published.load();
-    let named = retired.iter().chain([&current]).flat_map(|generation| generation.tables.backends().iter().map(|backend| backend.id));
+    let named = retired
+        .iter()
+        .chain([&current])
+        .flat_map(|generation| generation.tables.backends().iter().map(|backend| backend.id));
     registry.retire(&named.collect::<Vec<_>>());
 }

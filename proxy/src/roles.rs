@@ -60,9 +60,8 @@ impl FromStr for Forward {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (listen, app) = text
-            .split_once('=')
-            .ok_or("expected LISTEN=APP, for instance 0.0.0.0:19080=127.0.0.1:9080")?;
+        let (listen, app) =
+            text.split_once('=').ok_or("expected LISTEN=APP, for instance 0.0.0.0:19080=127.0.0.1:9080")?;
         let parse = |text: &str| {
             text.parse::<SocketAddr>().map_err(|error| format!("{text:?} is not an ADDRESS:PORT: {error}"))
         };

@@ -8,6 +8,7 @@ use control_client::snapshot::{BackendTls, OutboundTrafficPolicy};
 use crate::decision::{Check, CheckOutcome, CheckResult, Decision, Outcome, PolicyRef, Reason, Stage};
 use crate::error::Reject;
 use crate::generation::Held;
+use crate::net::socket::to_own_application;
 use crate::tables::Authorization;
 use crate::telemetry::{Attempt, Record, Side};
 use crate::upstream::{Hop, HopFacts, HopProtocol, HopTls};
@@ -17,11 +18,20 @@ use crate::worker::Worker;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
     /// Inbound: to the local application.
-    Application(SocketAddr),
+    Application(Application),
     /// Outbound: to this original destination.
     Destination(SocketAddr),
     /// Outbound without interception: wherever the authority says.
     Authority,
+}
+
+/// Where the local application is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Application {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Redirection rules brought the caller here, and would bring us back unless we call from a place of our own.
+    pub intercepted: bool,
 }
 
 /// For destinations that no backend's settings speak of: Envoy's default.
@@ -72,7 +82,9 @@ pub fn unknown(
             decision.deny(Stage::Route, Reason::UnknownDestination, PolicyRef::NONE);
             let why = match policy {
                 OutboundTrafficPolicy::AllowAny => "no service has this authority or address and port",
-                OutboundTrafficPolicy::RegistryOnly => "no service owns it, and outboundTrafficPolicy is REGISTRY_ONLY",
+                OutboundTrafficPolicy::RegistryOnly => {
+                    "no service owns it, and outboundTrafficPolicy is REGISTRY_ONLY"
+                }
             };
             Err(Reject::because(Stage::Route, Reason::UnknownDestination, why))
         }
@@ -80,8 +92,10 @@ pub fn unknown(
 }
 
 /// The hop to the local application.
-pub fn to_application(worker: &Worker, application: SocketAddr, protocol: HopProtocol) -> Hop {
-    worker.upstream.hop_to(application, HopTls::Plaintext, protocol, CONNECT_TIMEOUT)
+pub fn to_application(worker: &Worker, application: Application, protocol: HopProtocol) -> Hop {
+    let Application { address, intercepted } = application;
+    let source = intercepted.then(|| to_own_application(address.ip()));
+    worker.upstream.hop_from(source, address, HopTls::Plaintext, protocol, CONNECT_TIMEOUT)
 }
 
 /// The hop to an address as it is: a pod keeps its identity check though no routes apply.

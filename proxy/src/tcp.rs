@@ -20,13 +20,7 @@ use crate::upstream::{self, Hop, HopProtocol};
 use crate::worker::Worker;
 
 /// Serves a connection of bytes that are not ours to read. `protocol` is how the record names it: `tcp` or `tls`.
-pub async fn serve(
-    io: Io,
-    worker: &Worker,
-    peer: &Peer,
-    target: Target,
-    protocol: &'static str,
-) {
+pub async fn serve(io: Io, worker: &Worker, peer: &Peer, target: Target, protocol: &'static str) {
     let held = worker.current.get();
     let mut record = Record::begin(&worker.shard, &held.config, &peer.facts);
     record.protocol = protocol;
@@ -38,12 +32,7 @@ pub async fn serve(
 
 /// Serves a client that has not spoken: connects, and waits for either side. Gives the connection back when the client
 /// turns out to speak first after all, so that a slow ClientHello or request is never taken for opaque bytes.
-pub async fn server_first(
-    mut io: Io,
-    worker: &Worker,
-    peer: &Peer,
-    target: Target,
-) -> Option<Io> {
+pub async fn server_first(mut io: Io, worker: &Worker, peer: &Peer, target: Target) -> Option<Io> {
     let held = worker.current.get();
     let mut record = Record::begin(&worker.shard, &held.config, &peer.facts);
     record.protocol = "tcp";
@@ -123,7 +112,11 @@ async fn open(
         }
         Target::Destination(address) => route(worker, address, held, record)?,
         Target::Authority => {
-            return Err(Reject::because(Stage::Route, Reason::NotDetected, "opaque bytes without a destination"));
+            return Err(Reject::because(
+                Stage::Route,
+                Reason::NotDetected,
+                "opaque bytes without a destination",
+            ));
         }
     };
     let started = Instant::now();
@@ -168,4 +161,3 @@ fn route(
     };
     picked.inspect_err(|reject| stages::charge_hop(&mut record.decision, reject))
 }
-

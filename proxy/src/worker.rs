@@ -1,10 +1,10 @@
 //! What one worker has to itself: its view of the tables, its pools, its share of telemetry, its splits.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::generation::Current;
 use crate::http::serve_h1::{DrainSignal, Timeouts};
@@ -25,8 +25,8 @@ pub struct Worker {
     pub upstream: Rc<Upstream>,
     /// Endpoint sets, and who is behind an address.
     pub registry: Arc<Registry>,
-    /// Where each route's split stands.
-    pub splits: Splits,
+    /// What decisions leave behind for later ones.
+    pub memory: Memory,
     /// This proxy's identity; `None`: plaintext only.
     pub identity: Option<Arc<Identity>>,
     /// Terminates mesh mTLS; `None`: plaintext only.
@@ -62,6 +62,38 @@ impl Default for Deadlines {
             handshake: Duration::from_secs(10),
             idle: Duration::from_secs(3600),
         }
+    }
+}
+
+/// What decisions leave behind for later ones.
+#[derive(Default)]
+pub struct Memory {
+    /// Where each route's split stands.
+    pub splits: Splits,
+    /// Who was told lately what else was considered.
+    pub considered: Considered,
+}
+
+/// Bounds how often a refusal is explained in its record: once a second for a caller, some times a second in all.
+/// Reading every policy costs more than the refusal itself, and a refused caller must not choose how often.
+#[derive(Default)]
+pub struct Considered {
+    second: RefCell<(Option<Instant>, HashSet<Option<Arc<str>>>)>,
+}
+
+/// Explained refusals of one worker in one second.
+const CONSIDERED_PER_SECOND: usize = 5;
+
+impl Considered {
+    /// Whether this refusal of `caller` may be explained.
+    pub fn allows(&self, caller: Option<&Arc<str>>) -> bool {
+        let (second, callers) = &mut *self.second.borrow_mut();
+        let now = Instant::now();
+        if second.is_none_or(|began| now.duration_since(began) >= Duration::from_secs(1)) {
+            *second = Some(now);
+            callers.clear();
+        }
+        callers.len() < CONSIDERED_PER_SECOND && callers.insert(caller.cloned())
     }
 }
 

@@ -345,7 +345,9 @@ mod tests {
 
     #[test]
     fn every_mistake_has_its_path_and_line() {
-        let (documents, _) = yaml::parse("spec:\n  ruls: 1\n  rules:\n  - port: 70000\n  - port: x\n  on: maybe\n  labels:\n    a.b/c: 1\n");
+        let (documents, _) = yaml::parse(
+            "spec:\n  ruls: 1\n  rules:\n  - port: 70000\n  - port: x\n  on: maybe\n  labels:\n    a.b/c: 1\n",
+        );
         let reader = Reader::new(&documents[0].root);
         let spec = reader.at_root().fields(&["spec"]).unwrap().require("spec").unwrap();
         let fields = spec.fields(&["rules", "on", "labels", "host"]).unwrap();
@@ -355,7 +357,11 @@ mod tests {
         fields.get("on").unwrap().bool();
         fields.get("labels").unwrap().string_map();
         fields.require("host");
-        let found: Vec<_> = reader.into_problems().into_iter().map(|p| format!("{} {}: {}", p.line, p.field, p.message)).collect();
+        let found: Vec<_> = reader
+            .into_problems()
+            .into_iter()
+            .map(|p| format!("{} {}: {}", p.line, p.field, p.message))
+            .collect();
         assert_eq!(
             found,
             [

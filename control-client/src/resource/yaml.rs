@@ -122,7 +122,9 @@ fn recover(text: &str, whole: SyntaxError) -> (Vec<Document>, Vec<SyntaxError>) 
     let (mut start, mut start_line, mut offset, mut line) = (0, 0, 0, 0);
     let mut pieces = Vec::new();
     for text_line in text.split_inclusive('\n') {
-        let marker = text_line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace));
+        let marker = text_line
+            .strip_prefix("---")
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace));
         if marker && offset > start {
             pieces.push((start_line, &text[start..offset]));
             (start, start_line) = (offset, line);
@@ -192,15 +194,20 @@ impl<'b> Builder<'b> {
                 }
                 self.complete(Node { line, value }, anchor)?;
             }
-            Event::SequenceStart(_, anchor, tag) => self.start(Value::List(Vec::new()), line, anchor, tag.as_deref())?,
-            Event::MappingStart(_, anchor, tag) => self.start(Value::Map(Vec::new()), line, anchor, tag.as_deref())?,
+            Event::SequenceStart(_, anchor, tag) => {
+                self.start(Value::List(Vec::new()), line, anchor, tag.as_deref())?
+            }
+            Event::MappingStart(_, anchor, tag) => {
+                self.start(Value::Map(Vec::new()), line, anchor, tag.as_deref())?
+            }
             Event::SequenceEnd | Event::MappingEnd => {
                 if let Some(open) = self.open.pop() {
                     self.complete(open.node, open.anchor)?;
                 }
             }
             Event::Alias(id) => {
-                let mut node = self.anchors.get(&id).cloned().ok_or("an alias inside of what it stands for")?;
+                let mut node =
+                    self.anchors.get(&id).cloned().ok_or("an alias inside of what it stands for")?;
                 let size = node.size();
                 *self.alias_nodes = self.alias_nodes.checked_sub(size).ok_or("aliases expand to too much")?;
                 node.line = line;
@@ -261,7 +268,9 @@ fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value, St
     match tag {
         None if style == ScalarStyle::Plain => Ok(plain(text)),
         None => Ok(Value::String(text.to_owned())),
-        Some(tag) if tag.is_yaml_core_schema() && matches!(tag.suffix(), "int" | "bool" | "float" | "null") => {
+        Some(tag)
+            if tag.is_yaml_core_schema() && matches!(tag.suffix(), "int" | "bool" | "float" | "null") =>
+        {
             Ok(plain(text))
         }
         Some(tag) if tag.is_yaml_core_schema() && tag.suffix() == "str" => Ok(Value::String(text.to_owned())),
@@ -275,14 +284,18 @@ fn plain(text: &str) -> Value {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
         "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => return Value::Bool(true),
-        "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => return Value::Bool(false),
+        "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => {
+            return Value::Bool(false);
+        }
         _ => {}
     }
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
     if !digits.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
         return Value::String(text.to_owned());
     }
-    let radix = |prefix: &str, radix| digits.strip_prefix(prefix).and_then(|rest| i64::from_str_radix(rest, radix).ok());
+    let radix = |prefix: &str, radix| {
+        digits.strip_prefix(prefix).and_then(|rest| i64::from_str_radix(rest, radix).ok())
+    };
     if let Some(number) = radix("0x", 16).or_else(|| radix("0o", 8)) {
         return Value::Int(if text.starts_with('-') { -number } else { number });
     }
@@ -311,7 +324,9 @@ mod tests {
 
     #[test]
     fn scalars_as_kubernetes_reads_them() {
-        let root = one("a: 1\nb: '1'\nc: yes\nd: ~\ne: 1.5\nf: v1\ng: 2024-01-01T00:00:00Z\nh: 10.0.0.1\ni: -3\nj: 0x10\nk: 1e3\nl: 007");
+        let root = one(
+            "a: 1\nb: '1'\nc: yes\nd: ~\ne: 1.5\nf: v1\ng: 2024-01-01T00:00:00Z\nh: 10.0.0.1\ni: -3\nj: 0x10\nk: 1e3\nl: 007",
+        );
         let text = |key| format!("{:?}", root.get(key).unwrap().value);
         assert_eq!(text("a"), "Int(1)");
         assert_eq!(text("b"), "String(\"1\")");

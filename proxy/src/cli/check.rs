@@ -4,4 +4,6 @@ use std::process::ExitCode;
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 /// Runs.
-pub fn run(_: Args) -> ExitCode { ExitCode::SUCCESS }
+pub fn run(_: Args) -> ExitCode {
+    ExitCode::SUCCESS
+}

@@ -129,7 +129,8 @@ impl Args {
     }
 
     fn workload(&self) -> anyhow::Result<Workload> {
-        let (namespace, name) = self.workload.split_once('/').context("--workload: expected NAMESPACE/NAME")?;
+        let (namespace, name) =
+            self.workload.split_once('/').context("--workload: expected NAMESPACE/NAME")?;
         let known = None::<Workload>;
         let mut workload = known.unwrap_or_else(|| Workload {
             namespace: namespace.into(),
@@ -169,6 +170,9 @@ fn from_record(record: &Value) -> Vec<(String, String)> {
     add("destination", text("/destination/address"));
     add("method", text("/request/method"));
     let authority = text("/request/authority").or_else(|| text("/destination/address"));
-    add("url", authority.zip(text("/request/path")).map(|(authority, path)| format!("http://{authority}{path}")));
+    add(
+        "url",
+        authority.zip(text("/request/path")).map(|(authority, path)| format!("http://{authority}{path}")),
+    );
     parameters
 }

@@ -69,7 +69,8 @@ pub fn main() -> ExitCode {
 /// The program's own log: standard error, `WRIT_LOG` as filter; JSON when nobody looks.
 fn log() {
     let filter = EnvFilter::try_from_env("WRIT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     let terminal = std::io::stderr().is_terminal();
     if terminal {
         log.with_ansi(std::env::var_os("NO_COLOR").is_none()).compact().init();

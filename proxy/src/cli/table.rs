@@ -43,7 +43,8 @@ impl Paint {
 pub fn policy(value: Option<&Value>) -> String {
     let Some(policy) = value.filter(|value| value.is_object()) else { return String::new() };
     let text = |name: &str| policy.get(name).and_then(Value::as_str).unwrap_or_default();
-    let rule = policy.get("rule").and_then(Value::as_u64).map(|rule| format!(" rule {rule}")).unwrap_or_default();
+    let rule =
+        policy.get("rule").and_then(Value::as_u64).map(|rule| format!(" rule {rule}")).unwrap_or_default();
     format!("{} {}/{}{rule}", text("kind"), text("namespace"), text("name"))
 }
 
@@ -79,13 +80,18 @@ pub fn explained(record: &Value) -> String {
     }
     if let Some(route) = record.get("route") {
         let word = |name: &str| route.get(name).and_then(Value::as_str).unwrap_or_default();
-        out += &format!("\n  route {}  backend {} {}\n", policy(route.get("policy")), word("backend"), word("weight"));
+        out += &format!(
+            "\n  route {}  backend {} {}\n",
+            policy(route.get("policy")),
+            word("backend"),
+            word("weight")
+        );
     }
     if let Some(considered) = record.get("considered") {
         out += "\n  considered, and why each does not allow it:\n";
         for near in considered.get("policies").and_then(Value::as_array).into_iter().flatten() {
             let failed = near.get("failed").and_then(Value::as_str).unwrap_or_default();
-            out += &format!("    {}  {failed}\n", policy(near.get("policy")));
+            out += &format!("    {}  {failed}\n", policy(Some(near)));
         }
     }
     out += &format!("\n{}\n", paint.dim(&format!("config {}", text("/config/digest"))));

@@ -8,13 +8,14 @@ use smallvec::SmallVec;
 use tokio::time::timeout;
 
 use super::pipeline::Chosen;
+use super::serve_h1::CanUpgrade;
 use crate::body::Body;
 use crate::decision::{Reason, Stage};
 use crate::error::Reject;
-use crate::stages;
+use crate::stages::{self, Target};
 use crate::tables::Rule;
 use crate::telemetry::Record;
-use crate::upstream::{Hop, HopProtocol, SendError};
+use crate::upstream::{Hop, HopProtocol, SendError, UpgradedUpstream};
 use crate::worker::Worker;
 
 /// Tries after a first that never reached the server, where no `retry` says otherwise (Istio's default).
@@ -23,17 +24,25 @@ const CONNECT_RETRIES: u32 = 2;
 /// Sends a request where it was decided to go, and gives the response head.
 pub async fn send(
     worker: &Worker,
+    target: Target,
     chosen: &Chosen<'_>,
     request: Request<Body>,
     record: &mut Record,
 ) -> Result<Response<Body>, Reject> {
     let started = Instant::now();
+    if request.method() == Method::CONNECT && target == Target::Authority {
+        return Box::pin(connect(worker, chosen, &request, record)).await;
+    }
     let rule = rule(chosen);
     let sent = match rule.and_then(|rule| rule.request_timeout) {
         None => attempts(worker, chosen, rule, request, record).await,
         Some(limit) => match timeout(limit, attempts(worker, chosen, rule, request, record)).await {
             Ok(sent) => sent,
-            Err(_) => Err(Reject::because(Stage::Send, Reason::RequestTimeout, format_args!("no response in {limit:?}"))),
+            Err(_) => Err(Reject::because(
+                Stage::Send,
+                Reason::RequestTimeout,
+                format_args!("no response in {limit:?}"),
+            )),
         },
     };
     record.upstream_us = stages::micros(started.elapsed());
@@ -58,7 +67,7 @@ async fn attempts(
     let mut retries = retry.map_or(CONNECT_RETRIES, |retry| retry.attempts);
     let mut tried: SmallVec<[SocketAddr; 2]> = SmallVec::new();
     loop {
-        let hop = pick(worker, chosen, &request, &tried, record)?;
+        let hop = pick(worker, chosen, as_asked(&request), &tried, record)?;
         let spare = retry.filter(|_| retries > 0).and_then(|_| replayable(&request));
         let started = Instant::now();
         let outcome = match rule.and_then(|rule| rule.backend_timeout) {
@@ -100,22 +109,53 @@ async fn attempts(
     }
 }
 
+/// A tunnel of our own: this proxy is the forward proxy that the CONNECT asks (RFC 9110 section 9.3.6).
+async fn connect(
+    worker: &Worker,
+    chosen: &Chosen<'_>,
+    request: &Request<Body>,
+    record: &mut Record,
+) -> Result<Response<Body>, Reject> {
+    let allowed =
+        request.extensions().get::<CanUpgrade>().is_some() && record.connection.source.ip().is_loopback();
+    if !allowed {
+        return Err(Reject::because(
+            Stage::Route,
+            Reason::NoRoute,
+            "CONNECT is for HTTP/1.1 callers on loopback",
+        ));
+    }
+    let hop = pick(worker, chosen, HopProtocol::Tcp, &[], record)?;
+    let started = Instant::now();
+    let outcome = worker.upstream.connect(&hop).await;
+    record.upstream_us = stages::micros(started.elapsed());
+    stages::attempted(record, &hop, outcome.as_ref().map(|connected| &*connected.facts), record.upstream_us);
+    let connected = outcome?;
+    let mut response = Response::new(Body::Empty);
+    response.extensions_mut().insert(UpgradedUpstream::new(connected.io, Default::default()));
+    Ok(response)
+}
+
+/// What a request's hop speaks, unless its backend says otherwise.
+fn as_asked(request: &Request<Body>) -> HopProtocol {
+    match request.version() {
+        ::http::Version::HTTP_2 => HopProtocol::Http2,
+        _ => HopProtocol::Http1,
+    }
+}
+
 /// Where the next try goes.
 fn pick(
     worker: &Worker,
     chosen: &Chosen<'_>,
-    request: &Request<Body>,
+    protocol: HopProtocol,
     tried: &[SocketAddr],
     record: &mut Record,
 ) -> Result<Hop, Reject> {
-    let as_asked = match request.version() {
-        ::http::Version::HTTP_2 => HopProtocol::Http2,
-        _ => HopProtocol::Http1,
-    };
     let picked = match chosen {
-        Chosen::Application(application) => Ok(stages::to_application(worker, *application, as_asked)),
-        Chosen::Address(address) => stages::to_address(worker, *address, as_asked),
-        Chosen::Backend(backend, _) => worker.upstream.pick(backend, as_asked, tried),
+        Chosen::Application(application) => Ok(stages::to_application(worker, *application, protocol)),
+        Chosen::Address(address) => stages::to_address(worker, *address, protocol),
+        Chosen::Backend(backend, _) => worker.upstream.pick(backend, protocol, tried),
     };
     picked.inspect_err(|reject| stages::charge_hop(&mut record.decision, reject))
 }

@@ -10,15 +10,17 @@ use ::http::{Method, Request, Response};
 use super::recorded::{RecordedBody, counted, grpc_status};
 use super::serve_h1::Partial;
 use super::{attempt, reply, rewrite, sanitize};
+use control_client::snapshot::BackendIndex;
+
 use crate::body::Body;
 use crate::decision::{PolicyRef, Reason, Stage};
 use crate::error::Reject;
 use crate::generation::Held;
-use crate::peer::Peer;
-use crate::stages::{self, Target};
+use crate::peer::{self, Peer};
+use crate::stages::{self, Application, Target};
 use crate::tables::{self, Filters, RequestAttributes, RouteAttributes, RouteChoice, Rule, ServicePortId};
 use crate::telemetry::{Record, Side};
-use crate::worker::{Splits, Worker};
+use crate::worker::{Memory, Splits, Worker};
 
 /// The straight line as one connection sees it: its worker, its caller, and where its requests want to go.
 pub struct Line {
@@ -30,10 +32,13 @@ pub struct Line {
     pub target: Target,
 }
 
+/// So many of the nearest ALLOW policies are named in a record.
+const CONSIDERED: usize = 8;
+
 /// Where a request goes, as decided.
 pub enum Chosen<'t> {
     /// The local application.
-    Application(SocketAddr),
+    Application(Application),
     /// A backend of a service, by a rule's choice or by default.
     Backend(&'t tables::Backend, Option<Choice<'t>>),
     /// An address as it is: a pod's own, or one that no service owns.
@@ -81,10 +86,10 @@ impl Line {
         mut request: Request<Body>,
         record: &mut Record,
     ) -> Result<Response<Body>, Reject> {
-        let chosen = decide(&self.peer, self.target, held, &mut request, record, &self.worker.splits)?;
+        let chosen = decide(&self.peer, self.target, held, &mut request, record, &self.worker.memory)?;
         record.policy_us = stages::micros(record.started.elapsed());
         rewrite::request(&chosen, held, &self.peer, &mut request, record);
-        let mut response = attempt::send(&self.worker, &chosen, request, record).await?;
+        let mut response = attempt::send(&self.worker, self.target, &chosen, request, record).await?;
         rewrite::response(&chosen, &mut response);
         Ok(response)
     }
@@ -157,30 +162,39 @@ pub fn decide<'t>(
     held: &'t Held,
     request: &mut Request<Body>,
     record: &mut Record,
-    splits: &Splits,
+    memory: &Memory,
 ) -> Result<Chosen<'t>, Reject> {
     sanitize::request(request, held.tables.mesh().path_normalization)?;
     match target {
-        Target::Application(application) => inbound(peer, application, held, request, record),
-        Target::Destination(address) => outbound(Some(address), held, request, record, splits),
-        Target::Authority => outbound(None, held, request, record, splits),
+        Target::Application(application) => inbound(peer, application, held, request, record, memory),
+        Target::Destination(address) => outbound(Some(address), held, request, record, &memory.splits),
+        Target::Authority => outbound(None, held, request, record, &memory.splits),
     }
 }
 
 /// To the local application: the five checks.
 fn inbound<'t>(
     peer: &Peer,
-    application: SocketAddr,
+    application: Application,
     held: &'t Held,
     request: &Request<Body>,
     record: &mut Record,
+    memory: &Memory,
 ) -> Result<Chosen<'t>, Reject> {
-    record.service = held.tables.inbound_port(record.connection.destination.port()).and_then(|p| p.service.clone());
+    record.service =
+        held.tables.inbound_port(record.connection.destination.port()).and_then(|p| p.service.clone());
     let admission = peer.admission(held);
     admission.check(&mut record.decision)?;
     stages::authenticate(&mut record.decision);
     let attributes = attributes(request, record);
-    stages::authorize(&mut record.decision, &held.tables.authorize(&admission.remainder, &attributes))?;
+    let authorization = held.tables.authorize(&admission.remainder, &attributes);
+    if authorization.reason == Reason::NoAllowMatched
+        && memory.considered.allows(peer.facts.source_identity.as_ref())
+    {
+        let near = held.tables.consider(&peer::attributes(&peer.facts), Some(&attributes), CONSIDERED);
+        record.considered = Some(near.to_json(held.tables.objects()).to_string().into());
+    }
+    stages::authorize(&mut record.decision, &authorization)?;
     if request.method() == Method::CONNECT {
         return Err(Reject::because(Stage::Route, Reason::NoRoute, "CONNECT to a workload"));
     }
@@ -213,6 +227,10 @@ fn outbound<'t>(
     };
     let port = held.tables.service_port(id);
     record.service = Some(port.name.clone());
+    if request.method() == Method::CONNECT && address.is_none() {
+        // What is inside a tunnel is not ours to match.
+        return Ok(to_backend(port.backend, held, record));
+    }
     let attributes = RouteAttributes {
         method: request.method(),
         path: request.uri().path(),
@@ -221,17 +239,20 @@ fn outbound<'t>(
     };
     match held.tables.match_route(id, &attributes) {
         RouteChoice::Rule(rule) => split(rule, held, record, splits),
-        RouteChoice::Default(backend) => {
-            record.decision.allow(Stage::Route, Reason::DecidedByServer, PolicyRef::NONE);
-            let backend = held.tables.backend(backend);
-            record.backend = Some(backend.name.clone());
-            Ok(Chosen::Backend(backend, None))
-        }
+        RouteChoice::Default(backend) => Ok(to_backend(backend, held, record)),
         RouteChoice::NoRoute => {
             record.decision.deny(Stage::Route, Reason::NoRoute, PolicyRef::NONE);
             Err(Reject::new(Stage::Route, Reason::NoRoute))
         }
     }
+}
+
+/// To the service's own backend: no route decides.
+fn to_backend<'t>(backend: BackendIndex, held: &'t Held, record: &mut Record) -> Chosen<'t> {
+    record.decision.allow(Stage::Route, Reason::DecidedByServer, PolicyRef::NONE);
+    let backend = held.tables.backend(backend);
+    record.backend = Some(backend.name.clone());
+    Chosen::Backend(backend, None)
 }
 
 /// The service port that an address, or else an authority, names.
@@ -256,13 +277,19 @@ fn split<'t>(
     record.decision.route = rule.policy;
     record.decision.allow(Stage::Route, Reason::DecidedByServer, rule.policy);
     let Some(choice) = splits.choose(rule) else {
-        return Err(Reject::because(Stage::Split, Reason::InvalidBackend, "the rule has no backend with a weight"));
+        return Err(Reject::because(
+            Stage::Split,
+            Reason::InvalidBackend,
+            "the rule has no backend with a weight",
+        ));
     };
     let chosen = &rule.backends[choice];
     record.weight = Some((chosen.weight, u32::try_from(rule.split.total()).unwrap_or(u32::MAX)));
     record.backend = Some(chosen.name.clone());
     match chosen.backend {
-        Some(index) => Ok(Chosen::Backend(held.tables.backend(index), Some(Choice { rule, backend: chosen }))),
+        Some(index) => {
+            Ok(Chosen::Backend(held.tables.backend(index), Some(Choice { rule, backend: chosen })))
+        }
         None => Err(Reject::because(
             Stage::Split,
             Reason::InvalidBackend,
@@ -350,7 +377,10 @@ mod tests {
     #[test]
     fn traceparent_must_be_whole() {
         let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        assert_eq!(traceparent(good), Some((0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736, 0x00f0_67aa_0ba9_02b7)));
+        assert_eq!(
+            traceparent(good),
+            Some((0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736, 0x00f0_67aa_0ba9_02b7))
+        );
         for bad in ["", "00-1-1-1", "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"] {
             assert_eq!(traceparent(bad), None, "{bad}");
         }

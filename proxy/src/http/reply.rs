@@ -14,7 +14,10 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// True for requests whose caller reads `grpc-status` (gRPC over HTTP/2, `doc/PROTOCOL-HTTP2.md`).
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|value| {
-        value.as_bytes().strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+        value
+            .as_bytes()
+            .strip_prefix(b"application/grpc")
+            .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
     })
 }
 
@@ -68,7 +71,10 @@ mod tests {
     fn grpc_callers_read_grpc_status() {
         let reject = Reject::new(Stage::Authorize, Reason::NoAllowMatched);
         let response = reply(&reject, true, 1);
-        assert_eq!((response.status(), &response.headers()[GRPC_STATUS]), (StatusCode::OK, &HeaderValue::from_static("7")));
+        assert_eq!(
+            (response.status(), &response.headers()[GRPC_STATUS]),
+            (StatusCode::OK, &HeaderValue::from_static("7"))
+        );
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc+proto"));
         assert!(is_grpc(&headers));

@@ -100,7 +100,9 @@ fn authority_agrees<B>(request: &Request<B>) -> Result<(), Reject> {
         return Err(malformed("neither an authority nor Host"));
     }
     match authority(request) {
-        Some(authority) if split_authority(authority).is_none() => Err(malformed("the authority is not HOST[:PORT]")),
+        Some(authority) if split_authority(authority).is_none() => {
+            Err(malformed("the authority is not HOST[:PORT]"))
+        }
         None if host.is_some() => Err(malformed("Host is not text")),
         _ => Ok(()),
     }
@@ -119,8 +121,10 @@ fn normalize_path<B>(request: &mut Request<B>, normalization: PathNormalization)
         None => path,
     };
     let mut parts = uri.clone().into_parts();
-    parts.path_and_query = Some(path_and_query.parse().map_err(|_| malformed("the path is not one after normalisation"))?);
-    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| malformed("the target is not a URI after normalisation"))?;
+    parts.path_and_query =
+        Some(path_and_query.parse().map_err(|_| malformed("the path is not one after normalisation"))?);
+    *request.uri_mut() =
+        Uri::from_parts(parts).map_err(|_| malformed("the target is not a URI after normalisation"))?;
     Ok(())
 }
 
@@ -139,7 +143,8 @@ fn wants_upgrade<B>(request: &Request<B>) -> Option<HeaderValue> {
 
 fn accepts_trailers(te: &HeaderValue) -> bool {
     te.to_str().is_ok_and(|text| {
-        tokens(text).any(|token| token.split(';').next().is_some_and(|t| t.trim().eq_ignore_ascii_case("trailers")))
+        tokens(text)
+            .any(|token| token.split(';').next().is_some_and(|t| t.trim().eq_ignore_ascii_case("trailers")))
     })
 }
 
@@ -195,7 +200,9 @@ mod tests {
 
     #[test]
     fn the_authority_must_agree_with_host() {
-        let get = |uri: &str, host: &str| sanitized(Request::get(uri).version(Version::HTTP_2).header("host", host));
+        let get = |uri: &str, host: &str| {
+            sanitized(Request::get(uri).version(Version::HTTP_2).header("host", host))
+        };
         assert!(get("http://ratings:9080/", "ratings:9080").is_ok());
         assert!(get("http://ratings:9080/", "Ratings:9080").is_ok());
         assert_eq!(get("http://ratings:9080/", "admin").unwrap_err().reason, Reason::MalformedRequest);
@@ -229,7 +236,10 @@ mod tests {
     #[test]
     fn an_upgrade_survives_and_h2c_does_not() {
         let upgrade = |to: &str| {
-            sanitized(Request::get("/").header("host", "a").header("connection", "Upgrade").header("upgrade", to)).unwrap()
+            sanitized(
+                Request::get("/").header("host", "a").header("connection", "Upgrade").header("upgrade", to),
+            )
+            .unwrap()
         };
         assert_eq!(upgrade("websocket").headers()["connection"], "upgrade");
         assert!(upgrade("h2c").headers().get("upgrade").is_none());

@@ -34,7 +34,8 @@ pub async fn http1(io: Io, line: Rc<Line>) {
     let control = Control { timeouts: Rc::clone(&worker.http1), drain: worker.draining.clone() };
     let ended = serve_h1::serve(io, line, control).await;
     if let Ended::Tunnel { io, read_ahead, mut response } = ended {
-        let upstream = response.extensions_mut().remove::<UpgradedUpstream>().and_then(|upgraded| upgraded.take());
+        let upstream =
+            response.extensions_mut().remove::<UpgradedUpstream>().and_then(|upgraded| upgraded.take());
         let record = response.body_mut().take_record();
         if let (Some(upstream), Some(record)) = (upstream, record) {
             let client = Prefixed::new(read_ahead, io);

@@ -8,6 +8,7 @@
 
 mod connection;
 mod drain_signal;
+mod ending;
 mod exchange;
 mod outgoing;
 #[cfg(test)]

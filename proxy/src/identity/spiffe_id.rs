@@ -82,7 +82,11 @@ pub enum InvalidSpiffeId {
 
 impl SpiffeId {
     /// `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT`, as Istio names a workload.
-    pub fn for_workload(trust_domain: &str, namespace: &str, service_account: &str) -> Result<Self, InvalidSpiffeId> {
+    pub fn for_workload(
+        trust_domain: &str,
+        namespace: &str,
+        service_account: &str,
+    ) -> Result<Self, InvalidSpiffeId> {
         Self::try_from(format!("{SCHEME}{trust_domain}/ns/{namespace}/sa/{service_account}").as_str())
     }
 }

@@ -8,7 +8,7 @@ use super::attributes::{ConnectionAttributes, RequestAttributes};
 use super::condition::{Asked, Condition, TrustDomains, principal, trust_domain};
 use super::pattern::display;
 use super::{CompileError, Located};
-use crate::decision::PolicyRef;
+use crate::decision::{Objects, PolicyRef};
 
 /// What ALLOW policies missed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,6 +19,14 @@ pub struct Considered {
     pub others: usize,
 }
 
+impl Considered {
+    /// `{"policies":[{"kind":..,"namespace":..,"name":..,"rule":0,"failed":".."}],"others":0}`, as records show it.
+    pub fn to_json(&self, objects: &Objects) -> serde_json::Value {
+        let policies: Vec<_> = self.nearest.iter().map(|near| near.to_json(objects)).collect();
+        serde_json::json!({ "policies": policies, "others": self.others })
+    }
+}
+
 /// An ALLOW policy that did not match.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NearMiss {
@@ -26,6 +34,24 @@ pub struct NearMiss {
     pub policy: PolicyRef,
     /// The first condition of that rule that failed: `to.paths: /admin is none of [/ratings*]`.
     pub failed: String,
+}
+
+impl NearMiss {
+    fn to_json(&self, objects: &Objects) -> serde_json::Value {
+        let mut value = serde_json::Map::new();
+        if let Some(object) = objects.get(self.policy) {
+            for (name, text) in
+                [("kind", &object.kind), ("namespace", &object.namespace), ("name", &object.name)]
+            {
+                value.insert(name.into(), text.as_str().into());
+            }
+        }
+        if let Some(rule) = self.policy.rule_index() {
+            value.insert("rule".into(), rule.into());
+        }
+        value.insert("failed".into(), self.failed.as_str().into());
+        value.into()
+    }
 }
 
 /// ALLOW policies in a form that can say why.

@@ -181,6 +181,8 @@ pub struct Record {
     pub ended: Option<(Stage, Reason)>,
     /// For the operator: what failed.
     pub detail: Option<Box<str>>,
+    /// When nothing allowed: the nearest ALLOW policies and what failed first in each, as JSON.
+    pub considered: Option<Box<str>>,
     /// Not to be emitted.
     pub(super) discarded: bool,
 }
@@ -220,6 +222,7 @@ impl Record {
             policy_us: 0,
             upstream_us: 0,
             ended: None,
+            considered: None,
             discarded: false,
             detail: None,
         })

@@ -222,6 +222,10 @@ fn decision(record: &Record, out: &mut Vec<u8>) {
         check(record, kind, out);
     }
     json::raw(out, "]}");
+    if let Some(considered) = &record.considered {
+        json::raw(out, r#","considered":"#);
+        json::raw(out, considered);
+    }
 }
 
 fn check(record: &Record, kind: Check, out: &mut Vec<u8>) {

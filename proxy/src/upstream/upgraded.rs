@@ -21,7 +21,8 @@ pub struct Upgraded {
 }
 
 impl UpgradedUpstream {
-    pub(super) fn new(io: Io, read_ahead: Bytes) -> Self {
+    /// A tunnel to be.
+    pub fn new(io: Io, read_ahead: Bytes) -> Self {
         Self(Arc::new(Mutex::new(Some(Upgraded { io, read_ahead }))))
     }
 

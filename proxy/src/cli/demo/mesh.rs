@@ -84,7 +84,10 @@ impl Mesh {
         for (version, forward) in VERSIONS.iter().zip(inbound) {
             let name = format!("ratings-{version}");
             let labels = [("app", "ratings"), ("version", version)];
-            sidecars.push(app::start(Settings { forwards: vec![forward], ..settings(&name, "ratings", &labels) })?);
+            sidecars.push(app::start(Settings {
+                forwards: vec![forward],
+                ..settings(&name, "ratings", &labels)
+            })?);
         }
         let entrance = Open::At((Ipv4Addr::LOCALHOST, port).into());
         let caller = settings("productpage", "productpage", &[("app", "productpage")]);
@@ -142,13 +145,16 @@ fn backend(version: &'static str) -> anyhow::Result<(SocketAddr, oneshot::Sender
 }
 
 async fn answer(socket: tokio::net::TcpStream, version: &'static str) {
-    let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| async move {
-        let id = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
-        let body = serde_json::json!({ "id": id, "version": version, "stars": 5 }).to_string() + "\n";
-        let mut response = Response::new(Full::new(Bytes::from(body)));
-        response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-        Ok::<_, std::convert::Infallible>(response)
-    });
+    let service =
+        hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| async move {
+            let id = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+            let body = serde_json::json!({ "id": id, "version": version, "stars": 5 }).to_string() + "\n";
+            let mut response = Response::new(Full::new(Bytes::from(body)));
+            response
+                .headers_mut()
+                .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+            Ok::<_, std::convert::Infallible>(response)
+        });
     // A caller that leaves is its own affair.
     let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service).await;
 }

@@ -54,7 +54,10 @@ impl Live {
         let Ok(record) = serde_json::from_str::<Value>(line) else { return };
         if !self.heading {
             self.heading = true;
-            println!("{}", Paint::stdout().dim(&row("side", "request", "status", "decision", "reason", "by")));
+            println!(
+                "{}",
+                Paint::stdout().dim(&row("side", "request", "status", "decision", "reason", "by"))
+            );
         }
         println!("{}", decision_row(&record));
     }
@@ -146,7 +149,10 @@ const FIXED: [Expected; 4] = [
 pub async fn fixed_set(mesh: &Mesh, records: &mut mpsc::Receiver<String>) -> anyhow::Result<bool> {
     let paint = Paint::stdout();
     let mut well = true;
-    println!("{}", paint.strong(&format!("{:<20} {}", "", row("side", "request", "status", "decision", "reason", "by"))));
+    println!(
+        "{}",
+        paint.strong(&format!("{:<20} {}", "", row("side", "request", "status", "decision", "reason", "by")))
+    );
     for expected in &FIXED {
         let to = if expected.past_mtls { mesh.ratings } else { mesh.entrance };
         let status = ask(to, expected.path).await?;
@@ -160,7 +166,14 @@ pub async fn fixed_set(mesh: &Mesh, records: &mut mpsc::Receiver<String>) -> any
         println!("{mark} {:<16} {}", expected.what, decision_row(&record));
     }
     well &= split(mesh, records).await?;
-    println!("\n{}", if well { paint.good("All went as the policies say.") } else { paint.bad("Not all went as the policies say.") });
+    println!(
+        "\n{}",
+        if well {
+            paint.good("All went as the policies say.")
+        } else {
+            paint.bad("Not all went as the policies say.")
+        }
+    );
     Ok(well)
 }
 

@@ -4,7 +4,6 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 use std::{io, mem};
 
 use bytes::BytesMut;
@@ -22,12 +21,6 @@ use crate::decision::{Reason, Stage};
 use crate::error::Reject;
 use crate::h1::{self, BodyEncoder, HeadProgress, RequestHead, buffers};
 
-/// So much of a request body that nobody wants is read to keep its connection.
-pub(super) const DISCARD_MAX: u64 = 64 * 1024;
-/// So much is read of a client that still sends after the connection was closed, so that it gets to see the answer.
-const LINGER_MAX: usize = 256 * 1024;
-/// How long that may take.
-const LINGER: Duration = Duration::from_secs(2);
 /// A read is not attempted into less room than this.
 const READ_MIN: usize = 2 * 1024;
 
@@ -36,24 +29,24 @@ pub struct Connection<IO, H: Handler> {
     /// Until it is handed on.
     io: Option<IO>,
     handler: H,
-    timeouts: Rc<Timeouts>,
+    pub(super) timeouts: Rc<Timeouts>,
     drain: DrainWatch,
     /// What was read and not yet understood. During an upload, that has it.
-    read: BytesMut,
-    out: Outgoing,
+    pub(super) read: BytesMut,
+    pub(super) out: Outgoing,
     timer: Timer,
     /// Runs while the client owes something.
-    read_deadline: Option<Instant>,
+    pub(super) read_deadline: Option<Instant>,
     /// Runs while the client takes nothing.
     write_deadline: Option<Instant>,
-    exchange: Exchange,
-    state: State<H::Body>,
+    pub(super) exchange: Exchange,
+    pub(super) state: State<H::Body>,
 }
 
 /// Nothing in it is pinned in place: what needs that is boxed.
 impl<IO, H: Handler> Unpin for Connection<IO, H> {}
 
-enum State<B> {
+pub(super) enum State<B> {
     /// For a request.
     Waiting(HeadProgress),
     /// The handler has it.
@@ -69,7 +62,7 @@ enum State<B> {
 }
 
 /// What a state came to.
-enum Step<E> {
+pub(super) enum Step<E> {
     /// Look again: the state changed, or may.
     Again,
     /// Nothing until something wakes the task.
@@ -115,7 +108,7 @@ where
 }
 
 /// The answer that a tunnel follows, or nothing.
-type End<B> = Option<Box<Response<B>>>;
+pub(super) type End<B> = Option<Box<Response<B>>>;
 
 impl<IO, H> Connection<IO, H>
 where
@@ -196,7 +189,7 @@ where
     }
 
     /// Writes all there is, or says what to do instead of going on.
-    fn flush(&mut self, io: &mut IO, cx: &mut Context<'_>) -> Result<(), Step<End<H::Body>>> {
+    pub(super) fn flush(&mut self, io: &mut IO, cx: &mut Context<'_>) -> Result<(), Step<End<H::Body>>> {
         match self.out.poll_write(io, cx) {
             Poll::Ready(Ok(())) => Ok(()),
             Poll::Ready(Err(_)) => Err(Step::End(None)),
@@ -215,6 +208,7 @@ where
     /// Answers what the handler can't, and lets nothing follow.
     fn refuse(&mut self, reject: Reject) -> Step<End<H::Body>> {
         self.read_deadline = None;
+        self.exchange.end_upload(reject.reason);
         let response = self.handler.refuse(reject, exchange::partial(&self.read));
         self.exchange = Exchange::refusal();
         self.respond(response)
@@ -234,6 +228,9 @@ where
 
     fn respond(&mut self, response: Response<H::Body>) -> Step<End<H::Body>> {
         if !self.exchange.allows(response.status()) {
+            if self.exchange.refused {
+                return self.close(true);
+            }
             let what =
                 "the answer switches protocols or is interim, which this request can't be answered with";
             return self.refuse(Reject::because(Stage::Send, Reason::BadResponse, what));
@@ -282,107 +279,6 @@ where
                 Poll::Ready(Some(Err(_))) => return self.abort(io, cx),
                 Poll::Pending if self.exchange.bodiless => return self.finish(),
                 Poll::Pending => return self.poll_client(io, cx),
-            }
-        }
-    }
-
-    /// The answer broke off: the client gets what there is, and no end that would make it look whole.
-    fn abort(&mut self, io: &mut IO, cx: &mut Context<'_>) -> Step<End<H::Body>> {
-        let _ = self.out.poll_write(io, cx);
-        Step::End(None)
-    }
-
-    /// The answer is complete: what comes next.
-    fn finish(&mut self) -> Step<End<H::Body>> {
-        self.read_deadline = None;
-        self.exchange.reclaim(&mut self.read);
-        let unread = self.exchange.has_upload();
-        if !self.exchange.keep_alive || self.exchange.spoils_connection() {
-            return self.close(unread || self.exchange.refused);
-        }
-        self.exchange.end_upload(Reason::ClientClosed);
-        self.state = if unread {
-            State::Discarding { left: DISCARD_MAX }
-        } else {
-            State::Waiting(HeadProgress::default())
-        };
-        Step::Again
-    }
-
-    /// `Discarding`: what is left of the request is taken off the connection, if it isn't much.
-    fn poll_discard(&mut self, io: &mut IO, cx: &mut Context<'_>) -> Step<End<H::Body>> {
-        let State::Discarding { left } = &mut self.state else { return Step::Again };
-        match self.exchange.discard() {
-            Poll::Ready(Ok(Some(count))) => match left.checked_sub(count as u64) {
-                Some(rest) => {
-                    *left = rest;
-                    Step::Again
-                }
-                None => self.close(true),
-            },
-            Poll::Ready(Ok(None)) => self.finish(),
-            Poll::Ready(Err(_)) => self.close(true),
-            Poll::Pending => match self.exchange.poll_read(io, cx) {
-                Poll::Ready(Ok(count)) if count > 0 => {
-                    self.read_deadline = None;
-                    Step::Again
-                }
-                Poll::Ready(_) => self.close(false),
-                Poll::Pending => {
-                    timer::run(&mut self.read_deadline, self.timeouts.body);
-                    Step::Wait
-                }
-            },
-        }
-    }
-
-    /// `Tunnelling`: HTTP ends when the client has the head.
-    fn poll_tunnel(&mut self, io: &mut IO, cx: &mut Context<'_>) -> Step<End<H::Body>> {
-        let State::Tunnelling(response) = &mut self.state else { return Step::Again };
-        let response = response.take();
-        match self.flush(io, cx) {
-            Ok(()) => Step::End(response),
-            Err(step) => {
-                self.state = State::Tunnelling(response);
-                step
-            }
-        }
-    }
-
-    fn close(&mut self, linger: bool) -> Step<End<H::Body>> {
-        self.read_deadline = None;
-        self.exchange.end_upload(Reason::ClientClosed);
-        self.exchange = Exchange::default();
-        self.state = State::Closing { shut: false, linger: linger.then_some(LINGER_MAX) };
-        Step::Again
-    }
-
-    /// `Closing`: the answer out, our side shut, and then, if the client may still be sending, its bytes taken until it saw that:
-    /// closing over unread bytes would reset the connection and take the answer away.
-    fn poll_close(&mut self, io: &mut IO, cx: &mut Context<'_>) -> Step<End<H::Body>> {
-        if self.is_shutting()
-            && let Err(step) = self.flush(io, cx)
-        {
-            return step;
-        }
-        let State::Closing { shut, linger } = &mut self.state else { return Step::Again };
-        if !*shut {
-            match Pin::new(&mut *io).poll_shutdown(cx) {
-                Poll::Ready(Ok(())) => *shut = true,
-                Poll::Ready(Err(_)) => return Step::End(None),
-                Poll::Pending => return Step::Wait,
-            }
-        }
-        let Some(left) = linger else { return Step::End(None) };
-        loop {
-            self.read.clear();
-            match poll_read(io, &mut self.read, cx) {
-                Poll::Ready(Ok(count)) if count > 0 && count < *left => *left -= count,
-                Poll::Ready(_) => return Step::End(None),
-                Poll::Pending => {
-                    timer::run(&mut self.read_deadline, LINGER);
-                    return Step::Wait;
-                }
             }
         }
     }
@@ -456,7 +352,7 @@ where
         }
     }
 
-    fn is_shutting(&self) -> bool {
+    pub(super) fn is_shutting(&self) -> bool {
         matches!(self.state, State::Closing { shut: false, .. })
     }
 

@@ -10,7 +10,8 @@ use http_body::Frame;
 use tokio::io::AsyncRead;
 
 use super::Partial;
-use super::connection::{self, DISCARD_MAX};
+use super::connection;
+use super::ending::DISCARD_MAX;
 use super::outgoing::Outgoing;
 use super::upload::{SharedUpload, Upload};
 use crate::body::Body;

@@ -41,7 +41,7 @@ async fn a_body_in_pieces_is_counted_whole() {
     run(&Site::count(), Timeouts::default(), async |mut client: DuplexStream| {
         send(&mut client, format!("{POST}Content-Length: 100000\r\n\r\n")).await;
         for _ in 0..10 {
-            send(&mut client, [b'x'; 10_000]).await;
+            send(&mut client, vec![b'x'; 10_000]).await;
         }
         expect(&mut client, ok("100000")).await;
         send(&mut client, format!("{POST}Content-Length: 3\r\n\r\nabc")).await;
@@ -165,7 +165,7 @@ async fn a_body_that_nobody_reads_stays_with_the_client() {
     tokio::pin!(served);
     let client = async {
         send(&mut far, format!("{POST}Content-Length: 100000\r\n\r\n")).await;
-        send(&mut far, [b'x'; 100_000]).await;
+        send(&mut far, vec![b'x'; 100_000]).await;
     };
     tokio::select! {
         biased;
@@ -240,4 +240,29 @@ async fn a_large_answer_waits_for_its_client() {
         assert_eq!(read.len(), head.len() + SIZE);
     };
     tokio::join!(serve(near, site, control(Timeouts::default())), client);
+}
+
+#[tokio::test]
+async fn a_body_read_elsewhere_fails_when_its_answer_is_refused() {
+    let reader: Rc<RefCell<Option<tokio::task::JoinHandle<Reason>>>> = Rc::default();
+    let keep = reader.clone();
+    let site = Site::new(move |request: Request<Body>| {
+        let read = async move { request.into_body().collect().await.unwrap_err().reason };
+        *keep.borrow_mut() = Some(tokio::task::spawn_local(read));
+        async {
+            let mut response = Response::new(Body::Empty);
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            response
+        }
+    });
+    let test = async {
+        run(&site, Timeouts::default(), async |mut client: DuplexStream| {
+            send(&mut client, format!("{POST}Content-Length: 6\r\n\r\nabc")).await;
+            expect(&mut client, "HTTP/1.1 502 Bad Gateway\r\n").await;
+        })
+        .await;
+        let reader = reader.take().unwrap();
+        assert_eq!(reader.await.unwrap(), Reason::BadResponse);
+    };
+    tokio::task::LocalSet::new().run_until(test).await;
 }

@@ -8,7 +8,7 @@ async fn the_future_is_small() {
     let io_size = size_of_val(&near);
     let served = serve(near, Site::hello(), control(Timeouts::default()));
     let size = size_of_val(&served) - io_size - size_of::<Site>();
-    assert!(size <= 352, "{size}");
+    assert!(size <= 256, "{size}");
 }
 
 #[tokio::test]

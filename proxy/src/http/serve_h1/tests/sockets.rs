@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 use super::*;
 
@@ -46,12 +47,15 @@ async fn a_large_body_goes_both_ways_at_once() {
 
 #[tokio::test]
 async fn a_reset_drops_the_answer_at_once() {
-    let site = Site::silent();
+    let asked = Rc::new(Notify::new());
+    let tell = asked.clone();
+    let site = Site::new(move |_| {
+        tell.notify_one();
+        std::future::pending()
+    });
     run_tcp(&site, async |mut client: TcpStream| {
         send(&mut client, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-        for _ in 0..10 {
-            tokio::task::yield_now().await;
-        }
+        asked.notified().await;
         client.set_zero_linger().unwrap();
         drop(client);
     })
@@ -61,17 +65,23 @@ async fn a_reset_drops_the_answer_at_once() {
 
 #[tokio::test]
 async fn a_half_closed_client_gets_its_answer() {
-    let site = Site::new(|_| async {
-        tokio::task::yield_now().await;
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        Response::new(Body::full("late"))
+    let closed = Rc::new(Notify::new());
+    let wait = closed.clone();
+    let site = Site::new(move |_| {
+        let wait = wait.clone();
+        async move {
+            wait.notified().await;
+            Response::new(Body::full("late"))
+        }
     });
     run_tcp(&site, async |mut client: TcpStream| {
         send(&mut client, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
         client.shutdown().await.unwrap();
+        closed.notify_one();
         expect_last(&mut client, ok("late")).await;
     })
     .await;
+    assert_eq!(site.abandoned.get(), 0);
 }
 
 #[tokio::test]
