@@ -63,6 +63,15 @@ impl Body {
     }
 }
 
+/// A stream that breaks the protocol is malformed; any other that fails was left by its sender, who is the server unless
+/// whoever reads a request says otherwise.
+fn http2_reason(error: &hyper::Error) -> Reason {
+    let broken = std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<h2::Error>())
+        .is_some_and(|error| error.is_library() && error.reason() == Some(h2::Reason::PROTOCOL_ERROR));
+    if broken { Reason::MalformedRequest } else { Reason::UpstreamReset }
+}
+
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -86,7 +95,7 @@ impl http_body::Body for Body {
             Self::Empty => Poll::Ready(None),
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Http2(incoming) => Pin::new(incoming).poll_frame(cx).map(|frame| {
-                frame.map(|frame| frame.map_err(|error| BodyError::because(Reason::UpstreamReset, error)))
+                frame.map(|frame| frame.map_err(|error| BodyError::because(http2_reason(&error), error)))
             }),
             Self::Stream(stream) => stream.as_mut().poll_frame(cx),
         }

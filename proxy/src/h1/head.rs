@@ -117,17 +117,20 @@ pub struct HeadProgress {
 }
 
 impl HeadProgress {
-    /// Whether to parse now: the head may have ended, or so much came that a refusal should not wait for its end.
+    /// Whether to parse now: the head may have ended, or so much came that a refusal should not wait for its end. The first time, always.
     pub fn worth_parsing(&mut self, buf: &[u8]) -> bool {
-        let new = &buf[self.seen.saturating_sub(3).min(buf.len())..];
-        let ended =
-            new.windows(2).any(|pair| pair == b"\n\n") || new.windows(3).any(|three| three == b"\n\r\n");
+        let parse = buf.len() >= self.retry_at || buf.len() >= MAX_HEAD || self.may_have_ended(buf);
         self.seen = buf.len();
-        let parse = ended || buf.len() >= self.retry_at || buf.len() >= MAX_HEAD;
         if parse {
             self.retry_at = buf.len().saturating_mul(2);
         }
         parse
+    }
+
+    /// Whether an empty line came since the last time; cut as it may be.
+    fn may_have_ended(&self, buf: &[u8]) -> bool {
+        let new = &buf[self.seen.saturating_sub(3).min(buf.len())..];
+        new.windows(3).any(|three| three == b"\n\r\n" || three[1..] == *b"\n\n")
     }
 }
 

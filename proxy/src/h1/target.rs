@@ -78,9 +78,20 @@ fn is_host(bytes: &[u8]) -> bool {
         }
         _ => bytes.split_at(bytes.iter().position(|&byte| byte == b':').unwrap_or(bytes.len())),
     };
-    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'~');
-    !host.is_empty() && host.len() <= 255 && host.iter().all(is_name) && (port.is_empty() || is_port(port))
+    let is_name = host.iter().all(|&byte| NAME[usize::from(byte)]);
+    is_name && matches!(host.len(), 1..=255) && (port.is_empty() || is_port(port))
 }
+
+/// Bytes of a host name.
+static NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = (byte as u8).is_ascii_alphanumeric() || matches!(byte as u8, b'.' | b'-' | b'_' | b'~');
+        byte += 1;
+    }
+    table
+};
 
 fn is_ipv6(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_ok_and(|text| text.parse::<std::net::Ipv6Addr>().is_ok())

@@ -4,6 +4,7 @@ pub mod attempt;
 pub mod pipeline;
 pub mod recorded;
 pub mod reply;
+pub mod resets;
 pub mod rewrite;
 pub mod sanitize;
 pub mod serve;

@@ -121,6 +121,18 @@ impl Line {
     }
 }
 
+impl Line {
+    /// The record of a request that the HTTP/2 library refused below us (RFC 9113 section 8.1.1).
+    pub fn refused_stream(&self) {
+        let held = self.worker.current.get();
+        let mut record = Record::begin(&self.worker.shard, &held.config, &self.peer.facts);
+        record.protocol = "HTTP/2";
+        record.decision.deny(Stage::Sanitize, Reason::MalformedRequest, PolicyRef::NONE);
+        record.ended = Some((Stage::Sanitize, Reason::MalformedRequest));
+        record.detail = Some("not a request: the stream was reset with PROTOCOL_ERROR".into());
+    }
+}
+
 fn io_error<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e std::io::Error> {
     let mut next = Some(error);
     while let Some(error) = next {

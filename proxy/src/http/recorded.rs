@@ -9,6 +9,7 @@ use ::http::HeaderMap;
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 
+use super::resets::Underway;
 use crate::body::{Body, BodyError};
 use crate::decision::{Reason, Stage};
 use crate::telemetry::Record;
@@ -25,12 +26,19 @@ pub struct RecordedBody {
     body: Body,
     record: Option<Box<Record>>,
     upload: Option<Rc<Upload>>,
+    underway: Option<Underway>,
 }
 
 impl RecordedBody {
     /// Ties a body to its record. `upload` belongs to the same request.
     pub fn new(body: Body, record: Box<Record>, upload: Option<Rc<Upload>>) -> Self {
-        Self { body, record: Some(record), upload }
+        Self { body, record: Some(record), upload, underway: None }
+    }
+
+    /// Holds an HTTP/2 connection's guard for as long as the request may have something to record.
+    pub fn while_underway(mut self, underway: Underway) -> Self {
+        self.underway = Some(underway);
+        self
     }
 
     /// Takes the record out, for a tunnel that goes on after the response.
@@ -42,6 +50,11 @@ impl RecordedBody {
         if let Some(mut record) = self.record.take() {
             if let Some(upload) = &self.upload {
                 record.request_bytes = upload.bytes.get();
+                if let (Some(Reason::MalformedRequest), Some(underway)) =
+                    (upload.failed.get(), &self.underway)
+                {
+                    underway.recorded();
+                }
             }
             // An answer of the proxy's own already says how the request ended.
             record.ended.get_or_insert((stage, reason));
@@ -81,7 +94,12 @@ impl http_body::Body for RecordedBody {
                 if let Some(record) = &mut this.record {
                     record.detail = error.detail.clone();
                 }
-                this.finish(Stage::Relay, caller.unwrap_or(error.reason));
+                // What breaks the protocol here came from the server.
+                let server = match error.reason {
+                    Reason::MalformedRequest | Reason::AmbiguousLength => Reason::BadResponse,
+                    reason => reason,
+                };
+                this.finish(Stage::Relay, caller.unwrap_or(server));
             }
             Poll::Pending => {}
         }
@@ -144,7 +162,7 @@ impl http_body::Body for CountedBody {
             }
             Poll::Ready(Some(Err(mut error))) => {
                 // A caller's HTTP/2 stream that fails is the caller's doing, whatever the library calls it.
-                if matches!(this.body, Body::Http2(_)) {
+                if matches!(this.body, Body::Http2(_)) && error.reason != Reason::MalformedRequest {
                     error.reason = Reason::ClientClosed;
                 }
                 this.upload.failed.set(Some(error.reason));

@@ -1,6 +1,6 @@
 //! `serve`: a connection's HTTP version meets the line of requests; tunnels leave here.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
 use super::pipeline::Line;
+use super::resets::{Resets, Watched};
 use super::serve_h1::{self, Control, Ended};
 use crate::body::Body;
 use crate::conn::Io;
@@ -47,13 +48,15 @@ pub async fn http1(io: Io, line: Rc<Line>) {
 
 /// Serves HTTP/2 until the connection ends.
 pub async fn http2(io: Io, line: Rc<Line>, guard: &Guard) {
-    let requests = Rc::clone(&line);
+    let resets = Rc::new(Resets::default());
+    let (requests, watched) = (Rc::clone(&line), Rc::clone(&resets));
     let service = service_fn(move |request: Request<Incoming>| {
         let line = Rc::clone(&requests);
+        let underway = watched.request();
         // Boxed, so that hyper's stream futures stay small: they are moved several times.
         Box::pin(async move {
             let response = line.handle(request.map(Body::Http2)).await;
-            Ok::<_, std::convert::Infallible>(response)
+            Ok::<_, std::convert::Infallible>(response.map(|body| body.while_underway(underway)))
         })
     });
     let connection = http2::Builder::new(LocalExec)
@@ -64,15 +67,22 @@ pub async fn http2(io: Io, line: Rc<Line>, guard: &Guard) {
         .max_header_list_size(MAX_HEADER_LIST)
         .keep_alive_interval(Some(Duration::from_secs(60)))
         .keep_alive_timeout(Duration::from_secs(20))
-        .serve_connection(TokioIo::new(io), service);
+        .serve_connection(TokioIo::new(Watched::new(io, Rc::clone(&resets))), service);
     let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = guard.reached(Phase::Draining) => {
+    let mut draining = pin!(guard.reached(Phase::Draining));
+    let mut asked_to_end = false;
+    let ended = poll_fn(|cx| {
+        if !asked_to_end && draining.as_mut().poll(cx).is_ready() {
+            asked_to_end = true;
             connection.as_mut().graceful_shutdown();
-            connection.as_mut().await
         }
-    };
+        let polled = connection.as_mut().poll(cx);
+        for _ in 0..resets.take_unrecorded() {
+            line.refused_stream();
+        }
+        polled
+    })
+    .await;
     if let Err(error) = ended {
         line.broken(&error);
     }
