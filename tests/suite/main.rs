@@ -1,3 +1,5 @@
 //! End-to-end tests.
 
+mod identity;
 mod policy;
+mod routes;
