@@ -108,6 +108,17 @@ impl App {
         .await
     }
 
+    /// HTTP/1 and HTTP/2: answers 200 at once, and then with each frame of the request as it comes.
+    pub async fn streaming() -> Self {
+        Self::raw(|socket, log| {
+            serve_with(socket, move |request: Request<Incoming>| {
+                log.request();
+                std::future::ready(Ok::<_, Infallible>(Response::new(request.into_body())))
+            })
+        })
+        .await
+    }
+
     /// Whatever `serve` does with each connection.
     pub async fn raw<F, S>(serve: F) -> Self
     where
@@ -269,7 +280,7 @@ impl App {
 }
 
 /// Reads up to the end of a request head; false at the end of the connection.
-pub(crate) async fn request_head(socket: &mut TcpStream) -> bool {
+pub async fn request_head(socket: &mut TcpStream) -> bool {
     let mut read = Vec::new();
     while !read.ends_with(b"\r\n\r\n") {
         match socket.read_u8().await {
@@ -286,10 +297,8 @@ async fn drain(mut socket: TcpStream) {
 }
 
 async fn serve_http(socket: TcpStream, answer: impl Fn(Seen) -> Response<Bytes> + Send + Sync + 'static) {
-    let mut start = [0; 4];
-    let http2 = socket.peek(&mut start).await.is_ok() && &start == b"PRI ";
     let answer = Arc::new(answer);
-    let service = service_fn(move |request: Request<Incoming>| {
+    serve_with(socket, move |request: Request<Incoming>| {
         let answer = Arc::clone(&answer);
         async move {
             let (head, body) = request.into_parts();
@@ -299,8 +308,21 @@ async fn serve_http(socket: TcpStream, answer: impl Fn(Seen) -> Response<Bytes> 
             let seen = Seen { head, body: collected.to_bytes(), trailers: trailers.clone() };
             Ok::<_, hyper::Error>(answer(seen).map(|body| frames(body, trailers)))
         }
-    });
-    let io = TokioIo::new(socket);
+    })
+    .await;
+}
+
+/// HTTP/1 or HTTP/2, as the first bytes say.
+async fn serve_with<A, F, B, E>(socket: TcpStream, answer: A)
+where
+    A: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Result<Response<B>, E>> + Send + 'static,
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    E: Into<BoxError>,
+{
+    let mut start = [0; 4];
+    let http2 = socket.peek(&mut start).await.is_ok() && &start == b"PRI ";
+    let (io, service) = (TokioIo::new(socket), service_fn(answer));
     // How a connection ends is its caller's affair.
     let _ = if http2 {
         hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await
@@ -308,6 +330,8 @@ async fn serve_http(socket: TcpStream, answer: impl Fn(Seen) -> Response<Bytes> 
         hyper::server::conn::http1::Builder::new().serve_connection(io, service).await
     };
 }
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 fn frames(body: Bytes, trailers: Option<HeaderMap>) -> Frames {
     let trailers = trailers.map(Frame::trailers);

@@ -85,6 +85,15 @@ impl Caller {
         Ok(Client::over(soon("a handshake", handshake).await?))
     }
 
+    /// The first bytes that it would send.
+    pub fn client_hello(&self) -> Vec<u8> {
+        let name = ServerName::try_from("app.example").unwrap();
+        let mut connection = rustls::ClientConnection::new(Arc::new(self.config()), name).unwrap();
+        let mut hello = Vec::new();
+        connection.write_tls(&mut hello).unwrap();
+        hello
+    }
+
     fn config(&self) -> ClientConfig {
         let builder = ClientConfig::builder_with_provider(fips::provider())
             .with_safe_default_protocol_versions()
