@@ -63,8 +63,7 @@ impl World {
     pub fn program(&self, peer: Peer) -> Result<&Path> {
         match peer {
             Peer::Writ => self.programs.writ.as_deref().context(
-                "there is no `writ` beside this program: build it with the same profile, \
-                 cargo build --release -p proxy --bin writ",
+                "there is no `writ` beside this program: start it by `cargo run`, or name the program in WRIT_BINARY",
             ),
             Peer::Envoy => self
                 .programs
@@ -114,10 +113,30 @@ impl Drop for World {
 impl Programs {
     fn find() -> Result<Self> {
         let own = std::env::current_exe().context("find this program")?;
-        let writ = std::env::var_os("WRIT_BINARY").map_or_else(|| own.with_file_name("writ"), PathBuf::from);
+        let writ = match std::env::var_os("WRIT_BINARY") {
+            Some(named) => PathBuf::from(named),
+            None => {
+                build_writ(&own)?;
+                own.with_file_name("writ")
+            }
+        };
         let envoy = std::env::var_os("WRIT_ENVOY").map_or_else(|| cache().join("peers/envoy"), PathBuf::from);
         Ok(Self { writ: writ.is_file().then_some(writ), envoy: envoy.is_file().then_some(envoy), own })
     }
+}
+
+/// Under `cargo run`: builds `writ` by the profile of this program, beside it, so that what is measured is the source as
+/// it stands. Run by itself, this program takes the `writ` that is there.
+fn build_writ(own: &Path) -> Result<()> {
+    let (Some(cargo), Some(directory)) = (std::env::var_os("CARGO"), own.parent().and_then(Path::file_name))
+    else {
+        return Ok(());
+    };
+    let profile = if directory == "debug" { "dev".as_ref() } else { directory };
+    let mut build = Command::new(cargo);
+    build.args(["build", "--quiet", "--package", "proxy", "--bin", "writ", "--profile"]).arg(profile);
+    ensure!(build.status().context("build writ")?.success(), "writ does not build");
+    Ok(())
 }
 
 /// Where `peers.sh` puts things: `WRIT_CACHE`, else `.cache` in the root of the checkout.

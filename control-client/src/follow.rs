@@ -1,5 +1,6 @@
 //! Follows a source for as long as somebody listens.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,7 +18,7 @@ struct Follower {
     dir: Dir,
     pipeline: Pipeline,
     /// What was said already is not said again with every update.
-    reported: Vec<Diagnostic>,
+    reported: HashSet<Diagnostic>,
 }
 
 impl Follower {
@@ -36,13 +37,16 @@ impl Follower {
             Outcome::New(loaded) => (Some(loaded.snapshot), loaded.diagnostics),
             Outcome::Refused(diagnostics) => {
                 let count = diagnostics.len();
-                tracing::error!(count, "update refused as a whole (--config-strict); the previous one stays in force");
+                tracing::error!(
+                    count,
+                    "update refused as a whole (--config-strict); the previous one stays in force"
+                );
                 (None, diagnostics)
             }
         };
-        let fresh = diagnostics.iter().filter(|found| !self.reported.contains(found));
+        let fresh = diagnostics.iter().filter(|found| !self.reported.contains(*found));
         report(fresh);
-        self.reported = diagnostics;
+        self.reported = diagnostics.into_iter().collect();
         snapshot
     }
 }
@@ -56,12 +60,13 @@ pub(crate) fn start(
     // Watched before it is read, so that no change falls between.
     let watch = Watch::new(&path);
     let mut dir = Dir::new(&path);
-    let files = dir.read().map_err(|error| StartError::Unreadable { path: path.display().to_string(), error })?;
+    let files =
+        dir.read().map_err(|error| StartError::Unreadable { path: path.display().to_string(), error })?;
     let (pipeline, loaded) = Pipeline::first(workload, &files, options.strict);
     if options.strict && !loaded.diagnostics.is_empty() {
         return Err(StartError::Strict(loaded.diagnostics));
     }
-    let follower = Follower { dir, pipeline, reported: loaded.diagnostics.clone() };
+    let follower = Follower { dir, pipeline, reported: loaded.diagnostics.iter().cloned().collect() };
     report(&loaded.diagnostics);
     let (sender, receiver) = watch::channel(Arc::new(loaded.snapshot));
     Ok((receiver, follow(Arc::new(Mutex::new(follower)), watch, sender)))

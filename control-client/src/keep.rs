@@ -88,15 +88,23 @@ mod tests {
     use crate::resource;
 
     fn files(texts: &[(&str, &str)]) -> Files {
-        texts.iter().map(|(name, text)| (Arc::from(*name), Arc::new(resource::read_file(&Arc::from(*name), text)))).collect()
+        texts
+            .iter()
+            .map(|(name, text)| (Arc::from(*name), Arc::new(resource::read_file(&Arc::from(*name), text))))
+            .collect()
     }
 
     fn states(objects: &Objects) -> Vec<(String, VerdictState, usize)> {
-        objects.iter().map(|(key, object)| (key.name.clone(), object.state, object.diagnostics.len())).collect()
+        objects
+            .iter()
+            .map(|(key, object)| (key.name.clone(), object.state, object.diagnostics.len()))
+            .collect()
     }
 
     fn policy(name: &str, mode: &str) -> String {
-        format!("apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: {name}}}\nspec: {{mtls: {{mode: {mode}}}}}\n---\n")
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: {name}}}\nspec: {{mtls: {{mode: {mode}}}}}\n---\n"
+        )
     }
 
     use VerdictState::{Accepted, KeptLastGood, Quarantined};
@@ -119,7 +127,10 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_yaml_keeps_its_objects() {
-        let first = update(&Objects::new(), &files(&[("a", &(policy("a", "STRICT") + &policy("b", "X"))), ("c", &policy("c", "STRICT"))]));
+        let first = update(
+            &Objects::new(),
+            &files(&[("a", &(policy("a", "STRICT") + &policy("b", "X"))), ("c", &policy("c", "STRICT"))]),
+        );
         let second = update(&first, &files(&[("a", "a: [\n")]));
         assert_eq!(states(&second), [("a".into(), KeptLastGood, 1), ("b".into(), Quarantined, 1)]);
         // Other documents of the file go on as they are.
@@ -129,7 +140,8 @@ mod tests {
 
     #[test]
     fn of_two_with_one_name_both_are_reported_and_the_first_is_kept() {
-        let now = update(&Objects::new(), &files(&[("a", &policy("a", "STRICT")), ("b", &policy("a", "DISABLE"))]));
+        let now =
+            update(&Objects::new(), &files(&[("a", &policy("a", "STRICT")), ("b", &policy("a", "DISABLE"))]));
         assert_eq!(states(&now), [("a".into(), Accepted, 2)]);
         let object = now.values().next().unwrap();
         let files: Vec<_> = object.diagnostics.iter().map(|d| d.file.as_deref().unwrap()).collect();

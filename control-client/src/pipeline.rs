@@ -91,7 +91,8 @@ impl Pipeline {
         }
         self.in_force = in_force;
         self.next_expiry = compiled.next_expiry;
-        self.previous = Previous { policy: Some(compiled.policy.clone()), endpoints: compiled.endpoints.clone() };
+        self.previous =
+            Previous { policy: Some(compiled.policy.clone()), endpoints: compiled.endpoints.clone() };
         self.runtime_digest.clone_from(&compiled.runtime_digest);
         self.version += 1;
         let snapshot = Snapshot {
@@ -156,7 +157,8 @@ fn verdicts(in_force: &keep::Objects, files: &Files, compiled: &Compiled) -> Vec
 
 /// All diagnostics in the order of the files.
 fn diagnostics(verdicts: &[Verdict]) -> Vec<Diagnostic> {
-    let mut all: Vec<Diagnostic> = verdicts.iter().flat_map(|verdict| verdict.diagnostics.iter().cloned()).collect();
+    let mut all: Vec<Diagnostic> =
+        verdicts.iter().flat_map(|verdict| verdict.diagnostics.iter().cloned()).collect();
     all.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
     all
 }

@@ -27,16 +27,16 @@ pub enum VerdictState {
 }
 
 /// How bad.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
-    /// Refuses the object.
+    /// Refuses the object, or leaves what `field` names without effect (a backendRef to nothing, say).
     Error,
     /// In force, but probably not what was meant.
     Warning,
 }
 
 /// One thing wrong with one object or file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Diagnostic {
     /// How bad.
     pub severity: Severity,

@@ -275,7 +275,9 @@ async fn control(
     let reload = reload::run(snapshots, published, registry, status, |status| telemetry.set_config(status));
     let rotation = async {
         match identity {
-            Some(identity) => identity.watch().await,
+            Some(identity) => {
+                tokio::join!(Arc::clone(&identity).watch(), tell_readiness(&identity, &ready));
+            }
             None => std::future::pending().await,
         }
     };
@@ -287,6 +289,18 @@ async fn control(
     }
     // What ended was never meant to; the data path goes on with what it has.
     let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+/// An identity that can't be renewed makes the proxy unready, with the reason, while the old one still serves.
+async fn tell_readiness(identity: &Identity, ready: &Readiness) {
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tick.tick().await;
+        match identity.problem() {
+            None => ready.ready("identity"),
+            Some(problem) => ready.not_ready("identity", problem.to_string()),
+        }
+    }
 }
 
 /// What every worker is given.
@@ -316,7 +330,10 @@ impl Shared {
         mut inbox: mpsc::UnboundedReceiver<Accepted>,
         mut stopping: watch::Receiver<bool>,
     ) {
-        fips::warm();
+        if let Err(error) = fips::warm() {
+            // The first handshake will meet the same failure and say so.
+            tracing::error!(%error, "this worker's random generator does not start");
+        }
         let local = LocalSet::new();
         local.block_on(runtime, async {
             let worker = self.worker();
@@ -329,6 +346,9 @@ impl Shared {
                     signal.start();
                 }
             });
+            if let Some(identity) = &self.identity {
+                tokio::task::spawn_local(renew_pools(identity.subscribe(), Rc::clone(&worker.upstream)));
+            }
             for (listener, socket) in sockets.into_iter().enumerate() {
                 match TcpListener::from_std(socket) {
                     Ok(socket) => {
@@ -392,6 +412,13 @@ impl Shared {
                 conn::serve(worker, listener, socket, source, guard).await;
             });
         })
+    }
+}
+
+/// A connection proven with an identity that was replaced serves no further request.
+async fn renew_pools(mut generation: watch::Receiver<u64>, upstream: Rc<Upstream>) {
+    while generation.changed().await.is_ok() {
+        upstream.close_idle();
     }
 }
 

@@ -22,7 +22,12 @@ pub(super) struct Own<'a> {
 }
 
 impl<'a> Own<'a> {
-    pub(super) fn new(catalog: &'a Catalog<'_>, namespace: &'a str, name: &'a str, labels: &'a Labels) -> Self {
+    pub(super) fn new(
+        catalog: &'a Catalog<'_>,
+        namespace: &'a str,
+        name: &'a str,
+        labels: &'a Labels,
+    ) -> Self {
         let slices = catalog.slices.iter().filter(|slice| slice.namespace() == namespace);
         let names_it = |slice: &&Item<'_, EndpointSlice>| {
             slice.spec.endpoints.iter().any(|endpoint| endpoint.pod.as_deref() == Some(name))
@@ -33,7 +38,11 @@ impl<'a> Own<'a> {
 
     /// Whether the workload is behind a Service of its namespace, by its selector or else by name in its slices.
     pub(super) fn serves(&self, service: &Service, name: &str) -> bool {
-        if service.selector.is_empty() { self.sliced.contains(name) } else { selects(&service.selector, self.labels) }
+        if service.selector.is_empty() {
+            self.sliced.contains(name)
+        } else {
+            selects(&service.selector, self.labels)
+        }
     }
 }
 
@@ -86,7 +95,9 @@ fn policy<'a>(
     let rules = match action {
         // An ALLOW that matches nothing still counts, so everything that nothing else allows is denied.
         AuthorizationAction::Allow if closed || expired => Vec::new(),
-        AuthorizationAction::Deny | AuthorizationAction::Custom if closed => vec![AuthorizationRule::default()],
+        AuthorizationAction::Deny | AuthorizationAction::Custom if closed => {
+            vec![AuthorizationRule::default()]
+        }
         AuthorizationAction::Audit if closed => Vec::new(),
         _ => item.spec.rules.clone(),
     };
@@ -100,7 +111,9 @@ fn check_provider(item: &Item<'_, AuthorizationPolicy>, settings: &MeshSettings,
         let message = format!("provider {name} is not called yet: what this policy matches is denied");
         findings.warn(item.object, "spec.provider.name", *line, message);
     } else {
-        let message = format!("no provider {name} in MeshSettings spec.extensionProviders: what this policy matches is denied");
+        let message = format!(
+            "no provider {name} in MeshSettings spec.extensionProviders: what this policy matches is denied"
+        );
         findings.error(item.object, "spec.provider.name", *line, message);
     }
 }
@@ -170,11 +183,15 @@ fn target_reach(
             None => missing("Service"),
         },
         TargetKind::ServiceEntry => match find(&catalog.service_entries, item.namespace(), &target.name) {
-            Some(entry) => here(entry.spec.selector.as_ref().is_some_and(|selector| selects(selector, own.labels))),
+            Some(entry) => {
+                here(entry.spec.selector.as_ref().is_some_and(|selector| selects(selector, own.labels)))
+            }
             None => missing("ServiceEntry"),
         },
         TargetKind::HttpRoute => match find(&catalog.routes, item.namespace(), &target.name) {
-            Some(route) if route.spec.parents.iter().all(|parent| parent.kind == ParentKind::Gateway) => Reach::Elsewhere,
+            Some(route) if route.spec.parents.iter().all(|parent| parent.kind == ParentKind::Gateway) => {
+                Reach::Elsewhere
+            }
             Some(_) => {
                 let message = "an HTTPRoute with a Service as parent is followed by clients, who can't be trusted to authorize \
                      themselves; target the Service instead (until then this policy fails closed for its namespace)";
@@ -187,7 +204,12 @@ fn target_reach(
 }
 
 /// Lists of a catalog are sorted by namespace and name.
-pub(super) fn find<'c, 'a, T>(items: &'c [Item<'a, T>], namespace: &str, name: &str) -> Option<&'c Item<'a, T>> {
-    let index = items.binary_search_by(|item| (item.namespace(), item.name()).cmp(&(namespace, name))).ok()?;
+pub(super) fn find<'c, 'a, T>(
+    items: &'c [Item<'a, T>],
+    namespace: &str,
+    name: &str,
+) -> Option<&'c Item<'a, T>> {
+    let index =
+        items.binary_search_by(|item| (item.namespace(), item.name()).cmp(&(namespace, name))).ok()?;
     items.get(index)
 }

@@ -51,9 +51,15 @@ impl<'a> Catalog<'a> {
     fn add(&mut self, object: &'a Object, quarantined: bool) {
         match &object.resource {
             // Security and traffic policy fail closed by what could be understood of them.
-            Resource::PeerAuthentication(spec) => self.peer_authentications.push(Item { object, spec, quarantined }),
-            Resource::AuthorizationPolicy(spec) => self.authorization_policies.push(Item { object, spec, quarantined }),
-            Resource::DestinationRule(spec) => self.destination_rules.push(Item { object, spec, quarantined }),
+            Resource::PeerAuthentication(spec) => {
+                self.peer_authentications.push(Item { object, spec, quarantined })
+            }
+            Resource::AuthorizationPolicy(spec) => {
+                self.authorization_policies.push(Item { object, spec, quarantined })
+            }
+            Resource::DestinationRule(spec) => {
+                self.destination_rules.push(Item { object, spec, quarantined })
+            }
             Resource::MeshSettings(spec) => self.mesh_settings.push(Item { object, spec, quarantined }),
             Resource::HttpRoute(spec) => self.routes.push(Item { object, spec, quarantined }),
             _ if quarantined => {}

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::catalog::{Catalog, Item};
-use super::service::Hosted;
+use super::service::service_host;
 use super::{Findings, Labels};
 use crate::resource::Object;
 use crate::resource::mesh::MeshSettings;
@@ -48,16 +48,21 @@ impl<'a> Rules<'a> {
             root_namespace: settings.root_namespace.clone(),
         };
         let for_client = |item: &&Item<'a, DestinationRule>| {
-            item.spec.clients.as_ref().is_none_or(|clients| item.namespace() == client_namespace && selects(clients, labels))
+            item.spec
+                .clients
+                .as_ref()
+                .is_none_or(|clients| item.namespace() == client_namespace && selects(clients, labels))
         };
         let mut items: Vec<_> = catalog.destination_rules.iter().filter(for_client).collect();
         // A rule for certain clients wins over one for all, then the oldest wins.
         items.sort_by_key(|item| (item.spec.clients.is_none(), item.object.meta.age()));
-        let services: HashSet<(&str, &str)> = catalog.services.iter().map(|item| (item.name(), item.namespace())).collect();
+        let services: HashSet<(&str, &str)> =
+            catalog.services.iter().map(|item| (item.name(), item.namespace())).collect();
         for item in items {
             rules.add(item, &services, findings);
         }
         rules.wildcards.sort_by_key(|(_, suffix, _)| std::cmp::Reverse(suffix.len()));
+        rules.report_unknown_hosts(catalog, findings);
         rules
     }
 
@@ -76,7 +81,10 @@ impl<'a> Rules<'a> {
         let key = (namespace, full_host(host, namespace, services));
         match self.exact.get(&key) {
             Some(first) if first.spec.clients.is_none() == item.spec.clients.is_none() => {
-                let message = format!("DestinationRule {} is older, for the same host, and in force", first.object.meta.name);
+                let message = format!(
+                    "DestinationRule {} is older, for the same host, and in force",
+                    first.object.meta.name
+                );
                 findings.error(item.object, "spec.host", 0, message);
             }
             Some(_) => {}
@@ -87,12 +95,14 @@ impl<'a> Rules<'a> {
     }
 
     /// A rule for nothing is probably a typo.
-    pub(super) fn report_unknown_hosts(&self, hosts: &[Hosted<'a>], findings: &mut Findings) {
-        let known: HashSet<&str> = hosts.iter().map(|host| host.host.as_str()).collect();
-        let mut unknown: Vec<_> = self.exact.iter().filter(|((_, host), _)| !known.contains(host.as_str())).collect();
+    fn report_unknown_hosts(&self, catalog: &Catalog<'_>, findings: &mut Findings) {
+        let services = catalog.services.iter().map(|item| service_host(item.name(), item.namespace()));
+        let entries = catalog.service_entries.iter().flat_map(|item| item.spec.hosts.iter().cloned());
+        let known: HashSet<String> = services.chain(entries).collect();
+        let mut unknown: Vec<_> = self.exact.iter().filter(|((_, host), _)| !known.contains(host)).collect();
         unknown.sort_by_key(|(key, _)| *key);
         for ((_, host), item) in unknown {
-            findings.warn(item.object, "spec.host", 0, format!("no service {host} is known here"));
+            findings.warn(item.object, "spec.host", 0, format!("no service {host} is known"));
         }
     }
 
@@ -113,10 +123,13 @@ impl<'a> Rules<'a> {
     }
 
     fn find(&self, namespace: &str, host: &str) -> Option<&'a Item<'a, DestinationRule>> {
-        let shown = |item: &&'a Item<'a, DestinationRule>| item.spec.export_to.shows(item.namespace(), &self.client_namespace);
+        let shown = |item: &&'a Item<'a, DestinationRule>| {
+            item.spec.export_to.shows(item.namespace(), &self.client_namespace)
+        };
         let exact = self.exact.get(&(namespace, host.to_owned())).copied().filter(shown);
         exact.or_else(|| {
-            let mut matching = self.wildcards.iter().filter(|(of, suffix, _)| *of == namespace && host.ends_with(suffix));
+            let mut matching =
+                self.wildcards.iter().filter(|(of, suffix, _)| *of == namespace && host.ends_with(suffix));
             matching.find(|(.., item)| shown(item)).map(|(.., item)| *item)
         })
     }
@@ -129,7 +142,7 @@ fn unreadable() -> BackendTls {
 
 fn full_host(host: &str, namespace: &str, services: &HashSet<(&str, &str)>) -> String {
     match host.split_once('.') {
-        None => format!("{host}.{namespace}.svc.{CLUSTER_DOMAIN}"),
+        None => service_host(host, namespace),
         Some(_) if host.ends_with(".svc") => format!("{host}.{CLUSTER_DOMAIN}"),
         Some(name) if services.contains(&name) => format!("{host}.svc.{CLUSTER_DOMAIN}"),
         Some(_) => host.to_owned(),

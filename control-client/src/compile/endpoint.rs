@@ -40,10 +40,13 @@ pub(super) fn compile(
         }
     }
     let by_address = sources.by_address();
-    let by_address = if *previous.by_address == by_address { previous.by_address.clone() } else { Arc::new(by_address) };
+    let by_address =
+        if *previous.by_address == by_address { previous.by_address.clone() } else { Arc::new(by_address) };
     let all_kept = Arc::ptr_eq(&by_address, &previous.by_address)
         && by_backend.len() == previous.by_backend.len()
-        && by_backend.iter().all(|(id, set)| previous.by_backend.get(id).is_some_and(|before| Arc::ptr_eq(before, set)));
+        && by_backend
+            .iter()
+            .all(|(id, set)| previous.by_backend.get(id).is_some_and(|before| Arc::ptr_eq(before, set)));
     if all_kept { previous.clone() } else { Arc::new(Endpoints { by_backend, by_address }) }
 }
 
@@ -70,16 +73,29 @@ impl Sources<'_, '_> {
     }
 
     /// From its slices; where there are none (a directory without a control plane), from its selector.
-    fn of_service(&self, item: &Item<'_, core::Service>, host: &Hosted<'_>, port: &Port<'_>) -> Vec<Endpoint> {
+    fn of_service(
+        &self,
+        item: &Item<'_, core::Service>,
+        host: &Hosted<'_>,
+        port: &Port<'_>,
+    ) -> Vec<Endpoint> {
         let (service, namespace) = (item.spec, item.namespace());
         let slices = self.slices.get(&(namespace, item.name())).map_or(&[][..], Vec::as_slice);
         let mut endpoints = Vec::new();
         for slice in slices {
             let named = slice.spec.ports.iter().find(|(name, _)| name == port.name);
-            let only = || slice.spec.ports.first().filter(|(name, _)| name.is_empty() && host.ports.len() == 1);
+            let only =
+                || slice.spec.ports.first().filter(|(name, _)| name.is_empty() && host.ports.len() == 1);
             let Some((_, number)) = named.or_else(only) else { continue };
-            for endpoint in slice.spec.endpoints.iter().filter(|endpoint| endpoint.ready || service.publish_not_ready) {
-                endpoints.extend(endpoint.addresses.iter().map(|ip| self.slice_endpoint(namespace, endpoint, *ip, *number)));
+            for endpoint in
+                slice.spec.endpoints.iter().filter(|endpoint| endpoint.ready || service.publish_not_ready)
+            {
+                endpoints.extend(
+                    endpoint
+                        .addresses
+                        .iter()
+                        .map(|ip| self.slice_endpoint(namespace, endpoint, *ip, *number)),
+                );
             }
         }
         for workload in self.workloads.select(namespace, &service.selector) {
@@ -96,7 +112,11 @@ impl Sources<'_, '_> {
         let (entry, namespace) = (item.spec, item.namespace());
         if let Some(selector) = &entry.selector {
             let selected = self.workloads.select(namespace, selector);
-            return selected.iter().filter(|found| found.ready).flat_map(|found| self.of_workload(found, port)).collect();
+            return selected
+                .iter()
+                .filter(|found| found.ready)
+                .flat_map(|found| self.of_workload(found, port))
+                .collect();
         }
         if entry.resolution == Resolution::None {
             let endpoint = |ip: &IpAddr| unknown_endpoint(SocketAddr::new(*ip, port.number), false);
@@ -105,7 +125,12 @@ impl Sources<'_, '_> {
         entry.endpoints.iter().filter_map(|endpoint| self.inline_endpoint(item, endpoint, port)).collect()
     }
 
-    fn inline_endpoint(&self, item: &Item<'_, ServiceEntry>, endpoint: &WorkloadEntry, port: &Port<'_>) -> Option<Endpoint> {
+    fn inline_endpoint(
+        &self,
+        item: &Item<'_, ServiceEntry>,
+        endpoint: &WorkloadEntry,
+        port: &Port<'_>,
+    ) -> Option<Endpoint> {
         let number = match (endpoint.ports.get(port.name), port.target.as_ref()) {
             (Some(number), _) | (None, core::TargetPort::Number(number)) => *number,
             (None, core::TargetPort::Name(_)) => return None,
@@ -115,7 +140,8 @@ impl Sources<'_, '_> {
             address: SocketAddr::new(endpoint.address?, number),
             workload: None,
             mesh_tls: workloads::speaks_mesh_tls(&endpoint.labels),
-            identity: account.map(|account| workloads::identity(self.trust_domain, item.namespace(), account)),
+            identity: account
+                .map(|account| workloads::identity(self.trust_domain, item.namespace(), account)),
             weight: endpoint.weight,
             mtls_required: !item.spec.external
                 && self.peers.merge(item.namespace(), &endpoint.labels).is_strict(number),

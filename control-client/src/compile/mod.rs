@@ -51,7 +51,12 @@ pub(crate) struct Previous {
 }
 
 /// Compiles for one workload. `now` is in seconds since the epoch.
-pub(crate) fn compile(in_force: &keep::Objects, workload: &Workload, now: i64, previous: &Previous) -> Compiled {
+pub(crate) fn compile(
+    in_force: &keep::Objects,
+    workload: &Workload,
+    now: i64,
+    previous: &Previous,
+) -> Compiled {
     let catalog = Catalog::new(in_force);
     let mut findings = Findings::default();
     let settings = mesh_settings(&catalog, &mut findings);
@@ -66,10 +71,10 @@ pub(crate) fn compile(in_force: &keep::Objects, workload: &Workload, now: i64, p
 
     let mut hosts = service::collect(&catalog, &workload.namespace, &mut findings);
     let rules = destination::Rules::new(&catalog, &workload.namespace, &labels, &settings, &mut findings);
-    rules.report_unknown_hosts(&hosts, &mut findings);
     let backends = service::backends(&mut hosts, &rules, &peers, &mut objects);
     let routes = route::attach(&catalog, &hosts, &workload.namespace, &mut objects, &mut findings);
-    let endpoints = endpoint::compile(&catalog, &hosts, &workloads, &peers, &workload.trust_domain, &previous.endpoints);
+    let endpoints =
+        endpoint::compile(&catalog, &hosts, &workloads, &peers, &workload.trust_domain, &previous.endpoints);
     let inbound_ports = port::inbound(&hosts, &workloads, &own, &catalog);
     let services = service::snapshot(&hosts, routes, &workload.namespace, &mut objects);
 
@@ -114,7 +119,12 @@ fn mesh_settings(catalog: &Catalog<'_>, findings: &mut Findings) -> MeshSettings
     };
     for other in others {
         let name = &first.object.meta.name;
-        findings.error(other.object, "", 0, format!("MeshSettings {name} is older and in force; there can be only one"));
+        findings.error(
+            other.object,
+            "",
+            0,
+            format!("MeshSettings {name} is older and in force; there can be only one"),
+        );
     }
     first.spec.clone()
 }

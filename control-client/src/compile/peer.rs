@@ -52,7 +52,13 @@ impl<'a> PeerPolicies<'a> {
         items.sort_by_key(|item| item.object.meta.age());
         let floor = enforced(&items, root, findings);
         items.retain(|item| !floor.as_ref().is_some_and(|floor| floor.refuses(item, root, findings)));
-        let mut all = Self { mesh: None, namespaces: HashMap::new(), by_label: HashMap::new(), weakened: HashSet::new(), blind: HashMap::new() };
+        let mut all = Self {
+            mesh: None,
+            namespaces: HashMap::new(),
+            by_label: HashMap::new(),
+            weakened: HashSet::new(),
+            blind: HashMap::new(),
+        };
         for item in items {
             all.add(item, root);
         }
@@ -100,7 +106,9 @@ impl<'a> PeerPolicies<'a> {
         let ports = match workload {
             Some(level) if !level.quarantined => {
                 let port = |(port, mode): (&u16, &Option<MtlsMode>)| match mode {
-                    Some(mode) => (*port, Mode { mode: *mode, object: Some(level.object), quarantined: false }),
+                    Some(mode) => {
+                        (*port, Mode { mode: *mode, object: Some(level.object), quarantined: false })
+                    }
                     None => (*port, default),
                 };
                 level.spec.ports.iter().map(port).collect()
@@ -114,7 +122,9 @@ impl<'a> PeerPolicies<'a> {
         if let Some(level) = self.blind.get(namespace) {
             return Some(*level);
         }
-        let candidates = labels.iter().filter_map(|(key, value)| self.by_label.get(&(namespace, key.as_str(), value.as_str())));
+        let candidates = labels
+            .iter()
+            .filter_map(|(key, value)| self.by_label.get(&(namespace, key.as_str(), value.as_str())));
         let matching = candidates.flatten().filter(|item| match &item.spec.scope {
             Scope::Labels(selector) => selects(selector, labels),
             _ => false,
@@ -189,7 +199,9 @@ fn enforced<'a>(
     for item in items.iter().filter(|item| item.spec.enforced) {
         let field = "metadata.annotations[writ.dev/enforced]";
         if item.namespace() != root {
-            let message = format!("only in the root namespace, {root}, can a PeerAuthentication be enforced; this annotation does nothing");
+            let message = format!(
+                "only in the root namespace, {root}, can a PeerAuthentication be enforced; this annotation does nothing"
+            );
             findings.error(item.object, field, 0, message);
             continue;
         }
@@ -197,7 +209,12 @@ fn enforced<'a>(
             _ if item.quarantined => MtlsMode::Strict,
             Some(mode) => mode,
             None => {
-                findings.warn(item.object, field, 0, "spec.mtls.mode is not set, so nothing is enforced".into());
+                findings.warn(
+                    item.object,
+                    field,
+                    0,
+                    "spec.mtls.mode is not set, so nothing is enforced".into(),
+                );
                 continue;
             }
         };

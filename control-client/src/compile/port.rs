@@ -31,7 +31,9 @@ pub(super) fn inbound(
 fn leads_here(host: &Hosted<'_>, own: &Own<'_>) -> bool {
     match host.kind {
         HostKind::Service(item) => own.serves(item.spec, item.name()),
-        HostKind::Entry(item) => item.spec.selector.as_ref().is_some_and(|selector| selects(selector, own.labels)),
+        HostKind::Entry(item) => {
+            item.spec.selector.as_ref().is_some_and(|selector| selects(selector, own.labels))
+        }
     }
 }
 
@@ -52,8 +54,12 @@ fn workload_port(
     }
     let slices = catalog.slices.iter().filter(|slice| slice.namespace() == own.namespace);
     let mut of_service = slices.filter(|slice| slice.spec.service.as_deref() == Some(host.kind.name()));
-    of_service.find_map(|slice| slice.spec.ports.iter().find(|(name, _)| name == port.name).map(|(_, number)| *number)).or_else(|| {
-        let alike = workloads.select(own.namespace, own.labels);
-        alike.iter().find_map(|workload| workload.port(port.name, &port.target))
-    })
+    of_service
+        .find_map(|slice| {
+            slice.spec.ports.iter().find(|(name, _)| name == port.name).map(|(_, number)| *number)
+        })
+        .or_else(|| {
+            let alike = workloads.select(own.namespace, own.labels);
+            alike.iter().find_map(|workload| workload.port(port.name, &port.target))
+        })
 }

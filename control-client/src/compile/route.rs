@@ -67,7 +67,11 @@ fn rules<'a>(
         created: item.object.meta.created,
         matches: rule.matches.clone(),
         filters: rule.filters.clone(),
-        backends: rule.backends.iter().map(|backend| references.weighted(item, Some(parent), backend)).collect(),
+        backends: rule
+            .backends
+            .iter()
+            .map(|backend| references.weighted(item, Some(parent), backend))
+            .collect(),
         request_timeout: rule.request_timeout,
         backend_timeout: rule.backend_timeout,
         retry: rule.retry.clone(),
@@ -88,14 +92,24 @@ impl<'h> References<'h> {
         let mut grants = HashSet::new();
         for grant in &catalog.grants {
             for from in &grant.spec.from_http_routes {
-                grants.extend(grant.spec.to_services.iter().map(|to| (from.as_str(), grant.namespace(), to.as_deref())));
+                grants.extend(
+                    grant.spec.to_services.iter().map(|to| (from.as_str(), grant.namespace(), to.as_deref())),
+                );
             }
         }
-        Self { services: services.map(|host| ((host.kind.namespace(), host.kind.name()), host)).collect(), grants }
+        Self {
+            services: services.map(|host| ((host.kind.namespace(), host.kind.name()), host)).collect(),
+            grants,
+        }
     }
 
     /// The ports of its parent that a route is attached to, by their backends.
-    fn parent_ports(&self, item: &Item<'_, HttpRoute>, parent: &ParentRef, findings: &mut Findings) -> Vec<BackendIndex> {
+    fn parent_ports(
+        &self,
+        item: &Item<'_, HttpRoute>,
+        parent: &ParentRef,
+        findings: &mut Findings,
+    ) -> Vec<BackendIndex> {
         let field = format!("spec.parentRefs[{}]", parent.index);
         let (namespace, name) = (parent.namespace.as_str(), parent.name.as_str());
         let Some(host) = self.services.get(&(namespace, name)) else {
@@ -120,18 +134,25 @@ impl<'h> References<'h> {
     fn check(&self, item: &Item<'_, HttpRoute>, findings: &mut Findings) {
         for (number, rule) in item.spec.rules.iter().enumerate() {
             for backend in &rule.backends {
-                let own = |parent: &&ParentRef| parent.kind == ParentKind::Service && is_parent(parent, backend);
+                let own =
+                    |parent: &&ParentRef| parent.kind == ParentKind::Service && is_parent(parent, backend);
                 let parent = item.spec.parents.iter().find(own);
                 if let Err(why) = self.resolve(item, parent, backend) {
                     let field = format!("spec.rules[{number}].backendRefs[{}]", backend.index);
-                    let message = format!("{why}; it keeps its share of the requests and answers them with 500");
+                    let message =
+                        format!("{why}; it keeps its share of the requests and answers them with 500");
                     findings.error(item.object, &field, backend.line, message);
                 }
             }
         }
     }
 
-    fn weighted(&self, item: &Item<'_, HttpRoute>, parent: Option<&ParentRef>, backend: &BackendRef) -> WeightedBackend {
+    fn weighted(
+        &self,
+        item: &Item<'_, HttpRoute>,
+        parent: Option<&ParentRef>,
+        backend: &BackendRef,
+    ) -> WeightedBackend {
         let mut name = backend.name.clone();
         if backend.namespace != item.namespace() {
             name = format!("{name}.{}", backend.namespace);
@@ -162,7 +183,10 @@ impl<'h> References<'h> {
             || parent.is_some_and(|parent| is_parent(parent, backend))
             || self.is_granted(item.namespace(), namespace, name);
         if !granted {
-            return Err(format!("no ReferenceGrant in {namespace} lets an HTTPRoute of {} refer to Service {name}", item.namespace()));
+            return Err(format!(
+                "no ReferenceGrant in {namespace} lets an HTTPRoute of {} refer to Service {name}",
+                item.namespace()
+            ));
         }
         let Some(host) = self.services.get(&(namespace, name)) else {
             return Err(format!("no Service {namespace}/{name}"));
@@ -171,7 +195,8 @@ impl<'h> References<'h> {
             return Err("port is required for a Service".into());
         };
         let port = host.ports.iter().find(|port| port.number == number);
-        port.map(|port| port.backend).ok_or_else(|| format!("Service {namespace}/{name} has no port {number}"))
+        port.map(|port| port.backend)
+            .ok_or_else(|| format!("Service {namespace}/{name} has no port {number}"))
     }
 
     fn is_granted(&self, from: &str, to: &str, name: &str) -> bool {

@@ -59,7 +59,11 @@ impl<'a> HostKind<'a> {
 }
 
 /// All hosts that clients in `namespace` see. Services come first, sorted by namespace and name.
-pub(super) fn collect<'a>(catalog: &'a Catalog<'a>, namespace: &str, findings: &mut Findings) -> Vec<Hosted<'a>> {
+pub(super) fn collect<'a>(
+    catalog: &'a Catalog<'a>,
+    namespace: &str,
+    findings: &mut Findings,
+) -> Vec<Hosted<'a>> {
     let services = catalog.services.iter().filter(|item| !item.spec.external_name).map(from_service);
     let mut hosts: Vec<Hosted<'a>> = services.collect();
     let mut by_host: HashMap<String, usize> =
@@ -89,6 +93,11 @@ pub(super) fn collect<'a>(catalog: &'a Catalog<'a>, namespace: &str, findings: &
     hosts
 }
 
+/// The full host name of a Service.
+pub(super) fn service_host(name: &str, namespace: &str) -> String {
+    format!("{name}.{namespace}.svc.{CLUSTER_DOMAIN}")
+}
+
 fn from_service<'a>(item: &'a Item<'a, core::Service>) -> Hosted<'a> {
     let port = |port: &'a core::ServicePort| Port {
         number: port.port,
@@ -98,7 +107,7 @@ fn from_service<'a>(item: &'a Item<'a, core::Service>) -> Hosted<'a> {
         backend: 0,
     };
     Hosted {
-        host: format!("{}.{}.svc.{CLUSTER_DOMAIN}", item.name(), item.namespace()),
+        host: service_host(item.name(), item.namespace()),
         addresses: &item.spec.cluster_ips,
         ports: item.spec.ports.iter().map(port).collect(),
         kind: HostKind::Service(item),
@@ -133,7 +142,8 @@ pub(super) fn backends<'a>(
     for host in hosts {
         let namespace = host.kind.namespace();
         let external = matches!(host.kind, HostKind::Entry(item) if item.spec.external);
-        let mtls_required = !external && *strict.entry(namespace).or_insert_with(|| peers.all_strict(namespace));
+        let mtls_required =
+            !external && *strict.entry(namespace).or_insert_with(|| peers.all_strict(namespace));
         let short = match host.kind {
             HostKind::Service(item) => format!("{}.{namespace}", item.name()),
             HostKind::Entry(_) => host.host.clone(),

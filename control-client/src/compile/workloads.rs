@@ -163,7 +163,9 @@ impl Known<'_> {
     /// The port behind a service's port of this name and target.
     pub(super) fn port(&self, port_name: &str, target: &TargetPort) -> Option<u16> {
         match (self.kind, target) {
-            (WorkloadKind::Entry(entry), _) if entry.ports.contains_key(port_name) => entry.ports.get(port_name).copied(),
+            (WorkloadKind::Entry(entry), _) if entry.ports.contains_key(port_name) => {
+                entry.ports.get(port_name).copied()
+            }
             (_, TargetPort::Number(number)) => Some(*number),
             (WorkloadKind::Pod(pod), TargetPort::Name(name)) => {
                 pod.ports.iter().find(|(port, _)| port == name).map(|(_, number)| *number)

@@ -67,10 +67,26 @@ pub(crate) struct Pod {
 }
 
 const SERVICE_FIELDS: &[&str] = &[
-    "type", "clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "ports", "selector", "externalName",
-    "sessionAffinity", "sessionAffinityConfig", "externalIPs", "loadBalancerIP", "loadBalancerSourceRanges",
-    "loadBalancerClass", "externalTrafficPolicy", "internalTrafficPolicy", "healthCheckNodePort",
-    "publishNotReadyAddresses", "allocateLoadBalancerNodePorts", "trafficDistribution",
+    "type",
+    "clusterIP",
+    "clusterIPs",
+    "ipFamilies",
+    "ipFamilyPolicy",
+    "ports",
+    "selector",
+    "externalName",
+    "sessionAffinity",
+    "sessionAffinityConfig",
+    "externalIPs",
+    "loadBalancerIP",
+    "loadBalancerSourceRanges",
+    "loadBalancerClass",
+    "externalTrafficPolicy",
+    "internalTrafficPolicy",
+    "healthCheckNodePort",
+    "publishNotReadyAddresses",
+    "allocateLoadBalancerNodePorts",
+    "trafficDistribution",
 ];
 
 /// Reads a Service.
@@ -89,7 +105,8 @@ fn read_service(object: Fields<'_>) -> Option<Service> {
             kind.warn("ExternalName is not followed; write a ServiceEntry for the name instead");
         }
     }
-    let addresses = spec.get("clusterIPs").map(|at| at.items().collect()).or_else(|| Some(vec![spec.get("clusterIP")?]));
+    let addresses =
+        spec.get("clusterIPs").map(|at| at.items().collect()).or_else(|| Some(vec![spec.get("clusterIP")?]));
     for at in addresses.unwrap_or_default() {
         if !matches!(at.node.as_str(), Some("None" | "")) {
             service.cluster_ips.extend(text::ip(at));
@@ -108,7 +125,8 @@ fn read_service(object: Fields<'_>) -> Option<Service> {
 /// `None` for what is not TCP, too.
 fn service_port(at: At<'_>, several: bool) -> Option<ServicePort> {
     let fields = at.fields(&["name", "port", "protocol", "targetPort", "appProtocol", "nodePort"])?;
-    let transport = fields.get("protocol").map(|at| at.one_of(&[("TCP", true), ("UDP", false), ("SCTP", false)]));
+    let transport =
+        fields.get("protocol").map(|at| at.one_of(&[("TCP", true), ("UDP", false), ("SCTP", false)]));
     let name = fields.get("name").and_then(At::str).unwrap_or_default().to_owned();
     if several && name.is_empty() {
         fields.missing("name", "is required where a Service has several ports");
@@ -163,11 +181,21 @@ fn slice_port(at: At<'_>) -> Option<(String, u16)> {
 }
 
 fn slice_endpoint(at: At<'_>) -> Option<SliceEndpoint> {
-    let known = ["addresses", "conditions", "hostname", "targetRef", "nodeName", "zone", "hints", "deprecatedTopology"];
+    let known = [
+        "addresses",
+        "conditions",
+        "hostname",
+        "targetRef",
+        "nodeName",
+        "zone",
+        "hints",
+        "deprecatedTopology",
+    ];
     let fields = at.fields(&known)?;
     let addresses = fields.require("addresses")?.items().filter_map(text::ip).collect();
     let conditions = fields.get("conditions").and_then(|at| at.fields(&["ready", "serving", "terminating"]));
-    let ready = conditions.and_then(|conditions| conditions.get("ready")).is_none_or(|at| at.bool() == Some(true));
+    let ready =
+        conditions.and_then(|conditions| conditions.get("ready")).is_none_or(|at| at.bool() == Some(true));
     let target = fields.get("targetRef").and_then(At::open_fields);
     let is_pod = |target: &Fields<'_>| target.get("kind").and_then(|at| at.node.as_str()) == Some("Pod");
     let pod = target.filter(is_pod).and_then(|target| target.get("name")).and_then(At::text);
@@ -194,7 +222,8 @@ pub(crate) fn pod(_: &Meta, object: Fields<'_>) -> Resource {
         }
         pod.ips.sort_unstable();
         pod.ips.dedup();
-        let finished = matches!(status.get("phase").and_then(|at| at.node.as_str()), Some("Succeeded" | "Failed"));
+        let finished =
+            matches!(status.get("phase").and_then(|at| at.node.as_str()), Some("Succeeded" | "Failed"));
         let conditions = status.get("conditions").map(|at| at.items()).into_iter().flatten();
         pod.ready = !finished && !conditions.filter_map(At::open_fields).any(not_ready);
     }

@@ -48,13 +48,15 @@ const GROUP: &str = "gateway.networking.k8s.io";
 /// Reads an HTTPRoute.
 pub(crate) fn http_route(meta: &Meta, object: Fields<'_>) -> Resource {
     let mut route = HttpRoute::default();
-    let spec = object.require("spec").and_then(|at| {
-        at.fields(&["parentRefs", "hostnames", "rules", "useDefaultGateways"])
-    });
+    let spec = object
+        .require("spec")
+        .and_then(|at| at.fields(&["parentRefs", "hostnames", "rules", "useDefaultGateways"]));
     let Some(spec) = spec else { return Resource::HttpRoute(route) };
     spec.not_in_force(&["useDefaultGateways"]);
     match spec.get("parentRefs") {
-        Some(list) => route.parents = list.items().enumerate().filter_map(|(i, at)| parent_ref(meta, i, at)).collect(),
+        Some(list) => {
+            route.parents = list.items().enumerate().filter_map(|(i, at)| parent_ref(meta, i, at)).collect()
+        }
         None => spec.at().warn("without parentRefs this route is attached to nothing"),
     }
     if let Some(hostnames) = spec.get("hostnames") {

@@ -48,15 +48,24 @@ const SPEC: &[&str] = &["spec"];
 const NOT_YET: &str = "not supported yet; this object is not in force";
 const REQUEST_AUTHENTICATION: &str = "not supported yet: tokens are not checked and no request has a principal, so ALLOW rules that ask for \
      one match nothing; this object closes nothing by itself";
-const VIRTUAL_SERVICE: &str = "VirtualService is not read; write an HTTPRoute with the Service as its parent instead";
-const SIDECAR: &str = "Sidecar is not read; limit who sees a service by exportTo on ServiceEntry and DestinationRule instead";
-const ENVOY_FILTER: &str = "EnvoyFilter is not read and has no replacement: there is no Envoy here; write HTTPRoute filters instead";
+const VIRTUAL_SERVICE: &str =
+    "VirtualService is not read; write an HTTPRoute with the Service as its parent instead";
+const SIDECAR: &str =
+    "Sidecar is not read; limit who sees a service by exportTo on ServiceEntry and DestinationRule instead";
+const ENVOY_FILTER: &str =
+    "EnvoyFilter is not read and has no replacement: there is no Envoy here; write HTTPRoute filters instead";
 const WASM_PLUGIN: &str =
     "WasmPlugin is not read; write an AuthorizationPolicy with action CUSTOM, or HTTPRoute filters, instead";
-const ISTIO_GATEWAY: &str = "Istio's Gateway is not read; write a Gateway of gateway.networking.k8s.io instead";
+const ISTIO_GATEWAY: &str =
+    "Istio's Gateway is not read; write a Gateway of gateway.networking.k8s.io instead";
 const ENDPOINTS: &str = "Endpoints is not read; write an EndpointSlice of discovery.k8s.io/v1 instead";
 
-const fn kind(group: &'static str, name: &'static str, versions: &'static [&'static str], reading: Reading) -> Kind {
+const fn kind(
+    group: &'static str,
+    name: &'static str,
+    versions: &'static [&'static str],
+    reading: Reading,
+) -> Kind {
     Kind { group, name, versions, namespaced: true, runtime: false, fields: SPEC, reading }
 }
 
@@ -116,7 +125,10 @@ static KINDS: &[Kind] = &[
     kind(SECURITY, "PeerAuthentication", SECURITY_VERSIONS, Reading::Read(security::peer_authentication)),
     kind(SECURITY, "AuthorizationPolicy", SECURITY_VERSIONS, Reading::Read(security::authorization_policy)),
     kind(SECURITY, "RequestAuthentication", SECURITY_VERSIONS, Reading::Refuse(REQUEST_AUTHENTICATION)),
-    Kind { namespaced: false, ..kind(WRIT, "MeshSettings", WRIT_VERSIONS, Reading::Read(mesh::mesh_settings)) },
+    Kind {
+        namespaced: false,
+        ..kind(WRIT, "MeshSettings", WRIT_VERSIONS, Reading::Read(mesh::mesh_settings))
+    },
     kind(WRIT, "RateLimit", WRIT_VERSIONS, Reading::Refuse(NOT_YET)),
 ];
 

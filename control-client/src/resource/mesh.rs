@@ -41,7 +41,11 @@ const NORMALIZATION: &[(&str, PathNormalization)] = &[
 ];
 
 const KNOWN: &[&str] = &[
-    "rootNamespace", "trustDomainAliases", "outboundTrafficPolicy", "forwardingIdentities", "pathNormalization",
+    "rootNamespace",
+    "trustDomainAliases",
+    "outboundTrafficPolicy",
+    "forwardingIdentities",
+    "pathNormalization",
     "extensionProviders",
 ];
 
@@ -56,7 +60,8 @@ pub(crate) fn mesh_settings(_: &Meta, object: Fields<'_>) -> Resource {
     settings.trust_domain_aliases = spec.get("trustDomainAliases").map(At::texts).unwrap_or_default();
     if let Some(policy) = spec.get("outboundTrafficPolicy") {
         let mode = policy.fields(&["mode"]).and_then(|fields| fields.require("mode"));
-        settings.outbound = mode.and_then(|at| at.one_of(OUTBOUND)).unwrap_or(OutboundTrafficPolicy::RegistryOnly);
+        settings.outbound =
+            mode.and_then(|at| at.one_of(OUTBOUND)).unwrap_or(OutboundTrafficPolicy::RegistryOnly);
     }
     if let Some(list) = spec.get("forwardingIdentities") {
         settings.forwarding_identities = list.items().filter_map(identity).collect();
@@ -78,7 +83,9 @@ pub(crate) fn mesh_settings(_: &Meta, object: Fields<'_>) -> Resource {
 fn identity(at: At<'_>) -> Option<String> {
     let text = at.text()?;
     if text == "*" || !(text.starts_with("spiffe://") || text.starts_with('*')) {
-        at.error(format!("`{text}` must be spiffe://.., spiffe://..* or *suffix; everyone can't be trusted to forward"));
+        at.error(format!(
+            "`{text}` must be spiffe://.., spiffe://..* or *suffix; everyone can't be trusted to forward"
+        ));
         return None;
     }
     Some(text)
@@ -90,7 +97,9 @@ mod tests {
     use super::*;
 
     fn settings(spec: &str) -> (bool, MeshSettings, Vec<String>) {
-        let (object, found) = only(&format!("apiVersion: writ.dev/v1alpha1\nkind: MeshSettings\nmetadata: {{name: mesh}}\nspec: {spec}\n"));
+        let (object, found) = only(&format!(
+            "apiVersion: writ.dev/v1alpha1\nkind: MeshSettings\nmetadata: {{name: mesh}}\nspec: {spec}\n"
+        ));
         let good = object.good;
         let object = std::sync::Arc::into_inner(object);
         // The file's own list is gone, so this is the only reference.
@@ -115,7 +124,8 @@ mod tests {
 
     #[test]
     fn a_mistake_falls_to_the_strict_side() {
-        let (good, settings, found) = settings("{outboundTrafficPolicy: {mode: REGISTRY}, forwardingIdentities: ['*']}");
+        let (good, settings, found) =
+            settings("{outboundTrafficPolicy: {mode: REGISTRY}, forwardingIdentities: ['*']}");
         assert!(!good);
         assert_eq!(found.len(), 2);
         assert_eq!(settings.outbound, OutboundTrafficPolicy::RegistryOnly);

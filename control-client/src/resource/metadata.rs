@@ -32,8 +32,20 @@ pub(crate) struct Meta {
 
 /// Fields of Kubernetes' ObjectMeta.
 const KNOWN: &[&str] = &[
-    "name", "namespace", "labels", "annotations", "creationTimestamp", "generateName", "uid", "resourceVersion",
-    "generation", "managedFields", "ownerReferences", "finalizers", "selfLink", "deletionTimestamp",
+    "name",
+    "namespace",
+    "labels",
+    "annotations",
+    "creationTimestamp",
+    "generateName",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "managedFields",
+    "ownerReferences",
+    "finalizers",
+    "selfLink",
+    "deletionTimestamp",
     "deletionGracePeriodSeconds",
 ];
 
@@ -136,7 +148,9 @@ fn digest_of(
     let names = kind.map_or(&["spec"][..], |kind| kind.fields);
     let mut fields: Vec<_> = names.iter().filter_map(|name| Some((*name, top.get(name)?.node))).collect();
     // Live objects are selected by their labels, and nobody reviews them.
-    if meta.runtime && let Some(labels) = metadata.get("labels") {
+    if meta.runtime
+        && let Some(labels) = metadata.get("labels")
+    {
         fields.push(("labels", labels.node));
     }
     digest::object(&identity, &fields)

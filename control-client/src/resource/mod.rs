@@ -73,7 +73,13 @@ impl Object {
     }
 
     /// A diagnostic about this object, found when it was looked at together with others.
-    pub(crate) fn diagnostic(&self, severity: Severity, field: &str, line: u32, message: String) -> Diagnostic {
+    pub(crate) fn diagnostic(
+        &self,
+        severity: Severity,
+        field: &str,
+        line: u32,
+        message: String,
+    ) -> Diagnostic {
         self.meta.diagnose(Problem { severity, field: field.to_owned(), message, line })
     }
 }
@@ -115,9 +121,15 @@ fn read_document(file: &Arc<str>, root: &Node, parsed: &mut ParsedFile) {
             }
         }
         (Value::Map(_), Some(api_version), Some(kind)) => read_object(file, root, api_version, kind, parsed),
-        (Value::Map(_), None, _) => parsed.broken.push(file_diagnostic(file, root.line, no_identity("apiVersion"))),
+        (Value::Map(_), None, _) => {
+            parsed.broken.push(file_diagnostic(file, root.line, no_identity("apiVersion")))
+        }
         (Value::Map(_), _, None) => parsed.broken.push(file_diagnostic(file, root.line, no_identity("kind"))),
-        _ => parsed.broken.push(file_diagnostic(file, root.line, "expected an object, a mapping with apiVersion and kind".into())),
+        _ => parsed.broken.push(file_diagnostic(
+            file,
+            root.line,
+            "expected an object, a mapping with apiVersion and kind".into(),
+        )),
     }
 }
 
@@ -139,7 +151,10 @@ fn read_object(file: &Arc<str>, root: &Node, api_version: &str, kind_name: &str,
     let reader = Reader::new(root);
     let Some(meta) = metadata::read(&reader, file, group, kind_name, kind) else {
         let broken = reader.into_problems().into_iter().map(|problem| {
-            let message = format!("{kind_name}: {}: {}; without it this can't be attributed to an object", problem.field, problem.message);
+            let message = format!(
+                "{kind_name}: {}: {}; without it this can't be attributed to an object",
+                problem.field, problem.message
+            );
             file_diagnostic(file, problem.line, message)
         });
         parsed.broken.extend(broken);
@@ -164,14 +179,16 @@ fn read_resource(reader: &Reader<'_>, meta: &Meta, kind: Option<&Kind>, version:
     };
     if !kind.versions.contains(&version) {
         let at_version = fields.get("apiVersion").unwrap_or(object);
-        at_version.error(format!("version {version} of {} is not known; use {}", kind.name, kind.versions[0]));
+        at_version
+            .error(format!("version {version} of {} is not known; use {}", kind.name, kind.versions[0]));
     }
     for entry in reader.duplicate_keys() {
         entry.error("this key is already used above; keys must be unique");
     }
     match kind.reading {
         Reading::Read(read) => {
-            let known: Vec<&str> = ["apiVersion", "kind", "metadata", "status"].iter().chain(kind.fields).copied().collect();
+            let known: Vec<&str> =
+                ["apiVersion", "kind", "metadata", "status"].iter().chain(kind.fields).copied().collect();
             object.fields(&known);
             read(meta, fields)
         }
@@ -193,7 +210,11 @@ pub(crate) mod tests {
         assert_eq!(parsed.broken, []);
         assert_eq!(parsed.objects.len(), 1);
         let object = parsed.objects[0].clone();
-        let found = object.diagnostics.iter().map(|d| format!("{} {}: {}", d.line.unwrap(), d.field, d.message)).collect();
+        let found = object
+            .diagnostics
+            .iter()
+            .map(|d| format!("{} {}: {}", d.line.unwrap(), d.field, d.message))
+            .collect();
         (object, found)
     }
 
@@ -220,7 +241,8 @@ pub(crate) mod tests {
             ("security.istio.io/v9", "PeerAuthentication", "use v1"),
         ];
         for (api_version, kind, wanted) in cases {
-            let (object, found) = only(&format!("kind: {kind}\napiVersion: {api_version}\nmetadata:\n  name: x\n"));
+            let (object, found) =
+                only(&format!("kind: {kind}\napiVersion: {api_version}\nmetadata:\n  name: x\n"));
             assert!(!object.good);
             assert!(found.join("\n").contains(wanted), "{kind}: {found:?}");
         }
@@ -228,7 +250,12 @@ pub(crate) mod tests {
 
     #[test]
     fn what_has_no_name_belongs_to_the_file() {
-        for text in ["kind: Pod\nmetadata: {name: x}\n", "apiVersion: v1\nmetadata: {name: x}\n", "- 1\n", "apiVersion: v1\nkind: Pod\n"] {
+        for text in [
+            "kind: Pod\nmetadata: {name: x}\n",
+            "apiVersion: v1\nmetadata: {name: x}\n",
+            "- 1\n",
+            "apiVersion: v1\nkind: Pod\n",
+        ] {
             let parsed = read_file(&Arc::from("a.yaml"), text);
             assert_eq!((parsed.broken.len(), parsed.objects.len()), (1, 0), "{text}");
         }

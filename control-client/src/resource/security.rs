@@ -92,9 +92,11 @@ pub(crate) fn peer_authentication(_: &Meta, object: Fields<'_>) -> Resource {
             None => policy.scope = Scope::Unknown,
         }
     }
-    if policy.enforced && policy.scope != Scope::All
-        && let Some(at) = annotations.get("writ.dev/enforced") {
-            at.error("only a PeerAuthentication of the root namespace without a selector can be enforced");
+    if policy.enforced
+        && policy.scope != Scope::All
+        && let Some(at) = annotations.get("writ.dev/enforced")
+    {
+        at.error("only a PeerAuthentication of the root namespace without a selector can be enforced");
     }
     Resource::PeerAuthentication(policy)
 }
@@ -297,7 +299,9 @@ mod tests {
     use super::*;
 
     fn policy(spec: &str) -> (std::sync::Arc<super::super::Object>, Vec<String>) {
-        only(&format!("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: foo}}\nspec:\n{spec}"))
+        only(&format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: foo}}\nspec:\n{spec}"
+        ))
     }
 
     #[test]
@@ -352,7 +356,9 @@ mod tests {
 
     #[test]
     fn no_rules_means_what_istio_says() {
-        for (spec, warnings) in [("  {}\n", 0), ("  rules: []\n", 0), ("  action: DENY\n", 1), ("  rules: [{}]\n", 0)] {
+        for (spec, warnings) in
+            [("  {}\n", 0), ("  rules: []\n", 0), ("  action: DENY\n", 1), ("  rules: [{}]\n", 0)]
+        {
             let (object, found) = policy(spec);
             assert!(object.good, "{found:?}");
             assert_eq!(found.len(), warnings, "{spec}");
@@ -361,7 +367,11 @@ mod tests {
 
     #[test]
     fn annotations_are_checked() {
-        let text = |annotation: &str, action: &str| format!("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata:\n  name: p\n  annotations:\n    {annotation}\nspec: {{action: {action}, rules: [{{}}]}}\n");
+        let text = |annotation: &str, action: &str| {
+            format!(
+                "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata:\n  name: p\n  annotations:\n    {annotation}\nspec: {{action: {action}, rules: [{{}}]}}\n"
+            )
+        };
         assert!(only(&text("istio.io/dry-run: 'true'", "DENY")).0.good);
         assert!(only(&text("writ.dev/expires-at: '2030-01-01T00:00:00Z'", "ALLOW")).0.good);
         for (annotation, action) in [
@@ -379,11 +389,21 @@ mod tests {
 
     #[test]
     fn peer_authentication_mistakes() {
-        let read = |spec: &str| only(&format!("apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: p}}\nspec: {spec}\n"));
+        let read = |spec: &str| {
+            only(&format!(
+                "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: p}}\nspec: {spec}\n"
+            ))
+        };
         assert!(read("{mtls: {mode: STRICT}}").0.good);
         assert!(read("{mtls: {}}").0.good);
         assert!(read("{selector: {matchLabels: {a: b}}, portLevelMtls: {8080: {mode: DISABLE}}}").0.good);
-        for spec in ["{mtls: {mode: strict}}", "{portLevelMtls: {8080: {mode: DISABLE}}}", "{selector: {matchLabels: {a: b}}, portLevelMtls: {http: {mode: DISABLE}}}", "{mtls: STRICT}", "[]"] {
+        for spec in [
+            "{mtls: {mode: strict}}",
+            "{portLevelMtls: {8080: {mode: DISABLE}}}",
+            "{selector: {matchLabels: {a: b}}, portLevelMtls: {http: {mode: DISABLE}}}",
+            "{mtls: STRICT}",
+            "[]",
+        ] {
             assert!(!read(spec).0.good, "{spec}");
         }
     }

@@ -19,7 +19,11 @@ pub(crate) fn is_dns_subdomain(text: &str) -> bool {
 
 fn is_dns_label(label: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    !label.is_empty() && label.len() <= 63 && label.bytes().all(inner) && !label.starts_with('-') && !label.ends_with('-')
+    !label.is_empty()
+        && label.len() <= 63
+        && label.bytes().all(inner)
+        && !label.starts_with('-')
+        && !label.ends_with('-')
 }
 
 /// A host name, or with `*.` in front a suffix. Case is dropped.
@@ -27,7 +31,9 @@ pub(crate) fn host(at: At<'_>) -> Option<String> {
     let text = at.text()?.to_ascii_lowercase();
     let name = text.strip_prefix("*.").unwrap_or(&text);
     let label = |label: &str| {
-        !label.is_empty() && label.len() <= 63 && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        !label.is_empty()
+            && label.len() <= 63
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };
     if text != "*" && (name.len() > 253 || !name.split('.').all(label)) {
         at.error(format!("`{text}` is not a host name"));
@@ -105,7 +111,11 @@ fn parse_duration(text: &str) -> Option<Duration> {
     }
     // Nanoseconds are beyond what a double keeps exactly here; microseconds are not.
     let micros = (total * 1e6).round();
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within the bounds just checked")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "within the bounds just checked"
+    )]
     (0.0..1e15).contains(&micros).then(|| Duration::from_micros(micros as u64))
 }
 
@@ -160,7 +170,11 @@ pub(crate) fn protocol(app_protocol: Option<&str>, name: &str, port: u16) -> Opt
             other => protocol_name(other),
         };
     }
-    let first_word = if name.to_ascii_lowercase().starts_with("grpc-web") { "grpc-web" } else { name.split('-').next().unwrap_or("") };
+    let first_word = if name.to_ascii_lowercase().starts_with("grpc-web") {
+        "grpc-web"
+    } else {
+        name.split('-').next().unwrap_or("")
+    };
     protocol_name(first_word).or(match port {
         // SMTP, DNS, MySQL, MongoDB: the server speaks first, or nobody speaks HTTP.
         25 | 53 | 3306 | 27017 => Some(Protocol::Tcp),

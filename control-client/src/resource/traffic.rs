@@ -138,16 +138,28 @@ pub(crate) fn service_entry(_: &Meta, object: Fields<'_>) -> Resource {
 
 fn read_service_entry(object: Fields<'_>, entry: &mut ServiceEntry) -> Option<()> {
     let known = [
-        "hosts", "addresses", "ports", "location", "resolution", "endpoints", "workloadSelector", "exportTo",
+        "hosts",
+        "addresses",
+        "ports",
+        "location",
+        "resolution",
+        "endpoints",
+        "workloadSelector",
+        "exportTo",
         "subjectAltNames",
     ];
     let spec = object.require("spec")?.fields(&known)?;
-    entry.hosts = spec.require("hosts").map(|at| at.items().filter_map(text::host).collect()).unwrap_or_default();
-    entry.addresses = spec.get("addresses").map(|at| at.items().filter_map(address).collect()).unwrap_or_default();
-    entry.ports = spec.require("ports").map(|at| at.items().filter_map(entry_port).collect()).unwrap_or_default();
-    let location = spec.get("location").and_then(|at| at.one_of(&[("MESH_EXTERNAL", true), ("MESH_INTERNAL", false)]));
+    entry.hosts =
+        spec.require("hosts").map(|at| at.items().filter_map(text::host).collect()).unwrap_or_default();
+    entry.addresses =
+        spec.get("addresses").map(|at| at.items().filter_map(address).collect()).unwrap_or_default();
+    entry.ports =
+        spec.require("ports").map(|at| at.items().filter_map(entry_port).collect()).unwrap_or_default();
+    let location =
+        spec.get("location").and_then(|at| at.one_of(&[("MESH_EXTERNAL", true), ("MESH_INTERNAL", false)]));
     entry.external = location.unwrap_or(true);
-    entry.resolution = spec.get("resolution").and_then(|at| at.one_of(RESOLUTIONS)).unwrap_or(Resolution::None);
+    entry.resolution =
+        spec.get("resolution").and_then(|at| at.one_of(RESOLUTIONS)).unwrap_or(Resolution::None);
     entry.export_to = ExportTo::read(spec.get("exportTo"));
     entry.subject_alt_names = spec.get("subjectAltNames").map(At::texts).unwrap_or_default();
     entry.selector = spec.get("workloadSelector").and_then(workload_selector);
@@ -179,9 +191,13 @@ fn check_resolution(spec: Fields<'_>, entry: &mut ServiceEntry) {
                 });
             }
         }
-        Resolution::None if !no_endpoints => at.error("NONE goes where the application dialled; endpoints need STATIC or DNS"),
+        Resolution::None if !no_endpoints => {
+            at.error("NONE goes where the application dialled; endpoints need STATIC or DNS")
+        }
         Resolution::None if entry.addresses.is_empty() => {
-            at.error("resolution NONE needs addresses: going where the application dialled is not supported yet");
+            at.error(
+                "resolution NONE needs addresses: going where the application dialled is not supported yet",
+            );
         }
         _ => {}
     }
@@ -192,7 +208,8 @@ fn entry_port(at: At<'_>) -> Option<EntryPort> {
     let number = fields.require("number")?.port()?;
     let name = fields.require("name")?.text()?;
     let declared = fields.get("protocol").and_then(At::text);
-    let protocol = declared.as_deref().map_or_else(|| text::protocol(None, &name, number), text::protocol_name);
+    let protocol =
+        declared.as_deref().map_or_else(|| text::protocol(None, &name, number), text::protocol_name);
     let target = fields.get("targetPort").and_then(At::port);
     Some(EntryPort { number, name, protocol, target })
 }
@@ -227,7 +244,8 @@ pub(crate) fn workload_entry(_: &Meta, object: Fields<'_>) -> Resource {
 }
 
 fn workload(at: At<'_>) -> Option<WorkloadEntry> {
-    let fields = at.fields(&["address", "ports", "labels", "network", "locality", "weight", "serviceAccount"])?;
+    let fields =
+        at.fields(&["address", "ports", "labels", "network", "locality", "weight", "serviceAccount"])?;
     fields.not_in_force(&["network", "locality"]);
     let port = |(name, at): (&str, At<'_>)| Some((name.to_owned(), at.port()?));
     Some(WorkloadEntry {
@@ -253,7 +271,13 @@ pub(crate) fn destination_rule(_: &Meta, object: Fields<'_>) -> Resource {
 }
 
 fn read_destination_rule(object: Fields<'_>, rule: &mut DestinationRule) -> Option<()> {
-    let spec = object.require("spec")?.fields(&["host", "trafficPolicy", "subsets", "exportTo", "workloadSelector"])?;
+    let spec = object.require("spec")?.fields(&[
+        "host",
+        "trafficPolicy",
+        "subsets",
+        "exportTo",
+        "workloadSelector",
+    ])?;
     rule.host = spec.require("host").and_then(text::host);
     rule.export_to = ExportTo::read(spec.get("exportTo"));
     rule.clients = spec.get("workloadSelector").and_then(text::selector);
@@ -261,11 +285,18 @@ fn read_destination_rule(object: Fields<'_>, rule: &mut DestinationRule) -> Opti
         subsets.items().for_each(|at| {
             subset(at);
         });
-        subsets.warn("accepted, not in force yet: an HTTPRoute names Services, so give each version a Service");
+        subsets
+            .warn("accepted, not in force yet: an HTTPRoute names Services, so give each version a Service");
     }
     let Some(at) = spec.get("trafficPolicy") else { return Some(()) };
     let known = [
-        "tls", "connectionPool", "loadBalancer", "outlierDetection", "portLevelSettings", "tunnel", "proxyProtocol",
+        "tls",
+        "connectionPool",
+        "loadBalancer",
+        "outlierDetection",
+        "portLevelSettings",
+        "tunnel",
+        "proxyProtocol",
         "retryBudget",
     ];
     let Some(fields) = at.fields(&known) else {
@@ -275,7 +306,8 @@ fn read_destination_rule(object: Fields<'_>, rule: &mut DestinationRule) -> Opti
     fields.not_in_force(&["tunnel", "proxyProtocol", "retryBudget"]);
     rule.policy = traffic_policy(fields);
     for at in fields.get("portLevelSettings").into_iter().flat_map(|at| at.items()) {
-        let Some(fields) = at.fields(&["port", "tls", "connectionPool", "loadBalancer", "outlierDetection"]) else {
+        let Some(fields) = at.fields(&["port", "tls", "connectionPool", "loadBalancer", "outlierDetection"])
+        else {
             continue;
         };
         let policy = traffic_policy(fields);
@@ -302,7 +334,8 @@ fn traffic_policy(fields: Fields<'_>) -> TrafficPolicy {
     }
     if let Some(pool) = fields.get("connectionPool").and_then(|at| at.fields(&["tcp", "http"])) {
         pool.not_in_force(&["http"]);
-        let known = ["connectTimeout", "maxConnections", "tcpKeepalive", "maxConnectionDuration", "idleTimeout"];
+        let known =
+            ["connectTimeout", "maxConnections", "tcpKeepalive", "maxConnectionDuration", "idleTimeout"];
         if let Some(tcp) = pool.get("tcp").and_then(|at| at.fields(&known)) {
             tcp.not_in_force(&known[1..]);
             policy.connect_timeout = tcp.get("connectTimeout").and_then(connect_timeout);
@@ -331,8 +364,15 @@ enum TlsMode {
 /// `None` when any field of it is wrong.
 fn tls(at: At<'_>) -> Option<BackendTls> {
     let known = [
-        "mode", "clientCertificate", "privateKey", "caCertificates", "credentialName", "subjectAltNames", "sni",
-        "insecureSkipVerify", "caCrl",
+        "mode",
+        "clientCertificate",
+        "privateKey",
+        "caCertificates",
+        "credentialName",
+        "subjectAltNames",
+        "sni",
+        "insecureSkipVerify",
+        "caCrl",
     ];
     let fields = at.fields(&known)?;
     let modes = [
@@ -356,7 +396,8 @@ fn tls(at: At<'_>) -> Option<BackendTls> {
         at.error("not supported: a server that nobody verified could be anyone");
         refused = true;
     }
-    let client = (fields.get("clientCertificate").and_then(At::text), fields.get("privateKey").and_then(At::text));
+    let client =
+        (fields.get("clientCertificate").and_then(At::text), fields.get("privateKey").and_then(At::text));
     let ca_file = fields.get("caCertificates").and_then(At::text);
     let sans = fields.get("subjectAltNames").map(At::texts).unwrap_or_default();
     let sni = fields.get("sni").and_then(At::text);
@@ -388,7 +429,9 @@ mod tests {
     use super::*;
 
     fn read(kind: &str, spec: &str) -> (std::sync::Arc<super::super::Object>, Vec<String>) {
-        only(&format!("apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: x, namespace: n}}\nspec: {spec}\n"))
+        only(&format!(
+            "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: x, namespace: n}}\nspec: {spec}\n"
+        ))
     }
 
     #[test]
@@ -408,9 +451,15 @@ mod tests {
             ("{hosts: [a.example], ports: [{number: 80, name: http}], resolution: DNS}", "not resolved yet"),
             ("{hosts: [a.example], ports: [{number: 80, name: http}], addresses: [10.0.0.0/8]}", "ranges"),
             ("{hosts: [a.example], ports: [{number: 80, name: http}], resolution: STATIC}", "STATIC needs"),
-            ("{hosts: [a.example], ports: [{number: 0, name: http}], resolution: STATIC, endpoints: []}", "out of range"),
+            (
+                "{hosts: [a.example], ports: [{number: 0, name: http}], resolution: STATIC, endpoints: []}",
+                "out of range",
+            ),
             ("{hosts: [a b], ports: [{number: 1, name: http}], addresses: [10.0.0.1]}", "not a host name"),
-            ("{hosts: [a], ports: [{number: 1, name: http}], addresses: [10.0.0.1], exportTo: ['a b']}", "neither a namespace"),
+            (
+                "{hosts: [a], ports: [{number: 1, name: http}], addresses: [10.0.0.1], exportTo: ['a b']}",
+                "neither a namespace",
+            ),
         ];
         for (spec, wanted) in bad {
             let (object, found) = read("ServiceEntry", spec);
@@ -428,7 +477,11 @@ mod tests {
             },
         };
         assert!(tls("{host: a, trafficPolicy: {tls: {mode: DISABLE}}}").1.contains("Plaintext"));
-        assert!(tls("{host: a, trafficPolicy: {tls: {mode: ISTIO_MUTUAL, subjectAltNames: [x]}}}").1.contains("Mesh"));
+        assert!(
+            tls("{host: a, trafficPolicy: {tls: {mode: ISTIO_MUTUAL, subjectAltNames: [x]}}}")
+                .1
+                .contains("Mesh")
+        );
         let (good, _, found) = tls("{host: a, trafficPolicy: {tls: {mode: SIMPLE}}}");
         assert!(good && found.len() == 1, "{found:?}");
         for spec in [
@@ -445,7 +498,10 @@ mod tests {
 
     #[test]
     fn what_is_not_in_force_is_said() {
-        let (object, found) = read("DestinationRule", "{host: a, trafficPolicy: {loadBalancer: {simple: RANDOM}, outlierDetection: {}, connectionPool: {tcp: {connectTimeout: 1.5s, maxConnections: 3}, http: {}}}, subsets: [{name: v1, labels: {v: '1'}}]}");
+        let (object, found) = read(
+            "DestinationRule",
+            "{host: a, trafficPolicy: {loadBalancer: {simple: RANDOM}, outlierDetection: {}, connectionPool: {tcp: {connectTimeout: 1.5s, maxConnections: 3}, http: {}}}, subsets: [{name: v1, labels: {v: '1'}}]}",
+        );
         assert!(object.good);
         assert_eq!(found.len(), 5, "{found:?}");
         let Resource::DestinationRule(rule) = &object.resource else { panic!() };

@@ -131,7 +131,8 @@ fn read_text(path: &Path, stamp: &Stamp) -> Result<String, String> {
         return Err(format!("larger than {} MiB; split it", MAX_FILE_BYTES >> 20));
     }
     let bytes = fs::read(path).map_err(|error| format!("can't be read: {error}"))?;
-    String::from_utf8(bytes).map_err(|error| format!("not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
+    String::from_utf8(bytes)
+        .map_err(|error| format!("not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
 }
 
 impl Stamp {

@@ -54,7 +54,8 @@ enum Command {
 /// Parses the command line and runs the command.
 pub fn main() -> ExitCode {
     let command = Cli::parse().command;
-    log();
+    // The demo's own table is what its user came for.
+    log(if matches!(command, Command::Demo(_)) { "error" } else { "info" });
     match command {
         Command::Demo(args) => demo::run(args),
         Command::Run(args) => run::run(*args),
@@ -67,8 +68,8 @@ pub fn main() -> ExitCode {
 }
 
 /// The program's own log: standard error, `WRIT_LOG` as filter; JSON when nobody looks.
-fn log() {
-    let filter = EnvFilter::try_from_env("WRIT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+fn log(default: &str) {
+    let filter = EnvFilter::try_from_env("WRIT_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let log =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     let terminal = std::io::stderr().is_terminal();

@@ -11,11 +11,21 @@ use super::index::RuleSet;
 use super::rule::{Conditions, Residual, Rule};
 
 /// Rules, in two parts: what requests alone answer, filed once; the rest, looked at when a connection is admitted.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Layer {
+    wanted: Wanted,
     /// Shared by all connections.
     pub(super) shared: RuleSet,
     connected: ByIdentity,
+}
+
+/// Which of the rules that match are of interest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// The first: it decides.
+    First,
+    /// All: each marks.
+    All,
 }
 
 /// Rules that ask something of the connection, sorted by rank.
@@ -31,16 +41,17 @@ pub(super) struct ByIdentity {
 
 impl Layer {
     /// Compiles rules, sorted by rank.
-    pub(super) fn new(rules: Vec<Rule>, keep_all: bool) -> Self {
+    pub(super) fn new(rules: Vec<Rule>, wanted: Wanted) -> Self {
         let (alone, connected): (Vec<_>, Vec<_>) = rules.into_iter().partition(Rule::asks_requests_only);
         // They ask nothing of it, so any connection will do.
         let alone = alone.iter().filter_map(|rule| rule.on(&ANY_CONNECTION)).collect();
-        Self { shared: RuleSet::new(reachable(alone, keep_all)), connected: ByIdentity::new(connected) }
+        let shared = RuleSet::new(reachable(alone, wanted));
+        Self { wanted, shared, connected: ByIdentity::new(connected) }
     }
 
     /// The rules of this connection alone.
-    pub(super) fn on(&self, connection: &ConnectionAttributes<'_>, keep_all: bool) -> RuleSet {
-        RuleSet::new(reachable(self.connected.on(connection), keep_all))
+    pub(super) fn on(&self, connection: &ConnectionAttributes<'_>) -> RuleSet {
+        RuleSet::new(reachable(self.connected.on(connection), self.wanted))
     }
 
     /// What the rules ask of connections.
@@ -58,8 +69,8 @@ const ANY_CONNECTION: ConnectionAttributes<'static> = ConnectionAttributes {
 };
 
 /// Leaves out the rules that can't be the first to match: those after one that always does, and repetitions.
-fn reachable(mut rules: Vec<Residual>, keep_all: bool) -> Vec<Residual> {
-    if keep_all {
+fn reachable(mut rules: Vec<Residual>, wanted: Wanted) -> Vec<Residual> {
+    if wanted == Wanted::All {
         return rules;
     }
     if let Some(always) = rules.iter().position(|rule| rule.conditions.is_empty()) {

@@ -3,20 +3,19 @@
 //! Enforced rules stand in one order: CUSTOM, DENY, ALLOW, and by object and rule within each. The first that matches
 //! decides, so that "which policy" has one answer. AUDIT and dry-run rules only mark, in a layer of their own.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use control_client::snapshot::{self, AuthorizationAction};
-use foldhash::fast::RandomState;
+use control_client::snapshot::{self, AuthorizationAction, AuthorizationPolicy};
 use smallvec::SmallVec;
 
 use super::CompileError;
-use super::admission::{ByIdentity, Layer};
+use super::admission::{ByIdentity, Layer, Wanted};
 use super::attributes::{ConnectionAttributes, RequestAttributes};
-use super::condition::{Asked, ConnectionTest, TrustDomains};
+use super::condition::{Asked, TrustDomains};
 use super::consider::{Consideration, Considered};
-use super::index::{Next, RuleSet};
+use super::index::Next;
+use super::policies::{Compiled, in_order, understand};
+use super::remainder::{LookedAt, Remainder, Remainders};
 use super::rule::{Label, Met, Residual, Rule};
 use crate::decision::{CheckOutcome, CheckResult, Outcome, PolicyRef, Reason};
 
@@ -53,15 +52,6 @@ pub struct Shadow {
 /// At most so many dry-run policies are named for a request.
 const MAX_SHADOW: usize = 8;
 
-/// The rules that can still match on a connection, in what they still ask.
-#[derive(Debug)]
-pub struct Remainder {
-    connection: Connection,
-    enforced: RuleSet,
-    marking: RuleSet,
-    tcp: OnceLock<Authorization>,
-}
-
 /// The policies of one workload.
 #[derive(Debug)]
 pub(super) struct Authorizer {
@@ -89,15 +79,19 @@ struct Facts {
 }
 
 impl Authorizer {
-    pub(super) fn compile(policy: &snapshot::Policy) -> Result<Self, CompileError> {
-        let (enforced, marking) = compile_rules(policy)?;
+    /// Compiles the policies. One that can't be understood fails closed alone, and is told of beside.
+    pub(super) fn compile(policy: &snapshot::Policy) -> (Self, Vec<CompileError>) {
+        let domains = TrustDomains::new(&policy.mesh);
+        let (policies, refused) = understand(policy, &domains);
+        let (enforced, marking) = in_order(policies.iter().flat_map(|each| &each.rules));
         let tcp = [tcp_rules(&enforced), tcp_rules(&marking)];
-        let facts = Facts::of(&policy.authorization, marking.is_empty());
-        let (enforced, marking) = (Layer::new(enforced, false), Layer::new(marking, true));
+        let facts = Facts::of(&policies, marking.is_empty());
+        let (enforced, marking) = (Layer::new(enforced, Wanted::First), Layer::new(marking, Wanted::All));
         let tests = enforced.connection_tests().chain(marking.connection_tests());
         let looked_at = LookedAt::by(tests.chain(tcp.iter().flat_map(ByIdentity::connection_tests)));
-        let consideration = Consideration::compile(policy)?;
-        Ok(Self { enforced, marking, tcp, facts, looked_at, consideration, remainders: Mutex::default() })
+        let consideration = Consideration::compile(&policies, &domains);
+        let remainders = Mutex::default();
+        (Self { enforced, marking, tcp, facts, looked_at, consideration, remainders }, refused)
     }
 
     pub(super) fn admit(&self, connection: &ConnectionAttributes<'_>) -> Arc<Remainder> {
@@ -108,8 +102,8 @@ impl Authorizer {
         // Not under the lock: two connections may do the same work, but none waits.
         let attributes = connection.attributes();
         let remainder = Arc::new(Remainder {
-            enforced: self.enforced.on(&attributes, false),
-            marking: self.marking.on(&attributes, true),
+            enforced: self.enforced.on(&attributes),
+            marking: self.marking.on(&attributes),
             tcp: OnceLock::new(),
             connection,
         });
@@ -170,36 +164,6 @@ impl Authorizer {
     }
 }
 
-/// Enforced and marking rules, each in order.
-fn compile_rules(policy: &snapshot::Policy) -> Result<(Vec<Rule>, Vec<Rule>), CompileError> {
-    let domains = TrustDomains::new(&policy.mesh);
-    let (mut enforced, mut marking) = (Vec::new(), Vec::new());
-    for each in &policy.authorization {
-        for rule in &each.rules {
-            let rule = Rule::compile(each, rule, &domains, &policy.objects)?;
-            let marks = each.dry_run || each.action == AuthorizationAction::Audit;
-            if marks { marking.push(rule) } else { enforced.push(rule) }
-        }
-    }
-    for rules in [&mut enforced, &mut marking] {
-        rules.sort_by_key(|rule| (order(rule.label.action), rule.label.policy));
-        for (rank, rule) in rules.iter_mut().enumerate() {
-            rule.label.rank = rank as u32;
-        }
-    }
-    Ok((enforced, marking))
-}
-
-/// Istio's order of evaluation.
-fn order(action: AuthorizationAction) -> u8 {
-    match action {
-        AuthorizationAction::Custom => 0,
-        AuthorizationAction::Audit => 1,
-        AuthorizationAction::Deny => 2,
-        AuthorizationAction::Allow => 3,
-    }
-}
-
 fn tcp_rules(rules: &[Rule]) -> ByIdentity {
     ByIdentity::new(rules.iter().filter_map(Rule::for_tcp).collect())
 }
@@ -256,14 +220,13 @@ impl Marks {
 }
 
 impl Facts {
-    fn of(policies: &[snapshot::AuthorizationPolicy], no_rule_marks: bool) -> Self {
+    fn of(policies: &[Compiled<'_>], no_rule_marks: bool) -> Self {
         let allow = |dry_run| {
-            policies
-                .iter()
-                .filter(move |each| each.action == AuthorizationAction::Allow && each.dry_run == dry_run)
+            let policies = policies.iter().map(|each| &*each.policy);
+            policies.filter(move |each| each.action == AuthorizationAction::Allow && each.dry_run == dry_run)
         };
-        let first = |objects: &mut dyn Iterator<Item = &snapshot::AuthorizationPolicy>| {
-            objects.map(|each| each.object).min().map(PolicyRef::object)
+        let first = |policies: &mut dyn Iterator<Item = &AuthorizationPolicy>| {
+            policies.map(|each| each.object).min().map(PolicyRef::object)
         };
         let shadow_allow = first(&mut allow(true));
         Self {
@@ -356,96 +319,4 @@ fn decided(
     user: CheckResult,
 ) -> Authorization {
     Authorization { outcome, reason, policy, service, user, audit: PolicyRef::NONE, shadow: SmallVec::new() }
-}
-
-/// Which attributes of connections any rule looks at: connections that differ in others only are alike.
-#[derive(Debug, Default)]
-struct LookedAt {
-    identity: bool,
-    source_ip: bool,
-    destination_ip: bool,
-    destination_port: bool,
-    sni: bool,
-}
-
-/// A connection in the attributes that are looked at.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Connection {
-    identity: Option<Box<str>>,
-    source_ip: IpAddr,
-    destination_ip: IpAddr,
-    destination_port: u16,
-    sni: Option<Box<str>>,
-}
-
-impl LookedAt {
-    fn by<'a>(tests: impl Iterator<Item = &'a ConnectionTest>) -> Self {
-        let mut looked_at = Self::default();
-        for test in tests {
-            match test {
-                ConnectionTest::Principal(_)
-                | ConnectionTest::Namespace(_)
-                | ConnectionTest::ServiceAccount(_)
-                | ConnectionTest::TrustDomain(_) => looked_at.identity = true,
-                ConnectionTest::SourceIp(_) => looked_at.source_ip = true,
-                ConnectionTest::DestinationIp(_) => looked_at.destination_ip = true,
-                ConnectionTest::DestinationPort(_) => looked_at.destination_port = true,
-                ConnectionTest::Sni(_) => looked_at.sni = true,
-            }
-        }
-        looked_at
-    }
-
-    fn of(&self, connection: &ConnectionAttributes<'_>) -> Connection {
-        const NOT_LOOKED_AT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
-        let address =
-            |looked_at, address: IpAddr| if looked_at { address.to_canonical() } else { NOT_LOOKED_AT };
-        Connection {
-            identity: connection.source_identity.filter(|_| self.identity).map(Into::into),
-            source_ip: address(self.source_ip, connection.source_ip),
-            destination_ip: address(self.destination_ip, connection.destination_ip),
-            destination_port: if self.destination_port { connection.destination_port } else { 0 },
-            sni: connection.sni.filter(|_| self.sni).map(Into::into),
-        }
-    }
-}
-
-impl Connection {
-    fn attributes(&self) -> ConnectionAttributes<'_> {
-        ConnectionAttributes {
-            source_identity: self.identity.as_deref(),
-            source_ip: self.source_ip,
-            destination_ip: self.destination_ip,
-            destination_port: self.destination_port,
-            sni: self.sni.as_deref(),
-        }
-    }
-}
-
-/// Remainders by connection, so that alike connections share one. Emptied when full: what is in use lives on.
-#[derive(Debug, Default)]
-struct Remainders {
-    by_connection: HashMap<Connection, Arc<Remainder>, RandomState>,
-    rules: usize,
-}
-
-/// So many kinds of connections are remembered,
-const MAX_REMAINDERS: usize = 4_096;
-/// and so many rules in all their remainders together (about 200 bytes each).
-const MAX_REMAINING_RULES: usize = 100_000;
-
-impl Remainders {
-    fn get(&self, connection: &Connection) -> Option<Arc<Remainder>> {
-        self.by_connection.get(connection).cloned()
-    }
-
-    fn keep(&mut self, remainder: &Arc<Remainder>) {
-        let rules = remainder.enforced.len() + remainder.marking.len();
-        if self.by_connection.len() >= MAX_REMAINDERS || self.rules + rules > MAX_REMAINING_RULES {
-            self.by_connection.clear();
-            self.rules = 0;
-        }
-        self.rules += rules;
-        self.by_connection.insert(remainder.connection.clone(), Arc::clone(remainder));
-    }
 }

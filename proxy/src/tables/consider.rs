@@ -7,7 +7,7 @@ use control_client::snapshot::{self, Attribute, AuthorizationAction};
 use super::attributes::{ConnectionAttributes, RequestAttributes};
 use super::condition::{Asked, Condition, TrustDomains, principal, trust_domain};
 use super::pattern::display;
-use super::{CompileError, Located};
+use super::policies::Compiled;
 use crate::decision::{Objects, PolicyRef};
 
 /// What ALLOW policies missed.
@@ -95,24 +95,22 @@ struct Question<'a> {
 }
 
 impl Consideration {
-    pub(super) fn compile(policy: &snapshot::Policy) -> Result<Self, CompileError> {
-        let domains = TrustDomains::new(&policy.mesh);
-        let mut allowing: Vec<_> = policy
-            .authorization
-            .iter()
-            .filter(|each| each.action == AuthorizationAction::Allow && !each.dry_run)
-            .collect();
+    pub(super) fn compile(policies: &[Compiled<'_>], domains: &TrustDomains) -> Self {
+        let policies = policies.iter().map(|each| &*each.policy);
+        let mut allowing: Vec<_> =
+            policies.filter(|each| each.action == AuthorizationAction::Allow && !each.dry_run).collect();
         allowing.sort_by_key(|each| each.object);
-        let policies = allowing.into_iter().map(|each| {
-            let rules = each.rules.iter().map(|rule| Rule::compile(each.object, rule, &domains));
-            let rules: Result<_, String> = rules.collect();
-            Ok(Policy {
-                policy: PolicyRef::object(each.object),
-                quarantined: each.quarantined,
-                rules: rules.located(each.object, &policy.objects, "spec.rules")?,
-            })
+        let policies = allowing.into_iter().map(|each| Policy {
+            policy: PolicyRef::object(each.object),
+            quarantined: each.quarantined,
+            // All of them have compiled before.
+            rules: each
+                .rules
+                .iter()
+                .filter_map(|rule| Rule::compile(each.object, rule, domains).ok())
+                .collect(),
         });
-        Ok(Self { policies: policies.collect::<Result<_, CompileError>>()? })
+        Self { policies: policies.collect() }
     }
 
     pub(super) fn consider(

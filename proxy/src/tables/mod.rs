@@ -22,17 +22,20 @@ mod headers;
 mod index;
 pub mod normalize;
 mod pattern;
+mod policies;
 mod prefixes;
 mod regexes;
+mod remainder;
 mod routes;
 mod rule;
 mod services;
 mod split;
 
 pub use attributes::{ConnectionAttributes, RequestAttributes, UserAttributes};
-pub use authorization::{Authorization, Remainder, Shadow};
+pub use authorization::{Authorization, Shadow};
 pub use consider::{Considered, NearMiss};
 pub use filters::{Filters, HeaderEdit};
+pub use remainder::Remainder;
 pub use routes::{RouteAttributes, RouteChoice, Rule, RuleBackend};
 pub use services::{Backend, ServicePort, ServicePortId};
 pub use snapshot::{BackendTls, Mesh, Retry};
@@ -58,6 +61,7 @@ pub struct Tables {
     /// Sorted by port.
     inbound_ports: Box<[InboundPort]>,
     authorizer: Authorizer,
+    refused: Box<[CompileError]>,
     directory: Directory,
     service_ports: Box<[ServicePort]>,
     backends: Box<[Backend]>,
@@ -85,7 +89,7 @@ pub struct InboundPort {
     pub service: Option<Arc<str>>,
 }
 
-/// Why a policy does not compile: a mistake that the control client lets pass only by a mistake of its own.
+/// Why something does not compile: a mistake that the control client lets pass only by a mistake of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CompileError {
     /// `HTTPRoute bookinfo/ratings`; empty where no object is to blame.
@@ -110,7 +114,8 @@ impl fmt::Display for CompileError {
 impl std::error::Error for CompileError {}
 
 impl Tables {
-    /// Compiles a policy; `backend_ids` are parallel to `policy.backends`.
+    /// Compiles a policy; `backend_ids` are parallel to `policy.backends`. An AuthorizationPolicy that can't be compiled
+    /// fails closed alone, and is named by [`Tables::refused`]; anything else is an error of the whole.
     pub fn compile(policy: &snapshot::Policy, backend_ids: &[BackendId]) -> Result<Self, CompileError> {
         let objects = &policy.objects;
         if backend_ids.len() != policy.backends.len() {
@@ -118,6 +123,7 @@ impl Tables {
             return Err(CompileError { object: String::new(), field: "backends".into(), message });
         }
         let (directory, service_ports) = compile_services(policy)?;
+        let (authorizer, refused) = Authorizer::compile(policy);
         let mode = |mode: snapshot::PeerMode| PeerMode {
             mode: mode.mode,
             policy: PolicyRef::from_object(mode.object),
@@ -135,7 +141,8 @@ impl Tables {
             default_peer_mode: mode(policy.peer_authentication.default),
             peer_modes: peer_modes.into(),
             inbound_ports: inbound_ports.into(),
-            authorizer: Authorizer::compile(policy)?,
+            authorizer,
+            refused: refused.into(),
             directory,
             service_ports,
             backends: policy
@@ -145,6 +152,11 @@ impl Tables {
                 .map(|(b, id)| Backend::compile(b, *id))
                 .collect(),
         })
+    }
+
+    /// The AuthorizationPolicies that could not be compiled, and why: in force as quarantined ones.
+    pub fn refused(&self) -> &[CompileError] {
+        &self.refused
     }
 
     /// What policy references name.

@@ -14,7 +14,7 @@ use super::hop::{Hop, HopFacts, HopProtocol, HopTls};
 use super::{Connected, Io, Upstream};
 use crate::decision::{Reason, Stage};
 use crate::error::Reject;
-use crate::net::socket;
+use crate::net::socket::{self, Keepalive};
 use crate::tls::{ClientConnected, HopAlpn};
 
 /// A dial under way.
@@ -40,14 +40,17 @@ impl Upstream {
     async fn dial_tcp(&self, hop: &Hop) -> Result<TcpStream, Reject> {
         let address = hop.address();
         let connected = socket::connect_from(hop.target.key.source, address, self.settings.mark).await;
-        connected.map_err(|error| {
+        let stream = connected.map_err(|error| {
             let (reason, hint) = match error.kind() {
                 ErrorKind::TimedOut => (Reason::ConnectTimeout, "is a NetworkPolicy in the way?"),
                 ErrorKind::ConnectionRefused => (Reason::ConnectRefused, "does anything listen there?"),
                 _ => (Reason::ConnectRefused, "is there a route to it?"),
             };
             Reject::because(Stage::Connect, reason, format_args!("{address}: {error}; {hint}"))
-        })
+        })?;
+        // Only finds out sooner that a server is gone; the connection works without.
+        let _ = Keepalive::default().apply(&stream);
+        Ok(stream)
     }
 
     async fn dial_tls(&self, hop: &Hop, stream: TcpStream) -> Result<Connected, Reject> {

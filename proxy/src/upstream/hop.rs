@@ -110,12 +110,9 @@ impl HopTls {
 }
 
 fn mtls_unavailable(endpoint: &Endpoint, why: &str) -> Reject {
-    let workload = endpoint.workload.as_deref().unwrap_or("unknown workload");
-    Reject::because(
-        Stage::Pick,
-        Reason::MtlsUnavailable,
-        format_args!("{} ({workload}) must be reached by mesh mTLS, but {why}", endpoint.address),
-    )
+    let (ip, workload) = (endpoint.address.ip(), endpoint.workload.as_deref().unwrap_or("unknown workload"));
+    let detail = format_args!("{ip} ({workload}) must be reached by mesh mTLS, but {why}");
+    Reject::because(Stage::Pick, Reason::MtlsUnavailable, detail)
 }
 
 /// What is true of one connection to an endpoint, for the record's attempt and the `encryption` check.

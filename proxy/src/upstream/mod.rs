@@ -11,6 +11,8 @@ mod registry;
 mod send;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod upgraded;
 
 use std::cell::{Cell, RefCell};
@@ -28,7 +30,7 @@ pub use self::io::Io;
 use self::pick::Balancer;
 use self::pool::{Target, TargetKey};
 pub use self::registry::{BackendStatus, Endpoint, EndpointStatus, Registry};
-pub use self::send::Send;
+pub use self::send::Sending;
 pub use self::upgraded::{Upgraded, UpgradedUpstream};
 use crate::body::Body;
 use crate::decision::{Reason, Stage};
@@ -188,8 +190,8 @@ impl Upstream {
     }
 
     /// Sends a request and waits for the head of its response. Dropping the future abandons the request.
-    pub fn send<'a>(self: &'a Rc<Self>, hop: &'a Hop, request: http::Request<Body>) -> Send<'a> {
-        Send::new(self, hop, request)
+    pub fn send<'a>(self: &'a Rc<Self>, hop: &'a Hop, request: http::Request<Body>) -> Sending<'a> {
+        Sending::new(self, hop, request)
     }
 
     /// Opens a connection of its own, for a tunnel. ALPN follows from the hop's protocol.

@@ -27,6 +27,7 @@ pub(super) struct TargetKey {
 pub(super) struct Target {
     pub(super) key: TargetKey,
     /// Idle HTTP/1 connections, the one used last at the end. They hold no buffer and no timer.
+    #[expect(clippy::vec_box, reason = "boxed for its whole life, so that it moves as a pointer")]
     idle: RefCell<Vec<Box<Connection>>>,
     /// HTTP/2 connections.
     pub(super) shared: Shared,

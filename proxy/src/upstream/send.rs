@@ -1,4 +1,4 @@
-//! [`Send`]: a request from the hop to the head of its response. Written by hand so that it is small: what a pooled
+//! [`Sending`]: a request from the hop to the head of its response. Written by hand so that it is small: what a pooled
 //! connection does not need (dials, handshakes, HTTP/2) is behind a box.
 
 use std::future::Future;
@@ -18,7 +18,7 @@ use crate::body::Body;
 
 /// The future of [`Upstream::send`].
 #[must_use = "nothing is sent until it is polled"]
-pub struct Send<'a> {
+pub struct Sending<'a> {
     upstream: &'a Rc<Upstream>,
     hop: &'a Hop,
     request: Request<Body>,
@@ -31,11 +31,11 @@ enum Stage<'a> {
     /// With the epoch in which it began.
     Dialing(Dial<'a>, u32),
     Exchanging(Exchange),
-    Http2(http2::Sending),
+    Http2(http2::Exchange),
     Done,
 }
 
-impl<'a> Send<'a> {
+impl<'a> Sending<'a> {
     pub(super) fn new(upstream: &'a Rc<Upstream>, hop: &'a Hop, request: Request<Body>) -> Self {
         let in_flight = hop.load.as_ref().map(InFlight::new);
         Self { upstream, hop, request, in_flight, stage: Stage::Start }
@@ -81,7 +81,7 @@ impl<'a> Send<'a> {
     }
 }
 
-impl Future for Send<'_> {
+impl Future for Sending<'_> {
     type Output = Result<Sent, SendError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -113,7 +113,7 @@ impl Future for Send<'_> {
                     Err(failure) if this.may_repeat(&failure) => this.stage = this.dial(),
                     Err(failure) => return Poll::Ready(Err(this.fail(*failure))),
                 },
-                Stage::Http2(sending) => return sending.as_mut().poll(cx),
+                Stage::Http2(exchange) => return exchange.as_mut().poll(cx),
                 Stage::Done => return Poll::Pending,
             }
         }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
@@ -154,7 +154,7 @@ pub(super) fn request(method: &str, body: Body) -> Request<Body> {
 }
 
 /// A request head, up to and without the empty line; `None` at the end. Reads no byte of what follows.
-pub(super) async fn read_head(stream: &mut TcpStream) -> Option<String> {
+pub(super) async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {
@@ -166,7 +166,7 @@ pub(super) async fn read_head(stream: &mut TcpStream) -> Option<String> {
     Some(String::from_utf8(head).unwrap())
 }
 
-pub(super) async fn read_exactly(stream: &mut TcpStream, length: usize) -> String {
+pub(super) async fn read_exactly(stream: &mut (impl AsyncRead + Unpin), length: usize) -> String {
     let mut bytes = vec![0; length];
     stream.read_exact(&mut bytes).await.unwrap();
     String::from_utf8(bytes).unwrap()

@@ -48,9 +48,11 @@ pub(super) fn read(meta: &Meta, at: At<'_>) -> Rule {
     fields.not_in_force(&["sessionPersistence"]);
     rule.matches = list(fields, "matches").filter_map(route_match).collect();
     rule.filters = filters(fields);
-    rule.backends = list(fields, "backendRefs").enumerate().filter_map(|(i, at)| backend_ref(meta, i, at)).collect();
+    rule.backends =
+        list(fields, "backendRefs").enumerate().filter_map(|(i, at)| backend_ref(meta, i, at)).collect();
     if let Some(timeouts) = fields.get("timeouts").and_then(|at| at.fields(&["request", "backendRequest"])) {
-        let timeout = |name| timeouts.get(name).and_then(text::gateway_duration).filter(|timeout| !timeout.is_zero());
+        let timeout =
+            |name| timeouts.get(name).and_then(text::gateway_duration).filter(|timeout| !timeout.is_zero());
         (rule.request_timeout, rule.backend_timeout) = (timeout("request"), timeout("backendRequest"));
         if let (Some(request), Some(backend)) = (rule.request_timeout, rule.backend_timeout)
             && backend > request
@@ -73,7 +75,8 @@ fn route_match(at: At<'_>) -> Option<RouteMatch> {
         found.path = path;
     }
     let methods = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
-    found.method = fields.get("method").and_then(|at| at.one_of(&methods.map(|name| (name, name)))).map(str::to_owned);
+    found.method =
+        fields.get("method").and_then(|at| at.one_of(&methods.map(|name| (name, name)))).map(str::to_owned);
     for at in list(fields, "headers") {
         add_first(&mut found.headers, named_match(at, text::header_name));
     }
@@ -108,7 +111,11 @@ fn path_match(at: At<'_>) -> Option<PathMatch> {
     ];
     let kind = fields.get("type").map_or(Some(MatchType::Prefix), |at| at.one_of(&types))?;
     let Some(at) = fields.get("value") else {
-        return Some(if kind == MatchType::Exact { PathMatch::Exact("/".into()) } else { PathMatch::default() });
+        return Some(if kind == MatchType::Exact {
+            PathMatch::Exact("/".into())
+        } else {
+            PathMatch::default()
+        });
     };
     let value = at.text()?;
     if kind == MatchType::Regex {
@@ -146,7 +153,9 @@ fn regex(at: At<'_>, text: String) -> Option<String> {
         Err(error) => {
             let message = error.to_string();
             let last = message.lines().last().unwrap_or_default().trim_start_matches("error: ");
-            at.error(format!("not a regular expression (RE2 syntax, without look-around or back-references): {last}"));
+            at.error(format!(
+                "not a regular expression (RE2 syntax, without look-around or back-references): {last}"
+            ));
             None
         }
     }
@@ -165,23 +174,38 @@ fn filters(fields: Fields<'_>) -> Vec<RouteFilter> {
 }
 
 fn filter(at: At<'_>) -> Option<RouteFilter> {
-    const LATER: &[&str] = &["RequestRedirect", "URLRewrite", "RequestMirror", "CORS", "ExternalAuth", "ExtensionRef"];
+    const LATER: &[&str] =
+        &["RequestRedirect", "URLRewrite", "RequestMirror", "CORS", "ExternalAuth", "ExtensionRef"];
     let known = [
-        "type", "requestHeaderModifier", "responseHeaderModifier", "requestRedirect", "urlRewrite", "requestMirror",
-        "cors", "externalAuth", "extensionRef",
+        "type",
+        "requestHeaderModifier",
+        "responseHeaderModifier",
+        "requestRedirect",
+        "urlRewrite",
+        "requestMirror",
+        "cors",
+        "externalAuth",
+        "extensionRef",
     ];
     let fields = at.fields(&known)?;
     let kind = fields.require("type")?;
     match kind.str()? {
-        "RequestHeaderModifier" => header_edit(fields, "requestHeaderModifier").map(RouteFilter::RequestHeaders),
-        "ResponseHeaderModifier" => header_edit(fields, "responseHeaderModifier").map(RouteFilter::ResponseHeaders),
+        "RequestHeaderModifier" => {
+            header_edit(fields, "requestHeaderModifier").map(RouteFilter::RequestHeaders)
+        }
+        "ResponseHeaderModifier" => {
+            header_edit(fields, "responseHeaderModifier").map(RouteFilter::ResponseHeaders)
+        }
         other if LATER.contains(&other) => {
             kind.error(format!("filter {other} is not supported yet"));
             None
         }
         other => {
             let supported = "RequestHeaderModifier, ResponseHeaderModifier";
-            kind.error(format!("unknown filter `{other}`; supported: {supported}; not yet: {}", LATER.join(", ")));
+            kind.error(format!(
+                "unknown filter `{other}`; supported: {supported}; not yet: {}",
+                LATER.join(", ")
+            ));
             None
         }
     }
@@ -241,7 +265,9 @@ mod tests {
     use super::*;
 
     fn route(rules: &str) -> (std::sync::Arc<Object>, Vec<String>) {
-        only(&format!("apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r, namespace: n}}\nspec:\n  parentRefs: [{{group: '', kind: Service, name: s}}]\n  rules:\n{rules}"))
+        only(&format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r, namespace: n}}\nspec:\n  parentRefs: [{{group: '', kind: Service, name: s}}]\n  rules:\n{rules}"
+        ))
     }
 
     #[test]
@@ -254,7 +280,10 @@ mod tests {
         let rule = &route.rules[0];
         assert_eq!(rule.matches[0].headers, [("x-a".into(), TextMatch::Exact("1".into()))]);
         assert_eq!(rule.matches[0].path, PathMatch::Exact("/a".into()));
-        assert_eq!(rule.retry, Some(Retry { attempts: 2, codes: vec![503], backoff: Some(Duration::from_millis(100)) }));
+        assert_eq!(
+            rule.retry,
+            Some(Retry { attempts: 2, codes: vec![503], backoff: Some(Duration::from_millis(100)) })
+        );
         assert_eq!(rule.backends[0].weight, 9);
         assert_eq!(rule.backends[1].weight, 1);
         assert_eq!(rule.request_timeout, Some(Duration::from_secs(10)));
@@ -278,8 +307,14 @@ mod tests {
             ("  - matches: [{method: get}]\n", "unknown value"),
             ("  - filters: [{type: RequestRedirect, requestRedirect: {}}]\n", "not supported yet"),
             ("  - filters: [{type: RequestHeaderModifier}]\n", "requestHeaderModifier: is required"),
-            ("  - filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: 'a b', value: c}]}}]\n", "not a header name"),
-            ("  - filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: \"x\\ny\"}]}}]\n", "control"),
+            (
+                "  - filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: 'a b', value: c}]}}]\n",
+                "not a header name",
+            ),
+            (
+                "  - filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: \"x\\ny\"}]}}]\n",
+                "control",
+            ),
             ("  - backendRefs: [{name: a, port: 80, weight: -1}]\n", "out of range"),
             ("  - timeouts: {request: 1s, backendRequest: 2s}\n", "longer"),
             ("  - timeouts: {request: 1.5s}\n", "not a duration"),

@@ -43,10 +43,14 @@ const KEYS: &[(&str, Attribute)] = &[
 
 /// `from[]`: the conditions of its source.
 pub(super) fn source(meta: &Meta, at: At<'_>) -> Vec<Condition> {
-    let Some(source) = at.fields(&["source"]).and_then(|fields| fields.require("source")) else { return Vec::new() };
+    let Some(source) = at.fields(&["source"]).and_then(|fields| fields.require("source")) else {
+        return Vec::new();
+    };
     let found = conditions(meta, source, "from", SOURCE);
     let has = |attribute| found.iter().any(|condition| condition.attribute == attribute);
-    if has(Attribute::SourceServiceAccount) && (has(Attribute::SourcePrincipal) || has(Attribute::SourceNamespace)) {
+    if has(Attribute::SourceServiceAccount)
+        && (has(Attribute::SourcePrincipal) || has(Attribute::SourceNamespace))
+    {
         source.error("serviceAccounts can't stand beside principals or namespaces; use several sources");
     }
     found
@@ -108,7 +112,9 @@ fn values(meta: &Meta, fields: Fields<'_>, name: &str, attribute: &Attribute) ->
 fn value(meta: &Meta, at: At<'_>, attribute: &Attribute) -> Option<ValueMatch> {
     let text = at.text()?;
     match attribute {
-        Attribute::SourceIp | Attribute::RemoteIp | Attribute::DestinationIp => text::cidr(at).map(ValueMatch::Cidr),
+        Attribute::SourceIp | Attribute::RemoteIp | Attribute::DestinationIp => {
+            text::cidr(at).map(ValueMatch::Cidr)
+        }
         Attribute::DestinationPort => port(at, &text).map(ValueMatch::Port),
         Attribute::SourceNamespace if text.contains('*') => Some(ValueMatch::Glob(text)),
         Attribute::SourceNamespace => Some(ValueMatch::Exact(text)),
@@ -163,7 +169,9 @@ fn path(at: At<'_>, text: String) -> Option<ValueMatch> {
             "{*}" => {}
             "{**}" => rest_seen = true,
             other if other.contains(['{', '}', '*']) => {
-                at.error(format!("segment `{other}`: a path template has {{*}} and {{**}} as whole segments only"));
+                at.error(format!(
+                    "segment `{other}`: a path template has {{*}} and {{**}} as whole segments only"
+                ));
                 return None;
             }
             _ => {}
@@ -192,8 +200,8 @@ fn brackets(text: &str) -> Option<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::tests::only;
     use super::super::super::Resource;
+    use super::super::super::tests::only;
     use super::*;
 
     #[test]
@@ -233,7 +241,12 @@ spec:
             Condition {
                 attribute: Attribute::SourcePrincipal,
                 field: "from.principals".into(),
-                values: vec![exact("principal"), ValueMatch::Prefix("prefix-".into()), ValueMatch::Suffix("-suffix".into()), ValueMatch::Present],
+                values: vec![
+                    exact("principal"),
+                    ValueMatch::Prefix("prefix-".into()),
+                    ValueMatch::Suffix("-suffix".into()),
+                    ValueMatch::Present
+                ],
                 not_values: vec![exact("not")],
             }
         );
@@ -256,7 +269,15 @@ spec:
 
     #[test]
     fn keys() {
-        for bad in ["request.headers", "request.headers[]", "request.headers[a][b]", "request.auth.claims", "request.auth.claims[a", "source.port", ""] {
+        for bad in [
+            "request.headers",
+            "request.headers[]",
+            "request.headers[a][b]",
+            "request.auth.claims",
+            "request.auth.claims[a",
+            "source.port",
+            "",
+        ] {
             assert_eq!(attribute(bad), None, "{bad}");
         }
     }

@@ -151,7 +151,7 @@ pub async fn fixed_set(mesh: &Mesh, records: &mut mpsc::Receiver<String>) -> any
     let mut well = true;
     println!(
         "{}",
-        paint.strong(&format!("{:<20} {}", "", row("side", "request", "status", "decision", "reason", "by")))
+        paint.strong(&format!("{:<22} {}", "", row("side", "request", "status", "decision", "reason", "by")))
     );
     for expected in &FIXED {
         let to = if expected.past_mtls { mesh.ratings } else { mesh.entrance };
@@ -163,7 +163,7 @@ pub async fn fixed_set(mesh: &Mesh, records: &mut mpsc::Receiver<String>) -> any
             && policy(record.pointer("/decision/policy")) == expected.policy;
         well &= as_expected;
         let mark = if as_expected { paint.good("ok ") } else { paint.bad("NOT") };
-        println!("{mark} {:<16} {}", expected.what, decision_row(&record));
+        println!("{mark} {:<18} {}", expected.what, decision_row(&record));
     }
     well &= split(mesh, records).await?;
     println!(
@@ -191,7 +191,7 @@ async fn split(mesh: &Mesh, records: &mut mpsc::Receiver<String>) -> anyhow::Res
     let paint = Paint::stdout();
     let mark = if even { paint.good("ok ") } else { paint.bad("NOT") };
     println!(
-        "{mark} {:<16} {}",
+        "{mark} {:<18} {}",
         "split 90/10",
         row(
             "outbound",

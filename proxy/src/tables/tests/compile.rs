@@ -1,7 +1,7 @@
 //! Compiling a policy: what is looked up by port, what is escaped, and what is refused.
 
 use super::*;
-use crate::decision::PolicyRef;
+use crate::decision::{PolicyRef, Reason};
 use crate::tables::{CompileError, PeerMode, RouteAttributes, RouteChoice};
 
 #[test]
@@ -81,10 +81,13 @@ fn compile_error(policy: &Policy) -> CompileError {
 }
 
 #[test]
-fn what_cannot_be_meant_is_refused_with_object_and_field() {
-    let with = |bad: Condition| {
-        let bad = Condition { field: "to.paths".into(), ..bad };
-        with_authorization(vec![policy(0, AuthorizationAction::Allow, vec![rule(&[], &[bad], &[])])])
+fn a_policy_that_cannot_be_meant_fails_closed_alone_and_is_named() {
+    use AuthorizationAction::{Allow, Deny};
+    let good = || rule(&[], &[is(Attribute::Path, &["/good"])], &[]);
+    let reason = |policies: Vec<AuthorizationPolicy>| {
+        let tables = tables(&with_authorization(policies));
+        let remainder = tables.admit(&from(None));
+        (tables.authorize(&remainder, &get("/", &HeaderMap::new())).reason, tables.refused().to_vec())
     };
     for (bad, message) in [
         (is(Attribute::Path, &["/{**}/{*}"]), "last operator"),
@@ -95,10 +98,16 @@ fn what_cannot_be_meant_is_refused_with_object_and_field() {
         (Condition { attribute: Attribute::SourceIp, ..is(Attribute::Path, &["/a"]) }, "address block"),
         (Condition { attribute: Attribute::DestinationPort, ..is(Attribute::Path, &["/a"]) }, "no port"),
     ] {
-        let error = compile_error(&with(bad));
-        assert_eq!(error.object, "AuthorizationPolicy ns/p000");
-        assert_eq!(error.field, "spec.rules[0].to.paths");
-        assert!(error.message.contains(message), "{error}");
+        let bad = rule(&[], &[Condition { field: "to.paths".into(), ..bad }], &[]);
+        for action in [Allow, Deny] {
+            let policies = vec![policy(0, action, vec![good(), bad.clone()]), policy(1, Allow, vec![good()])];
+            let (reason, refused) = reason(policies);
+            assert_eq!(reason, Reason::QuarantinedPolicy, "{action:?} {message}");
+            let [error] = &*refused else { panic!("{refused:?}") };
+            assert_eq!(error.object, "AuthorizationPolicy ns/p000");
+            assert_eq!(error.field, "spec.rules[1].to.paths");
+            assert!(error.message.contains(message), "{error}");
+        }
     }
 }
 

@@ -94,7 +94,7 @@ impl Call<'_> {
         shadow
     }
 
-    fn first_match<'p>(self, policy: &'p AuthorizationPolicy) -> Option<&'p AuthorizationRule> {
+    fn first_match(self, policy: &AuthorizationPolicy) -> Option<&AuthorizationRule> {
         policy.rules.iter().find(|rule| self.matches(policy.action, rule))
     }
 

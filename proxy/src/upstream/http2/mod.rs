@@ -36,7 +36,7 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 const MAX_HEADER_LIST: u32 = crate::h1::MAX_HEAD as u32;
 
 /// A send under way.
-pub(super) type Sending = Pin<Box<dyn Future<Output = Result<Sent, SendError>>>>;
+pub(super) type Exchange = Pin<Box<dyn Future<Output = Result<Sent, SendError>>>>;
 
 /// Sends a request over one of the target's connections, opened if need be.
 pub(super) fn send(
@@ -44,7 +44,7 @@ pub(super) fn send(
     hop: Hop,
     request: Request<Body>,
     in_flight: Option<InFlight>,
-) -> Sending {
+) -> Exchange {
     Box::pin(async move {
         let mut request = match translate(request, hop.tls()) {
             Ok(request) => request,
@@ -52,13 +52,15 @@ pub(super) fn send(
         };
         // A connection can close between choosing it and sending; a fresh one hardly does.
         for _ in 0..MAX_CONNECTIONS_TRIED {
-            let lease = match acquire(&upstream, &hop).await {
+            let mut lease = match acquire(&upstream, &hop).await {
                 Ok(lease) => lease,
                 Err(reject) => return Err(unsent(reject, request, None)),
             };
-            let facts = Rc::clone(&lease.0.facts);
-            let sent = lease.0.sender.borrow_mut().try_send_request(request);
-            match sent.await {
+            let facts = Rc::clone(&lease.connection.facts);
+            let sent = lease.connection.sender.borrow_mut().try_send_request(request);
+            let sent = sent.await;
+            lease.answered();
+            match sent {
                 Ok(response) => return Ok(Sent { response: receive(response, lease, in_flight), facts }),
                 Err(mut error) => match error.take_message() {
                     Some(unsent) => request = unsent,
@@ -94,6 +96,8 @@ type Dialing = Pin<Box<dyn Future<Output = Result<(), Rc<Reject>>>>>;
 struct Connection {
     sender: RefCell<SendRequest<Body>>,
     streams: Cell<usize>,
+    /// Streams given up without a response since the last response.
+    unanswered: Cell<u32>,
     facts: Rc<HopFacts>,
     idle_since: Cell<u32>,
     task: JoinHandle<()>,
@@ -111,20 +115,44 @@ impl Drop for Connection {
     }
 }
 
+impl Connection {
+    /// A path that swallows everything looks like a slow server for many minutes, so streams given up one after the
+    /// other are a reason to try another connection.
+    fn takes_streams(&self) -> bool {
+        self.unanswered.get() < MAX_UNANSWERED && !self.sender.borrow().is_closed()
+    }
+}
+
+/// Streams given up in a row before a connection gets no more of them.
+const MAX_UNANSWERED: u32 = 5;
+
 /// One stream of a connection.
 #[derive(Debug)]
-struct Lease(Rc<Connection>);
+struct Lease {
+    connection: Rc<Connection>,
+    answered: bool,
+}
 
 impl Lease {
     fn new(connection: &Rc<Connection>) -> Self {
         connection.streams.set(connection.streams.get() + 1);
-        Self(Rc::clone(connection))
+        Self { connection: Rc::clone(connection), answered: false }
+    }
+
+    /// The server gave a sign of life.
+    fn answered(&mut self) {
+        self.answered = true;
+        self.connection.unanswered.set(0);
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.0.streams.set(self.0.streams.get() - 1);
+        let connection = &self.connection;
+        connection.streams.set(connection.streams.get() - 1);
+        if !self.answered {
+            connection.unanswered.set(connection.unanswered.get() + 1);
+        }
     }
 }
 
@@ -145,15 +173,14 @@ impl Shared {
             if connection.streams.get() > 0 {
                 connection.idle_since.set(tick);
             }
-            tick.wrapping_sub(connection.idle_since.get()) < idle_ticks
-                && !connection.sender.borrow().is_closed()
+            tick.wrapping_sub(connection.idle_since.get()) < idle_ticks && connection.takes_streams()
         });
     }
 
     /// The least busy connection, unless all are full and another may be opened.
     fn lease(&self, max_streams: usize, max_connections: usize) -> Option<Lease> {
         let mut connections = self.connections.borrow_mut();
-        connections.retain(|connection| !connection.sender.borrow().is_closed());
+        connections.retain(|connection| connection.takes_streams());
         let full = connections.len() >= max_connections;
         let least = connections.iter().min_by_key(|connection| connection.streams.get())?;
         (full || least.streams.get() < max_streams).then(|| Lease::new(least))
@@ -205,9 +232,10 @@ async fn open(upstream: Rc<Upstream>, hop: Hop) -> Result<(), Rc<Reject>> {
     // Its end is told to each stream, and seen as `is_closed` by the pool.
     let task = tokio::task::spawn_local(connection.map(drop));
     if epoch == upstream.epoch.get() {
-        let (sender, streams) = (RefCell::new(sender), Cell::new(0));
+        let sender = RefCell::new(sender);
         let idle_since = Cell::new(upstream.tick.get());
-        let connection = Rc::new(Connection { sender, streams, facts, idle_since, task });
+        let (streams, unanswered) = (Cell::default(), Cell::default());
+        let connection = Rc::new(Connection { sender, streams, unanswered, facts, idle_since, task });
         hop.target.shared.connections.borrow_mut().push(connection);
         upstream.ensure_swept();
     }

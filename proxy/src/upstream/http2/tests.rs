@@ -87,7 +87,8 @@ fn the_head_is_made_for_http2() {
     local(async {
         let server = serving(|request: Asked, mut respond| async move {
             assert_eq!(request.uri().to_string(), "http://server.test/path?query");
-            let names: Vec<_> = request.headers().keys().map(|name| name.as_str()).collect();
+            let mut names: Vec<_> = request.headers().keys().map(|name| name.as_str()).collect();
+            names.sort_unstable();
             assert_eq!(names, ["te", "x-kept"]);
             respond.send_response(Response::new(()), true).unwrap();
         });
@@ -252,6 +253,39 @@ fn a_request_given_up_is_cancelled() {
             arrived = coming => arrived.unwrap(),
         }
         assert_eq!(told.await.unwrap(), H2Reason::CANCEL);
+    });
+}
+
+#[test]
+fn a_connection_that_answers_nothing_gets_no_more_requests() {
+    local(async {
+        // The first connection swallows everything.
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let server = Server::start(move |number, stream: TcpStream| {
+            let tell = tell.clone();
+            async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                let mut swallowed = Vec::new();
+                while let Some(Ok((request, respond))) = connection.accept().await {
+                    if number > 0 {
+                        tokio::task::spawn_local(answer(request, respond));
+                    } else {
+                        swallowed.push((request, respond));
+                        tell.send(()).unwrap();
+                    }
+                }
+            }
+        });
+        let (server, upstream) = (server.await, upstream());
+        for _ in 0..5 {
+            tokio::select! {
+                _ = send(&server, &upstream, get()) => panic!("no answer was given"),
+                arrived = told.recv() => arrived.unwrap(),
+            }
+        }
+        assert_eq!(server.accepted(), 1);
+        assert_eq!(whole(send(&server, &upstream, get()).await.unwrap()).await.0, 200);
+        assert_eq!(server.accepted(), 2);
     });
 }
 

@@ -1,0 +1,146 @@
+//! AuthorizationPolicy: selection and quarantine.
+
+use super::*;
+use crate::snapshot::{AuthorizationAction, AuthorizationPolicy};
+
+fn selected(yaml: &str) -> Vec<(String, usize, bool)> {
+    let policy = load(yaml).snapshot.policy;
+    let text = |a: &AuthorizationPolicy| (object_name(&policy, Some(a.object)), a.rules.len(), a.quarantined);
+    policy.authorization.iter().map(text).collect()
+}
+
+#[test]
+fn selection() {
+    let cases = [
+        ("a", "{}", true),
+        ("a", "{selector: {}}", true),
+        ("a", "{selector: {matchLabels: {app: me}}}", true),
+        ("a", "{selector: {matchLabels: {app: me, version: v1}}}", true),
+        ("a", "{selector: {matchLabels: {app: me, version: v2}}}", false),
+        ("a", "{selector: {matchLabels: {tier: x}}}", false),
+        ("istio-system/a", "{}", true),
+        ("istio-system/a", "{selector: {matchLabels: {app: me}}}", true),
+        ("istio-system/a", "{selector: {matchLabels: {app: other}}}", false),
+        ("bar/a", "{}", false),
+        ("bar/a", "{selector: {matchLabels: {app: me}}}", false),
+        ("a", "{targetRefs: [{group: '', kind: Service, name: mine}]}", true),
+        ("a", "{targetRefs: [{group: '', kind: Service, name: other}]}", false),
+        (
+            "a",
+            "{targetRefs: [{group: '', kind: Service, name: other}, {group: '', kind: Service, name: mine}]}",
+            true,
+        ),
+        ("a", "{targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: g}]}", false),
+        ("a", "{targetRef: {group: '', kind: Service, name: mine}}", true),
+    ];
+    let services = object("Service", "mine", "{selector: {app: me}, ports: [{port: 80}]}")
+        + &object("Service", "other", "{selector: {app: other}, ports: [{port: 80}]}");
+    for (name, spec, wanted) in cases {
+        let snapshot = clean(&(object("AuthorizationPolicy", name, spec) + &services));
+        assert_eq!(snapshot.policy.authorization.len() == 1, wanted, "{name} {spec}");
+    }
+}
+
+#[test]
+fn a_root_namespace_of_its_own() {
+    let yaml =
+        object("MeshSettings", "m", "{rootNamespace: bar}") + &object("AuthorizationPolicy", "bar/a", "{}");
+    assert_eq!(selected(&yaml).len(), 1);
+}
+
+#[test]
+fn what_can_not_be_understood_fails_closed() {
+    let rule = "rules: [{to: [{operation: {ports: ['x']}}]}]";
+    let cases = [
+        (format!("{{action: ALLOW, {rule}}}"), Some((AuthorizationAction::Allow, 0))),
+        (format!("{{action: DENY, {rule}}}"), Some((AuthorizationAction::Deny, 1))),
+        (
+            format!("{{action: CUSTOM, provider: {{name: x}}, {rule}}}"),
+            Some((AuthorizationAction::Custom, 1)),
+        ),
+        (format!("{{action: AUDIT, {rule}}}"), Some((AuthorizationAction::Audit, 0))),
+        (format!("{{action: DENNY, {rule}}}"), Some((AuthorizationAction::Deny, 1))),
+        // A valid selector limits what is closed; one that can't be understood covers the namespace.
+        (format!("{{action: DENY, selector: {{matchLabels: {{app: other}}}}, {rule}}}"), None),
+        (
+            format!("{{action: DENY, selector: {{matchLabels: [app]}}, {rule}}}"),
+            Some((AuthorizationAction::Deny, 1)),
+        ),
+        ("[]".into(), Some((AuthorizationAction::Deny, 1))),
+    ];
+    for (spec, wanted) in cases {
+        let snapshot = load(&object("AuthorizationPolicy", "a", &spec)).snapshot;
+        let found = snapshot.policy.authorization.first().map(|a| (a.action, a.rules.len()));
+        assert_eq!(found, wanted, "{spec}");
+        assert!(snapshot.policy.authorization.iter().all(|a| a.quarantined));
+        if let Some(AuthorizationPolicy { rules, .. }) = snapshot.policy.authorization.first() {
+            assert!(rules.iter().all(|rule| *rule == Default::default()), "always matches");
+        }
+        assert_eq!(state(&snapshot, "a"), VerdictState::Quarantined);
+    }
+}
+
+#[test]
+fn an_unreadable_root_policy_covers_the_mesh_and_another_namespace_its_own() {
+    assert_eq!(
+        selected(&object("AuthorizationPolicy", "istio-system/a", "{selector: 1}")),
+        [("a".into(), 0, true)]
+    );
+    assert_eq!(selected(&object("AuthorizationPolicy", "bar/a", "{selector: 1}")), []);
+}
+
+#[test]
+fn http_route_targets_depend_on_the_parent_of_the_route() {
+    let policy = object(
+        "AuthorizationPolicy",
+        "a",
+        "{targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: r}], rules: [{}]}",
+    );
+    let route =
+        |parent: &str| object("HTTPRoute", "r", &format!("{{parentRefs: [{parent}], rules: [{{}}]}}"));
+    assert_eq!(selected(&(policy.clone() + &route("{name: g}"))), []);
+    let mesh = policy.clone() + &route("{group: '', kind: Service, name: s}");
+    assert_eq!(selected(&mesh), [("a".into(), 0, true)]);
+    assert!(texts(&load(&policy))[0].contains("no HTTPRoute foo/r"));
+}
+
+#[test]
+fn dry_run_stays_dry_when_it_is_bad() {
+    let yaml = object("AuthorizationPolicy", "a", "{action: DENY, rules: [{x: 1}]}").replacen(
+        "metadata: {",
+        "metadata: {annotations: {istio.io/dry-run: 'true'}, ",
+        1,
+    );
+    let policy = load(&yaml).snapshot.policy;
+    assert!(policy.authorization[0].dry_run && policy.authorization[0].quarantined);
+}
+
+#[test]
+fn an_expired_allow_counts_and_matches_nothing() {
+    let at = |time: &str| {
+        object("AuthorizationPolicy", "a", "{rules: [{}]}").replacen(
+            "metadata: {",
+            &format!("metadata: {{annotations: {{writ.dev/expires-at: '{time}'}}, "),
+            1,
+        )
+    };
+    assert_eq!(selected(&at("2020-01-01T00:00:00Z")), [("a".into(), 0, false)]);
+    assert_eq!(selected(&at("2999-01-01T00:00:00Z")), [("a".into(), 1, false)]);
+    assert!(texts(&load(&at("2020-01-01T00:00:00Z")))[0].contains("has expired"));
+}
+
+#[test]
+fn an_unknown_provider_is_told() {
+    let policy = object("AuthorizationPolicy", "a", "{action: CUSTOM, provider: {name: ext}, rules: [{}]}");
+    assert!(texts(&load(&policy))[0].contains("no provider ext"));
+    let settings = object(
+        "MeshSettings",
+        "m",
+        "{extensionProviders: [{name: ext, envoyExtAuthzHttp: {service: a, port: 1}}]}",
+    );
+    let found = texts(&load(&(policy + &settings)));
+    assert!(
+        found.iter().any(|text| text.contains("not called yet: what this policy matches is denied")),
+        "{found:?}"
+    );
+}

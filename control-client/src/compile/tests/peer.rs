@@ -1,0 +1,160 @@
+//! PeerAuthentication: Istio's cases of ComposePeerAuthentication, quarantine, the enforced floor.
+
+use super::*;
+use crate::snapshot::MtlsMode::{self, Disable, Permissive, Strict};
+
+fn policy(name: &str, created: u32, spec: &str) -> String {
+    object("PeerAuthentication", name, spec).replacen(
+        "metadata: {",
+        &format!("metadata: {{creationTimestamp: '2024-01-01T00:00:{created:02}Z', "),
+        1,
+    )
+}
+
+fn merged(snapshot: &Snapshot) -> (MtlsMode, Vec<(u16, MtlsMode)>) {
+    let merged = &snapshot.policy.peer_authentication;
+    (merged.default.mode, merged.ports.iter().map(|(port, mode)| (*port, mode.mode)).collect())
+}
+
+const SELECTOR: &str = "selector: {matchLabels: {app: me}}";
+
+#[test]
+fn composed_as_istio_composes() {
+    let mesh =
+        |created, mode: &str| policy("istio-system/mesh", created, &format!("{{mtls: {{mode: {mode}}}}}"));
+    let namespace =
+        |name: &str, created, mode: &str| policy(name, created, &format!("{{mtls: {{mode: {mode}}}}}"));
+    let workload = |name: &str, created, mode: &str| {
+        policy(name, created, &format!("{{{SELECTOR}, mtls: {{mode: {mode}}}}}"))
+    };
+    let ports = |mode: &str, ports: &str| {
+        policy("w", 1, &format!("{{{SELECTOR}, mtls: {{mode: {mode}}}, portLevelMtls: {{{ports}}}}}"))
+    };
+    let none = Vec::<(u16, MtlsMode)>::new;
+    let cases: Vec<(&str, Vec<String>, MtlsMode, Vec<(u16, MtlsMode)>)> = vec![
+        ("no config", vec![], Permissive, none()),
+        ("mesh only", vec![mesh(1, "STRICT")], Strict, none()),
+        ("mesh and namespace", vec![mesh(1, "STRICT"), namespace("n", 1, "PERMISSIVE")], Permissive, none()),
+        (
+            "mesh, namespace and workload",
+            vec![mesh(1, "STRICT"), namespace("n", 1, "PERMISSIVE"), workload("w", 1, "DISABLE")],
+            Disable,
+            none(),
+        ),
+        ("unset namespace inherits", vec![mesh(1, "STRICT"), namespace("n", 1, "UNSET")], Strict, none()),
+        ("unset workload inherits", vec![mesh(1, "STRICT"), workload("w", 1, "UNSET")], Strict, none()),
+        ("empty mtls inherits", vec![mesh(1, "STRICT"), policy("n", 1, "{}")], Strict, none()),
+        (
+            "the oldest namespace policy",
+            vec![namespace("n1", 9, "STRICT"), namespace("n2", 3, "DISABLE")],
+            Disable,
+            none(),
+        ),
+        (
+            "the oldest workload policy",
+            vec![workload("w1", 5, "STRICT"), workload("w2", 2, "PERMISSIVE")],
+            Permissive,
+            none(),
+        ),
+        (
+            "the oldest mesh policy",
+            vec![
+                policy("istio-system/m1", 5, "{mtls: {mode: DISABLE}}"),
+                policy("istio-system/m2", 2, "{mtls: {mode: STRICT}}"),
+            ],
+            Strict,
+            none(),
+        ),
+        (
+            "port level",
+            vec![ports("STRICT", "80: {mode: DISABLE}, 90: {mode: PERMISSIVE}")],
+            Strict,
+            vec![(80, Disable), (90, Permissive)],
+        ),
+        (
+            "port level unset inherits the merged mode",
+            vec![mesh(1, "STRICT"), ports("UNSET", "80: {mode: UNSET}, 90: {mode: DISABLE}")],
+            Strict,
+            vec![(80, Strict), (90, Disable)],
+        ),
+        (
+            "selector in the root namespace is ignored",
+            vec![policy("istio-system/r", 1, &format!("{{{SELECTOR}, mtls: {{mode: STRICT}}}}"))],
+            Permissive,
+            none(),
+        ),
+        ("another namespace", vec![policy("bar/n", 1, "{mtls: {mode: STRICT}}")], Permissive, none()),
+        (
+            "another workload",
+            vec![policy("w", 1, "{selector: {matchLabels: {app: other}}, mtls: {mode: STRICT}}")],
+            Permissive,
+            none(),
+        ),
+        (
+            "empty selector is for the namespace",
+            vec![policy("n", 1, "{selector: {}, mtls: {mode: STRICT}}")],
+            Strict,
+            none(),
+        ),
+    ];
+    for (name, objects, mode, ports) in cases {
+        assert_eq!(merged(&clean(&objects.concat())), (mode, ports), "{name}");
+    }
+}
+
+#[test]
+fn what_can_not_be_understood_is_strict_where_it_applies() {
+    let cases = [
+        ("{mtls: {mode: STRIKT}}", Strict),
+        ("{selector: {matchLabels: {app: me}}, portLevelMtls: {x: {mode: DISABLE}}}", Strict),
+        ("{selector: {matchLabels: {app: other}}, mtls: {mode: X}}", Permissive),
+        ("{selector: {matchLabels: 1}, mtls: {mode: DISABLE}}", Strict),
+        ("[]", Strict),
+    ];
+    for (spec, mode) in cases {
+        let snapshot = load(&object("PeerAuthentication", "p", spec)).snapshot;
+        assert_eq!(merged(&snapshot).0, mode, "{spec}");
+        assert_eq!(snapshot.policy.peer_authentication.default.quarantined, mode == Strict);
+        assert_eq!(state(&snapshot, "p"), VerdictState::Quarantined);
+    }
+    let bad_mesh = object("PeerAuthentication", "istio-system/m", "{mtls: {mode: X}}");
+    assert_eq!(merged(&load(&bad_mesh).snapshot).0, Strict);
+    // An older good one of the same level does not open what a bad one closes.
+    let both = policy("good", 1, "{mtls: {mode: DISABLE}}") + &policy("bad", 9, "{mtls: {mode: X}}");
+    assert_eq!(merged(&load(&both).snapshot).0, Strict);
+}
+
+fn enforced(mode: &str) -> String {
+    object("PeerAuthentication", "istio-system/floor", &format!("{{mtls: {{mode: {mode}}}}}")).replacen(
+        "metadata: {",
+        "metadata: {annotations: {writ.dev/enforced: 'true'}, ",
+        1,
+    )
+}
+
+#[test]
+fn an_enforced_mode_can_not_be_weakened() {
+    let weaker = [
+        "{mtls: {mode: PERMISSIVE}}",
+        "{selector: {matchLabels: {app: me}}, mtls: {mode: DISABLE}}",
+        "{selector: {matchLabels: {app: me}}, portLevelMtls: {80: {mode: DISABLE}}}",
+    ];
+    for spec in weaker {
+        let loaded = load(&(enforced("STRICT") + &object("PeerAuthentication", "weak", spec)));
+        assert_eq!(merged(&loaded.snapshot), (Strict, vec![]), "{spec}");
+        assert_eq!(state(&loaded.snapshot, "weak"), VerdictState::Ignored);
+        assert!(texts(&loaded)[0].contains("istio-system/floor, which is enforced"), "{:?}", texts(&loaded));
+    }
+    // An older one of the mesh itself, too.
+    let older = policy("istio-system/older", 1, "{mtls: {mode: DISABLE}}");
+    assert_eq!(merged(&load(&(older + &enforced("STRICT"))).snapshot).0, Strict);
+    // As strong or stronger is no weakening; without the annotation Istio's merge holds.
+    let stronger = enforced("PERMISSIVE") + &object("PeerAuthentication", "n", "{mtls: {mode: STRICT}}");
+    assert_eq!(merged(&clean(&stronger)).0, Strict);
+}
+
+#[test]
+fn enforcing_elsewhere_is_an_error() {
+    let yaml = enforced("STRICT").replace("istio-system", "foo");
+    assert!(texts(&load(&yaml))[0].contains("only in the root namespace"));
+}
