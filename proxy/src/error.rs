@@ -33,12 +33,21 @@ impl Reject {
 
     /// The HTTP status the caller gets.
     pub fn status(&self) -> StatusCode {
-        self.status.unwrap_or_else(|| http_status(self.reason))
+        match self.status {
+            Some(status) => status,
+            None if self.server_refused() => StatusCode::SERVICE_UNAVAILABLE,
+            None => http_status(self.reason),
+        }
     }
 
     /// The grpc-status a gRPC caller gets.
     pub fn grpc_status(&self) -> u8 {
-        grpc_status(self.reason)
+        if self.server_refused() { GRPC_UNAVAILABLE } else { grpc_status(self.reason) }
+    }
+
+    /// The server did not prove who it is: nothing that its caller may or may not do changes that.
+    fn server_refused(&self) -> bool {
+        self.stage == Stage::Connect && http_status(self.reason) == StatusCode::FORBIDDEN
     }
 
     /// Whether nothing of the request can have been acted on, so that another attempt is safe for any method.
@@ -102,6 +111,8 @@ pub fn http_status(reason: Reason) -> StatusCode {
     }
 }
 
+const GRPC_UNAVAILABLE: u8 = 14;
+
 /// gRPC status codes (grpc/grpc `doc/statuscodes.md`) of the same table.
 pub fn grpc_status(reason: Reason) -> u8 {
     match http_status(reason) {
@@ -112,6 +123,19 @@ pub fn grpc_status(reason: Reason) -> u8 {
         StatusCode::NOT_FOUND => 12,
         StatusCode::TOO_MANY_REQUESTS => 8,
         StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => 4,
-        _ => 14,
+        _ => GRPC_UNAVAILABLE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_of_another_identity_is_unavailable_and_a_caller_of_one_forbidden() {
+        let server = Reject::new(Stage::Connect, Reason::IdentityMismatch);
+        assert_eq!((server.status(), server.grpc_status()), (StatusCode::SERVICE_UNAVAILABLE, 14));
+        let caller = Reject::new(Stage::Terminate, Reason::IdentityMismatch);
+        assert_eq!((caller.status(), caller.grpc_status()), (StatusCode::FORBIDDEN, 7));
     }
 }
