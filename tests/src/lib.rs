@@ -1,1 +1,43 @@
-//! Shared harness of the end-to-end tests.
+//! Shared harness of the end-to-end tests: a mesh of real proxies in this process, applications that answer or misbehave,
+//! clients that speak bytes, and the records that everything leaves.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a harness has nobody to report to: what fails here is a failed test"
+)]
+
+mod app;
+mod client;
+mod cluster;
+mod directory;
+mod h2_client;
+mod h2_frames;
+mod pki;
+mod records;
+mod reply;
+mod world;
+
+pub use app::{App, Log, Seen, request_head};
+pub use client::{Client, TlsClient};
+pub use cluster::Server;
+pub use directory::Directory;
+pub use h2_client::{H2Client, H2Reply, H2Stream, request};
+pub use h2_frames::H2Frames;
+pub use pki::{Caller, Pki};
+pub use records::{Record, Records};
+pub use reply::Reply;
+pub use world::{Mesh, World};
+
+use std::future::Future;
+use std::time::Duration;
+
+/// What takes longer will never come.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits for what must come, and fails the test when it does not.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what} did not come within {PATIENCE:?}"),
+    }
+}

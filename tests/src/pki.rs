@@ -1,0 +1,154 @@
+//! The mesh's authority, and callers that prove whatever a test wants.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fips::ca::{Authority, Profile};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::{Client, Directory, TlsClient, soon};
+
+/// An authority as proxies find it in a directory.
+#[derive(Debug)]
+pub struct Pki {
+    authority: Authority,
+    directory: Directory,
+}
+
+impl Pki {
+    /// A new one for `cluster.local`.
+    #[expect(clippy::new_without_default, reason = "making one is an effect")]
+    pub fn new() -> Self {
+        let authority = Authority::generate("cluster.local", Duration::from_secs(3600)).unwrap();
+        let directory = Directory::new();
+        directory.write("ca.key", &authority.key_pem());
+        directory.write("ca.crt", authority.certificate_pem());
+        Self { authority, directory }
+    }
+
+    /// Where proxies find it.
+    pub fn source(&self) -> proxy::identity::Source {
+        proxy::identity::Source::Dev(self.directory.path().to_owned())
+    }
+
+    /// A caller that proves `spiffe://cluster.local/ns/bookinfo/sa/ACCOUNT` and offers what Istio's sidecars do for HTTP/1.
+    pub fn caller(&self, account: &str) -> Caller {
+        let id = format!("spiffe://cluster.local/ns/bookinfo/sa/{account}");
+        self.caller_with(&Profile::workload(id, Duration::from_secs(3600)))
+    }
+
+    /// A caller with any certificate of this authority.
+    pub fn caller_with(&self, profile: &Profile) -> Caller {
+        let issued = self.authority.issue(profile).unwrap();
+        Caller {
+            certificate: Some((issued.certificate_pem, issued.key_pem)),
+            alpn: vec!["istio-http/1.1", "istio", "http/1.1"],
+        }
+    }
+}
+
+/// Who calls, and what it offers to speak.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    certificate: Option<(String, String)>,
+    alpn: Vec<&'static str>,
+}
+
+impl Caller {
+    /// One that proves nothing.
+    pub fn anonymous() -> Self {
+        Self { certificate: None, alpn: vec!["istio-http/1.1", "istio", "http/1.1"] }
+    }
+
+    /// The same with other offers.
+    pub fn offering(self, alpn: &[&'static str]) -> Self {
+        Self { alpn: alpn.to_vec(), ..self }
+    }
+
+    /// Connects and shakes hands. The proxy's certificate is not looked at: that is for the proxies' own tests.
+    pub async fn connect(&self, to: SocketAddr) -> TlsClient {
+        self.try_connect(to).await.expect("a handshake")
+    }
+
+    /// The same where the handshake may fail.
+    pub async fn try_connect(&self, to: SocketAddr) -> std::io::Result<TlsClient> {
+        let socket = soon("a connection", TcpStream::connect(to)).await?;
+        socket.set_nodelay(true)?;
+        let name = ServerName::try_from("ratings.bookinfo.svc.cluster.local").unwrap();
+        let handshake = TlsConnector::from(Arc::new(self.config())).connect(name, socket);
+        Ok(Client::over(soon("a handshake", handshake).await?))
+    }
+
+    /// The first bytes that it would send.
+    pub fn client_hello(&self) -> Vec<u8> {
+        let name = ServerName::try_from("app.example").unwrap();
+        let mut connection = rustls::ClientConnection::new(Arc::new(self.config()), name).unwrap();
+        let mut hello = Vec::new();
+        connection.write_tls(&mut hello).unwrap();
+        hello
+    }
+
+    fn config(&self) -> ClientConfig {
+        let builder = ClientConfig::builder_with_provider(fips::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anybody));
+        let mut config = match &self.certificate {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => builder
+                .with_client_auth_cert(
+                    vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()],
+                    PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
+                )
+                .unwrap(),
+        };
+        config.alpn_protocols = self.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        config
+    }
+}
+
+/// Takes any server for what it says it is.
+#[derive(Debug)]
+struct Anybody;
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        fips::provider().signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,229 @@
+//! Decision records as they come from the proxies of a mesh, and as tests look at them.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+
+use crate::soon;
+
+/// One record.
+#[derive(Clone)]
+pub struct Record(Value);
+
+impl Record {
+    /// A record of its JSON.
+    pub fn new(value: Value) -> Self {
+        Self(value)
+    }
+
+    /// The text at a JSON pointer, or nothing.
+    pub fn text(&self, pointer: &str) -> &str {
+        self.0.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// The number at a JSON pointer, or 0.
+    pub fn number(&self, pointer: &str) -> u64 {
+        self.0.pointer(pointer).and_then(Value::as_u64).unwrap_or_default()
+    }
+
+    /// `inbound` or `outbound`.
+    pub fn side(&self) -> &str {
+        self.text("/proxy/side")
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &str {
+        self.text("/id")
+    }
+
+    /// Path of the request.
+    pub fn path(&self) -> &str {
+        self.text("/request/path")
+    }
+
+    /// Status answered; 0: none.
+    pub fn status(&self) -> u64 {
+        self.number("/response/status")
+    }
+
+    /// `OUTCOME at STAGE: REASON[ by POLICY]`.
+    pub fn decision(&self) -> String {
+        let mut text = format!(
+            "{} at {}: {}",
+            self.text("/decision/outcome"),
+            self.text("/decision/stage"),
+            self.text("/decision/reason")
+        );
+        let policy = policy(self.0.pointer("/decision/policy"));
+        if !policy.is_empty() {
+            text.push_str(&format!(" by {policy}"));
+        }
+        text
+    }
+
+    /// `REASON at STAGE`.
+    pub fn ended(&self) -> String {
+        format!("{} at {}", self.text("/ended/reason"), self.text("/ended/stage"))
+    }
+
+    /// What its end says to the operator.
+    pub fn detail(&self) -> &str {
+        self.text("/ended/detail")
+    }
+
+    /// The five checks, each as `OUTCOME REASON[ by POLICY]`, in record order.
+    pub fn checks(&self) -> Vec<String> {
+        let checks =
+            self.0.pointer("/decision/checks").and_then(Value::as_array).cloned().unwrap_or_default();
+        checks.iter().map(check).collect()
+    }
+
+    /// One check by its name, in the form of [`Record::checks`].
+    pub fn check(&self, name: &str) -> String {
+        let checks = self.0.pointer("/decision/checks").and_then(Value::as_array);
+        let found = checks.and_then(|checks| checks.iter().find(|check| check["check"] == name));
+        found.map(check).unwrap_or_default()
+    }
+
+    /// Outcomes of the attempts, in order.
+    pub fn attempts(&self) -> Vec<&str> {
+        let attempts = self.0.pointer("/route/attempts").and_then(Value::as_array);
+        attempts.into_iter().flatten().filter_map(|attempt| attempt["outcome"].as_str()).collect()
+    }
+
+    /// The policy that chose the route, as [`Record::decision`] names policies.
+    pub fn route(&self) -> String {
+        policy(self.0.pointer("/route/policy"))
+    }
+
+    /// The whole of it.
+    pub fn json(&self) -> &Value {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+fn check(check: &Value) -> String {
+    let word = |key: &str| check[key].as_str().unwrap_or_default();
+    match policy(check.get("policy")).as_str() {
+        "" => format!("{} {}", word("outcome"), word("reason")),
+        policy => format!("{} {} by {policy}", word("outcome"), word("reason")),
+    }
+}
+
+/// `KIND NAMESPACE/NAME[ rule N]`.
+fn policy(value: Option<&Value>) -> String {
+    let Some(value) = value else { return String::new() };
+    let word = |key: &str| value[key].as_str().unwrap_or_default();
+    let mut text = format!("{} {}/{}", word("kind"), word("namespace"), word("name"));
+    if let Some(rule) = value["rule"].as_u64() {
+        text.push_str(&format!(" rule {rule}"));
+    }
+    text
+}
+
+/// Where the records of a mesh are gathered as they come.
+#[derive(Debug)]
+pub(crate) struct Gathering {
+    lines: Arc<std::sync::Mutex<Vec<String>>>,
+    count: watch::Receiver<usize>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Gathering {
+    /// Gathers until all senders are gone.
+    pub(crate) fn start(mut from: mpsc::Receiver<String>) -> Self {
+        let lines = Arc::<std::sync::Mutex<Vec<String>>>::default();
+        let (counted, count) = watch::channel(0);
+        let into = Arc::clone(&lines);
+        let thread = std::thread::spawn(move || {
+            while let Some(line) = from.blocking_recv() {
+                let mut lines = into.lock().unwrap();
+                lines.push(line);
+                counted.send_replace(lines.len());
+            }
+        });
+        Self { lines, count, thread }
+    }
+
+    /// The first record that is as asked, as soon as it is there.
+    pub(crate) async fn wait_for(&self, what: &str, asked: impl Fn(&Record) -> bool) -> Record {
+        let mut count = self.count.clone();
+        let mut looked_at = 0;
+        soon(what, async {
+            loop {
+                let lines = self.lines.lock().unwrap()[looked_at..].to_vec();
+                looked_at += lines.len();
+                if let Some(found) = lines.iter().filter_map(|line| parse(line)).find(&asked) {
+                    return found;
+                }
+                count.wait_for(|&count| count > looked_at).await.expect("no more records come");
+            }
+        })
+        .await
+    }
+
+    /// All of them, when no more come.
+    pub(crate) fn finish(self) -> Records {
+        self.thread.join().unwrap();
+        let lines = std::mem::take(&mut *self.lines.lock().unwrap());
+        Records(lines.iter().filter_map(|line| parse(line)).collect())
+    }
+}
+
+/// The record of a line. Lines that say "still here" are not records.
+fn parse(line: &str) -> Option<Record> {
+    let value: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("not JSON: {error}: {line}"));
+    value.get("progress").is_none().then_some(Record(value))
+}
+
+/// Every record that a mesh left.
+#[derive(Debug)]
+pub struct Records(Vec<Record>);
+
+impl Records {
+    /// All, in the order they came.
+    pub fn all(&self) -> &[Record] {
+        &self.0
+    }
+
+    /// Those of one side.
+    pub fn side(&self, side: &str) -> Vec<&Record> {
+        self.0.iter().filter(|record| record.side() == side).collect()
+    }
+
+    /// The one record of one side.
+    #[track_caller]
+    pub fn only(&self, side: &str) -> &Record {
+        match self.side(side).as_slice() {
+            [record] => record,
+            others => panic!("not exactly one {side} record but {}: {others:#?}", others.len()),
+        }
+    }
+
+    /// The one record of one side and path.
+    #[track_caller]
+    pub fn of(&self, side: &str, path: &str) -> &Record {
+        let side_and_path: Vec<_> =
+            self.0.iter().filter(|record| record.side() == side && record.path() == path).collect();
+        match side_and_path.as_slice() {
+            [record] => record,
+            others => panic!("not exactly one {side} record of {path} but {others:#?} among {:#?}", self.0),
+        }
+    }
+
+    /// The one outbound and the one inbound record of a path, the second naming the first.
+    #[track_caller]
+    pub fn pair(&self, path: &str) -> (&Record, &Record) {
+        let (outbound, inbound) = (self.of("outbound", path), self.of("inbound", path));
+        assert_eq!(inbound.text("/previous"), outbound.id(), "the inbound record names the outbound one");
+        (outbound, inbound)
+    }
+}

@@ -1,0 +1,275 @@
+//! A mesh of real proxies in this process: a caller's sidecar, and one for each server.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use control_client::Workload;
+use proxy::app::{self, Running, Settings};
+use proxy::roles::{Forward, Open, Role};
+use proxy::telemetry::{Sample, Sink};
+use proxy::worker::Deadlines;
+use tokio::sync::mpsc;
+
+use crate::records::Gathering;
+use crate::{Client, Directory, Pki, Record, Records, Reply, Server, cluster, soon};
+
+/// A mesh as it is to be.
+#[derive(Debug)]
+pub struct World {
+    services: Vec<String>,
+    servers: Vec<Server>,
+    documents: Vec<String>,
+    deadlines: Deadlines,
+    drain: Duration,
+    workers: usize,
+}
+
+const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+/// Records on their way to the test. More than a test leaves at once.
+const RECORDS: usize = 1 << 16;
+
+impl World {
+    /// With the caller's sidecar alone.
+    pub fn new() -> Self {
+        Self {
+            services: Vec::new(),
+            servers: Vec::new(),
+            documents: Vec::new(),
+            deadlines: Deadlines::default(),
+            drain: Duration::ZERO,
+            workers: 1,
+        }
+    }
+
+    /// With a server.
+    pub fn server(mut self, server: Server) -> Self {
+        self.servers.push(server);
+        self
+    }
+
+    /// With a service that has no instance of its own.
+    pub fn service(mut self, name: &str) -> Self {
+        self.services.push(name.into());
+        self
+    }
+
+    /// With resources, in a file of their own.
+    pub fn policy(mut self, yaml: &str) -> Self {
+        self.documents.push(yaml.into());
+        self
+    }
+
+    /// With other deadlines.
+    pub fn deadlines(self, deadlines: Deadlines) -> Self {
+        Self { deadlines, ..self }
+    }
+
+    /// With so much time to stop.
+    pub fn drain(self, drain: Duration) -> Self {
+        Self { drain, ..self }
+    }
+
+    /// With so many data threads a proxy.
+    pub fn workers(self, workers: usize) -> Self {
+        Self { workers, ..self }
+    }
+
+    /// Starts it.
+    pub async fn start(self) -> Mesh {
+        // Starting takes a moment that applications of this runtime should not lose.
+        tokio::task::spawn_blocking(move || self.start_blocking()).await.unwrap()
+    }
+
+    fn start_blocking(self) -> Mesh {
+        let pki = Pki::new();
+        let config = Directory::new();
+        config.write("cluster.yaml", &cluster::services(&self.services, &self.servers));
+        for (number, document) in self.documents.iter().enumerate() {
+            config.write(&format!("policy-{number}.yaml"), document);
+        }
+        let (sender, records) = mpsc::channel(RECORDS);
+        let settings = |workload| self.settings(workload, &config, &pki, sender.clone());
+
+        let mut sidecars = Vec::new();
+        let mut located = Vec::new();
+        for server in &self.servers {
+            let mut at = server.app;
+            if server.sidecar {
+                let forwards = vec![Forward { listen: ANY_PORT, app: server.app }];
+                let sidecar = app::start(Settings { forwards, ..settings(workload(server)) }).unwrap();
+                at = sidecar.listening()[0];
+                sidecars.push((server.name.clone(), sidecar));
+            }
+            located.push((server.clone(), at));
+        }
+        config.write("endpoints.yaml", &cluster::endpoints(located.iter().map(|(server, at)| (server, *at))));
+        let caller = Settings { outbound: Open::At(ANY_PORT), ..settings(caller()) };
+        let caller = app::start(caller).unwrap();
+        Mesh {
+            entrance: caller.listening()[0],
+            caller: Some(caller),
+            sidecars,
+            located,
+            config,
+            pki,
+            records: Some(Gathering::start(records)),
+        }
+    }
+
+    fn settings(
+        &self,
+        workload: Workload,
+        config: &Directory,
+        pki: &Pki,
+        records: mpsc::Sender<String>,
+    ) -> Settings {
+        Settings {
+            role: Role::Sidecar,
+            config: Some(config.path().to_owned()),
+            config_strict: false,
+            workload,
+            identity: Some(pki.source()),
+            outbound: Open::Off,
+            inbound: Open::Off,
+            forwards: Vec::new(),
+            admin: Open::At(ANY_PORT),
+            health: Open::Off,
+            metrics: Open::Off,
+            workers: self.workers,
+            record: Sink::Channel(records),
+            sample: Sample::ALL,
+            mark: None,
+            drain: self.drain,
+            lame_duck: Duration::ZERO,
+            deadlines: self.deadlines,
+        }
+    }
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn workload(server: &Server) -> Workload {
+    Workload {
+        namespace: "bookinfo".into(),
+        name: server.name.clone(),
+        service_account: server.proves.clone().unwrap_or_else(|| server.account.clone()),
+        labels: [("app".into(), server.label.clone()), ("version".into(), server.name.clone())].into(),
+        trust_domain: "cluster.local".into(),
+    }
+}
+
+fn caller() -> Workload {
+    Workload {
+        namespace: "bookinfo".into(),
+        name: "productpage".into(),
+        service_account: "productpage".into(),
+        labels: [("app".into(), "productpage".into())].into(),
+        trust_domain: "cluster.local".into(),
+    }
+}
+
+/// A mesh at work. Dropping it stops it; [`Mesh::stop`] also gives its records.
+pub struct Mesh {
+    /// The outbound listener of the caller's sidecar.
+    pub entrance: SocketAddr,
+    /// The authority of its identities.
+    pub pki: Pki,
+    caller: Option<Running>,
+    sidecars: Vec<(String, Running)>,
+    located: Vec<(Server, SocketAddr)>,
+    config: Directory,
+    records: Option<Gathering>,
+}
+
+impl Mesh {
+    /// A connection to the caller's sidecar.
+    pub async fn client(&self) -> Client {
+        Client::connect(self.entrance).await
+    }
+
+    /// GET of a path of `ratings:9080` through the caller's sidecar, on a connection of its own.
+    pub async fn get(&self, path: &str) -> Reply {
+        self.client().await.get(path, "").await
+    }
+
+    /// The inbound listener of a server's sidecar.
+    pub fn inbound(&self, server: &str) -> SocketAddr {
+        let located = self.located.iter().find(|(known, _)| known.name == server);
+        located.unwrap_or_else(|| panic!("no server {server}")).1
+    }
+
+    /// The configuration that all proxies follow.
+    pub fn config(&self) -> &Directory {
+        &self.config
+    }
+
+    /// Where the configuration is.
+    pub fn config_path(&self) -> PathBuf {
+        Path::to_owned(self.config.path())
+    }
+
+    /// The file that says who is where, with other addresses for a server.
+    pub fn endpoints_with(&self, server: &str, addresses: &[SocketAddr]) -> String {
+        let others = self.located.iter().filter(|(known, _)| known.name != server);
+        let moved = self.located.iter().filter(|(known, _)| known.name == server);
+        let moved = moved.flat_map(|(known, _)| addresses.iter().map(move |address| (known, *address)));
+        cluster::endpoints(others.map(|(known, at)| (known, *at)).chain(moved))
+    }
+
+    /// The admin listener of the caller's sidecar.
+    pub fn admin(&self) -> SocketAddr {
+        self.caller.as_ref().unwrap().admin()[0].0
+    }
+
+    /// What the admin listener of a sidecar answers at a path.
+    pub async fn ask_admin(&self, path: &str) -> Reply {
+        let mut client = Client::connect(self.admin()).await;
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await;
+        client.reply().await
+    }
+
+    /// Connections that the proxies have open.
+    pub fn open(&self) -> usize {
+        let sidecars = self.sidecars.iter().map(|(_, sidecar)| sidecar.open());
+        sidecars.chain(self.caller.as_ref().map(Running::open)).sum()
+    }
+
+    /// The first record that is as asked, as soon as it is there.
+    pub async fn record(&self, what: &str, asked: impl Fn(&Record) -> bool) -> Record {
+        self.records.as_ref().unwrap().wait_for(what, asked).await
+    }
+
+    /// Stops all proxies and gives every record that they left.
+    pub async fn stop(self) -> Records {
+        self.stop_counting().await.0
+    }
+
+    /// The same, with how many connections were cut.
+    pub async fn stop_counting(mut self) -> (Records, usize) {
+        let stopped = tokio::task::spawn_blocking(move || {
+            let cut = self.stop_blocking();
+            (self.records.take().unwrap().finish(), cut)
+        });
+        soon("the stop", stopped).await.unwrap()
+    }
+
+    fn stop_blocking(&mut self) -> usize {
+        let caller = self.caller.take();
+        let running = caller.into_iter().chain(self.sidecars.drain(..).map(|(_, sidecar)| sidecar));
+        let stopping: Vec<_> = running.map(|proxy| std::thread::spawn(|| proxy.stop())).collect();
+        stopping.into_iter().map(|stopped| stopped.join().unwrap().unwrap()).sum()
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.stop_blocking();
+        }
+    }
+}
