@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use serde_json::Value;
+use tests::program::beside;
 
-use crate::program::beside;
 use crate::writ;
 
 /// Each wrong line of the directory says so itself: `# wrong: TEXT`, where TEXT stands in what `check` says about it.

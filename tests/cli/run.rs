@@ -3,14 +3,13 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::process::Signal;
 use serde_json::Value;
+use tests::program::{self, Finished, Program};
+use tests::{Directory, PATIENCE};
 
-use crate::program::{self, Finished, PATIENCE, Program};
 use crate::writ;
 
 #[test]
@@ -44,7 +43,7 @@ fn nobody_there_is_a_failure_that_says_what_to_look_at() {
 #[test]
 fn a_mistake_later_on_keeps_what_was_good() {
     let proxy = Proxy::start(MESH, &[]);
-    let policy = proxy.directory.join("config/mesh.yaml");
+    let policy = proxy.directory.path().join("config/mesh.yaml");
     fs::write(&policy, MESH.replace("mode: STRICT", "mode: STRICKT")).unwrap();
     proxy.program.error_line(|line| line.contains("STRICKT"));
     let config = writ(&["admin", "/config", "--admin", &proxy.admin.to_string()]).well();
@@ -135,34 +134,11 @@ impl Proxy {
 }
 
 fn command(directory: &Directory, config: &str, more: &[&str]) -> Command {
-    fs::create_dir(directory.join("config")).unwrap();
-    fs::write(directory.join("config/mesh.yaml"), config).unwrap();
+    fs::create_dir(directory.path().join("config")).unwrap();
+    fs::write(directory.path().join("config/mesh.yaml"), config).unwrap();
     let mut run = Command::new(program::writ());
     run.args(["run", "--outbound=127.0.0.1:0", "--inbound=off", "--health=off", "--metrics=off"]);
     run.args(["--admin=127.0.0.1:0", "--lame-duck=0s", "--workers=1"]);
-    run.arg("--config").arg(directory.join("config")).args(more);
+    run.arg("--config").arg(directory.path().join("config")).args(more);
     run
-}
-
-/// A directory that is removed with the test.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new() -> Self {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("writ-cli-{}-{number}", std::process::id()));
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    fn join(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }

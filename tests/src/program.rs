@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// What is awaited comes much sooner; this only bounds a failure.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+use crate::PATIENCE;
 
 /// The `writ` binary of this build, brought up to date first: `cargo test` alone does not link a binary of another
 /// package. `WRIT_BIN` names another.
@@ -44,8 +43,11 @@ pub fn beside(name: &str) -> PathBuf {
 /// What a program that ended has said.
 #[derive(Debug)]
 pub struct Finished {
+    /// How it ended.
     pub status: ExitStatus,
+    /// All of standard output.
     pub stdout: String,
+    /// All of standard error.
     pub stderr: String,
 }
 
