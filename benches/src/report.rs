@@ -75,12 +75,12 @@ pub fn table(table: &Table<'_>) -> String {
         })
         .collect();
     let mut text = format!("## {}\n\n", table.title);
-    text += "| | CPU us/request | spread | inbound part | requests/s | p50 us | p99 us | errors | v2 | h2 | records |";
+    text += "| | CPU us/request | spread | inbound part | core | requests/s | p50 us | p99 us | errors | v2 | h2 | records |";
     for (label, _) in &measured {
         text += &format!(" x {label} |");
     }
     text += "\n|---|";
-    text += &"---:|".repeat(10 + measured.len());
+    text += &"---:|".repeat(11 + measured.len());
     text += "\n";
     for (label, result) in &table.rows {
         text += &match result {
@@ -89,7 +89,9 @@ pub fn table(table: &Table<'_>) -> String {
         };
     }
     text += &format!(
-        "\nRatios are of the {}: the row's over the column's, less is better. v2: share that the second version got. \
+        "\nRatios are of the {}: the row's over the column's, less is better; spread is of the same figure over the repetitions. core: share of \
+         their core that the proxies had; well under 100 % with many requests in flight means a busy machine, whose \
+         latencies say nothing. v2: share that the second version got. \
          h2: share that reached the application over HTTP/2. records: per request and proxy.\n\n",
         table.figure.name()
     );
@@ -115,9 +117,10 @@ fn row(label: &str, samples: &[Sample], figure: Figure, measured: &[(&str, f64)]
     let errors: u64 = samples.iter().map(|sample| sample.errors).sum();
     let records = samples.iter().all(|sample| sample.records.is_some());
     let mut text = format!(
-        "| {label} | {:.1} | {least:.1} to {most:.1} | {:.1} | {:.0} | {:.0} | {:.0} | {errors} | {:.1} % | {:.0} % | {} |",
+        "| {label} | {:.1} | {least:.1} to {most:.1} | {:.1} | {:.0} % | {:.0} | {:.0} | {:.0} | {errors} | {:.1} % | {:.0} % | {} |",
         median(samples, |sample| sample.cpu_us),
         median(samples, |sample| sample.inbound_cpu_us),
+        median(samples, |sample| sample.cpu_us * sample.rate / 1e4),
         median(samples, |sample| sample.rate),
         median(samples, |sample| sample.p50_us),
         median(samples, |sample| sample.p99_us),

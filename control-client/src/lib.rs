@@ -103,3 +103,6 @@ pub fn start(
     let (receiver, future) = follow::start(path, workload, options)?;
     Ok((receiver, Status::default(), future))
 }
+
+#[cfg(test)]
+mod tests;

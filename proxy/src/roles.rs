@@ -105,9 +105,8 @@ impl Open {
             Self::Port(port) if loopback => {
                 vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]
             }
-            Self::Port(port) => {
-                vec![(Ipv4Addr::UNSPECIFIED, port).into(), (Ipv6Addr::UNSPECIFIED, port).into()]
-            }
+            // One socket takes both families (`net::socket::listen`).
+            Self::Port(port) => vec![(Ipv6Addr::UNSPECIFIED, port).into()],
         }
     }
 }
@@ -144,7 +143,7 @@ mod tests {
     fn a_sidecar_listens_on_both_families() {
         let listeners = listeners(Role::Sidecar, Open::Port(15001), Open::Port(15006), &[]);
         let addresses: Vec<_> = listeners.iter().map(|l| l.address.to_string()).collect();
-        assert_eq!(addresses, ["127.0.0.1:15001", "[::1]:15001", "0.0.0.0:15006", "[::]:15006"]);
+        assert_eq!(addresses, ["127.0.0.1:15001", "[::1]:15001", "[::]:15006"]);
     }
 
     #[test]

@@ -230,6 +230,29 @@ mod tests {
         }
     }
 
+    /// What the proxies under comparison are given must be what they understand, all of it.
+    #[test]
+    fn every_object_is_accepted() {
+        let address = |ip: [u8; 4], port| SocketAddr::from((ip, port));
+        let ports = Ports {
+            outbound: address([127, 0, 0, 1], 1),
+            inbound: [address([127, 0, 0, 2], 2), address([127, 0, 0, 3], 3)],
+            applications: [address([127, 0, 0, 1], 4), address([127, 0, 0, 1], 5)],
+        };
+        let spec = PairSpec { protocol: Protocol::Http2, records: true, policies: 100 };
+        let ratings = control_client::Workload {
+            namespace: "bookinfo".into(),
+            name: "ratings-v1".into(),
+            service_account: "ratings".into(),
+            labels: [("app".to_owned(), "ratings".to_owned())].into(),
+            trust_domain: "cluster.local".into(),
+        };
+        let loaded =
+            control_client::load_str(&format!("{}---\n{}", services(spec, ports), policy(100)), &ratings);
+        assert!(loaded.diagnostics.is_empty(), "{:?}", loaded.diagnostics);
+        assert_eq!(loaded.snapshot.policy.authorization.len(), spec.policies);
+    }
+
     #[test]
     fn half_is_by_principal_and_a_quarter_by_path() {
         let yaml = policy(8_001);

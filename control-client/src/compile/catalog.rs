@@ -1,7 +1,7 @@
 //! The objects in force, by kind.
 
 use crate::keep::Objects;
-use crate::resource::{Object, Resource, core, gateway_api, mesh, security, traffic};
+use crate::resource::{Object, Resource, core, destination, gateway_api, mesh, security, traffic};
 use crate::verdict::VerdictState;
 
 /// One object of a kind.
@@ -21,7 +21,7 @@ pub(super) struct Catalog<'a> {
     pub(super) pods: Vec<Item<'a, core::Pod>>,
     pub(super) service_entries: Vec<Item<'a, traffic::ServiceEntry>>,
     pub(super) workload_entries: Vec<Item<'a, traffic::WorkloadEntry>>,
-    pub(super) destination_rules: Vec<Item<'a, traffic::DestinationRule>>,
+    pub(super) destination_rules: Vec<Item<'a, destination::DestinationRule>>,
     pub(super) routes: Vec<Item<'a, gateway_api::HttpRoute>>,
     pub(super) grants: Vec<Item<'a, gateway_api::ReferenceGrant>>,
     pub(super) peer_authentications: Vec<Item<'a, security::PeerAuthentication>>,

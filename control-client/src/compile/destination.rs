@@ -7,9 +7,9 @@ use super::catalog::{Catalog, Item};
 use super::service::service_host;
 use super::{Findings, Labels};
 use crate::resource::Object;
+use crate::resource::destination::{DestinationRule, Tls, TrafficPolicy};
 use crate::resource::mesh::MeshSettings;
 use crate::resource::text::{CLUSTER_DOMAIN, selects};
-use crate::resource::traffic::{DestinationRule, Tls, TrafficPolicy};
 use crate::snapshot::BackendTls;
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

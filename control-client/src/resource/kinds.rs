@@ -1,7 +1,7 @@
 //! Which groups and kinds are read, ignored, skipped or refused.
 
 use super::read::Fields;
-use super::{Meta, Resource, core, gateway_api, mesh, security, traffic};
+use super::{Meta, Resource, core, destination, gateway_api, mesh, security, traffic};
 
 /// A kind in a group that is read.
 pub(crate) struct Kind {
@@ -104,7 +104,7 @@ static KINDS: &[Kind] = &[
     },
     kind(ISTIO, "ServiceEntry", ISTIO_VERSIONS, Reading::Read(traffic::service_entry)),
     kind(ISTIO, "WorkloadEntry", ISTIO_VERSIONS, Reading::Read(traffic::workload_entry)),
-    kind(ISTIO, "DestinationRule", ISTIO_VERSIONS, Reading::Read(traffic::destination_rule)),
+    kind(ISTIO, "DestinationRule", ISTIO_VERSIONS, Reading::Read(destination::destination_rule)),
     kind(ISTIO, "VirtualService", ISTIO_VERSIONS, Reading::Refuse(VIRTUAL_SERVICE)),
     kind(ISTIO, "Sidecar", ISTIO_VERSIONS, Reading::Refuse(SIDECAR)),
     kind(ISTIO, "EnvoyFilter", ISTIO_VERSIONS, Reading::Refuse(ENVOY_FILTER)),

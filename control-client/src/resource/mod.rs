@@ -1,6 +1,7 @@
 //! Kinds as users write them: files to objects, with every mistake reported.
 
 pub(crate) mod core;
+pub(crate) mod destination;
 pub(crate) mod gateway_api;
 mod kinds;
 pub(crate) mod mesh;
@@ -48,7 +49,7 @@ pub(crate) enum Resource {
     Pod(core::Pod),
     ServiceEntry(traffic::ServiceEntry),
     WorkloadEntry(traffic::WorkloadEntry),
-    DestinationRule(traffic::DestinationRule),
+    DestinationRule(destination::DestinationRule),
     HttpRoute(gateway_api::HttpRoute),
     ReferenceGrant(gateway_api::ReferenceGrant),
     PeerAuthentication(security::PeerAuthentication),
@@ -84,18 +85,54 @@ impl Object {
     }
 }
 
+/// Documents from which on a file is read by several threads.
+const MANY_DOCUMENTS: usize = 512;
+/// At most so many: the data plane wants its cores.
+const MAX_THREADS: usize = 4;
+
 /// Reads all objects of a file. `file` is its name in diagnostics.
 pub(crate) fn read_file(file: &Arc<str>, text: &str) -> ParsedFile {
-    let (documents, errors) = yaml::parse(text);
-    let mut parsed = ParsedFile::default();
-    for error in errors {
-        let message = format!("{}; objects of this file keep their last good version", error.message);
-        parsed.broken.push(file_diagnostic(file, error.line, message));
+    let pieces = yaml::pieces(text);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+    if pieces.len() < MANY_DOCUMENTS || threads == 1 {
+        return read_pieces(file, &pieces);
     }
-    for document in &documents {
-        read_document(file, &document.root, &mut parsed);
+    let mut whole = ParsedFile::default();
+    std::thread::scope(|scope| {
+        let chunks = pieces.chunks(pieces.len().div_ceil(threads));
+        let started: Vec<_> = chunks.map(|chunk| scope.spawn(move || read_pieces(file, chunk))).collect();
+        for part in started {
+            match part.join() {
+                Ok(part) => whole.append(part),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+    });
+    whole
+}
+
+fn read_pieces(file: &Arc<str>, pieces: &[(u32, &str)]) -> ParsedFile {
+    let mut parsed = ParsedFile::default();
+    for (lines_before, piece) in pieces {
+        match yaml::parse(piece, *lines_before) {
+            Ok(documents) => {
+                documents.iter().for_each(|document| read_document(file, &document.root, &mut parsed))
+            }
+            Err(error) => {
+                let message = format!("{}; objects of this file keep their last good version", error.message);
+                parsed.broken.push(file_diagnostic(file, error.line, message));
+            }
+        }
     }
     parsed
+}
+
+impl ParsedFile {
+    fn append(&mut self, other: Self) {
+        self.objects.extend(other.objects);
+        self.broken.extend(other.broken);
+        self.skipped += other.skipped;
+    }
 }
 
 /// A diagnostic about a file.

@@ -345,9 +345,7 @@ mod tests {
 
     #[test]
     fn every_mistake_has_its_path_and_line() {
-        let (documents, _) = yaml::parse(
-            "spec:\n  ruls: 1\n  rules:\n  - port: 70000\n  - port: x\n  on: maybe\n  labels:\n    a.b/c: 1\n",
-        );
+        let documents = yaml::parse("spec:\n  ruls: 1\n  rules:\n  - port: 70000\n  - port: x\n  on: maybe\n  labels:\n    a.b/c: 1\n", 0).unwrap();
         let reader = Reader::new(&documents[0].root);
         let spec = reader.at_root().fields(&["spec"]).unwrap().require("spec").unwrap();
         let fields = spec.fields(&["rules", "on", "labels", "host"]).unwrap();

@@ -1,12 +1,11 @@
-//! networking.istio.io: ServiceEntry, WorkloadEntry and DestinationRule.
+//! networking.istio.io: ServiceEntry and WorkloadEntry.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
 
 use super::read::{At, Fields};
 use super::{Meta, Resource, text};
-use crate::snapshot::{BackendTls, Protocol};
+use crate::snapshot::Protocol;
 
 /// A ServiceEntry.
 #[derive(Debug)]
@@ -57,44 +56,13 @@ pub(crate) struct WorkloadEntry {
 #[derive(Debug, Default)]
 pub(crate) struct ExportTo(Vec<String>);
 
-/// A DestinationRule.
-#[derive(Debug)]
-pub(crate) struct DestinationRule {
-    /// As written, in lower case; a short name is looked for in the namespace of the rule.
-    pub(crate) host: Option<String>,
-    pub(crate) export_to: ExportTo,
-    /// Labels of the clients it is for.
-    pub(crate) clients: Option<BTreeMap<String, String>>,
-    pub(crate) policy: TrafficPolicy,
-    /// By service port; such a policy replaces the general one.
-    pub(crate) ports: BTreeMap<u16, TrafficPolicy>,
-}
-
-/// What of a trafficPolicy is in force.
-#[derive(Debug, Default)]
-pub(crate) struct TrafficPolicy {
-    pub(crate) tls: Tls,
-    pub(crate) connect_timeout: Option<Duration>,
-}
-
-/// `trafficPolicy.tls`.
-#[derive(Debug, Default)]
-pub(crate) enum Tls {
-    /// Not mentioned.
-    #[default]
-    Auto,
-    Set(BackendTls),
-    /// Written and not understood: no connection at all is better than one in the wrong way.
-    Unreadable,
-}
-
 impl ExportTo {
     pub(crate) fn shows(&self, own: &str, client: &str) -> bool {
         let shows = |to: &String| to == "*" || to == client || (to == "." && own == client);
         self.0.is_empty() || self.0.iter().any(shows)
     }
 
-    fn read(at: Option<At<'_>>) -> Self {
+    pub(super) fn read(at: Option<At<'_>>) -> Self {
         let items = at.into_iter().flat_map(|at| at.items());
         let namespace = |at: At<'_>| {
             let text = at.text()?;
@@ -150,7 +118,7 @@ fn read_service_entry(object: Fields<'_>, entry: &mut ServiceEntry) -> Option<()
     ];
     let spec = object.require("spec")?.fields(&known)?;
     entry.hosts =
-        spec.require("hosts").map(|at| at.items().filter_map(text::host).collect()).unwrap_or_default();
+        spec.require("hosts").map(|at| at.items().filter_map(entry_host).collect()).unwrap_or_default();
     entry.addresses =
         spec.get("addresses").map(|at| at.items().filter_map(address).collect()).unwrap_or_default();
     entry.ports =
@@ -201,6 +169,17 @@ fn check_resolution(spec: Fields<'_>, entry: &mut ServiceEntry) {
         }
         _ => {}
     }
+}
+
+fn entry_host(at: At<'_>) -> Option<String> {
+    let host = text::host(at)?;
+    if host == "*" {
+        at.error(
+            "every host is too many: MeshSettings outboundTrafficPolicy says what becomes of unknown ones",
+        );
+        return None;
+    }
+    Some(host)
 }
 
 fn entry_port(at: At<'_>) -> Option<EntryPort> {
@@ -257,176 +236,9 @@ fn workload(at: At<'_>) -> Option<WorkloadEntry> {
     })
 }
 
-/// Reads a DestinationRule.
-pub(crate) fn destination_rule(_: &Meta, object: Fields<'_>) -> Resource {
-    let mut rule = DestinationRule {
-        host: None,
-        export_to: ExportTo::default(),
-        clients: None,
-        policy: TrafficPolicy::default(),
-        ports: BTreeMap::new(),
-    };
-    read_destination_rule(object, &mut rule);
-    Resource::DestinationRule(rule)
-}
-
-fn read_destination_rule(object: Fields<'_>, rule: &mut DestinationRule) -> Option<()> {
-    let spec = object.require("spec")?.fields(&[
-        "host",
-        "trafficPolicy",
-        "subsets",
-        "exportTo",
-        "workloadSelector",
-    ])?;
-    rule.host = spec.require("host").and_then(text::host);
-    rule.export_to = ExportTo::read(spec.get("exportTo"));
-    rule.clients = spec.get("workloadSelector").and_then(text::selector);
-    if let Some(subsets) = spec.get("subsets") {
-        subsets.items().for_each(|at| {
-            subset(at);
-        });
-        subsets
-            .warn("accepted, not in force yet: an HTTPRoute names Services, so give each version a Service");
-    }
-    let Some(at) = spec.get("trafficPolicy") else { return Some(()) };
-    let known = [
-        "tls",
-        "connectionPool",
-        "loadBalancer",
-        "outlierDetection",
-        "portLevelSettings",
-        "tunnel",
-        "proxyProtocol",
-        "retryBudget",
-    ];
-    let Some(fields) = at.fields(&known) else {
-        rule.policy.tls = Tls::Unreadable;
-        return None;
-    };
-    fields.not_in_force(&["tunnel", "proxyProtocol", "retryBudget"]);
-    rule.policy = traffic_policy(fields);
-    for at in fields.get("portLevelSettings").into_iter().flat_map(|at| at.items()) {
-        let Some(fields) = at.fields(&["port", "tls", "connectionPool", "loadBalancer", "outlierDetection"])
-        else {
-            continue;
-        };
-        let policy = traffic_policy(fields);
-        let port = fields.require("port").and_then(|at| at.fields(&["number"])?.require("number")?.port());
-        if let Some(port) = port {
-            rule.ports.insert(port, policy);
-        }
-    }
-    Some(())
-}
-
-fn subset(at: At<'_>) -> Option<()> {
-    let fields = at.fields(&["name", "labels", "trafficPolicy"])?;
-    fields.require("name")?.text();
-    fields.get("labels").map(At::string_map);
-    Some(())
-}
-
-fn traffic_policy(fields: Fields<'_>) -> TrafficPolicy {
-    fields.not_in_force(&["loadBalancer", "outlierDetection"]);
-    let mut policy = TrafficPolicy::default();
-    if let Some(at) = fields.get("tls") {
-        policy.tls = tls(at).map_or(Tls::Unreadable, Tls::Set);
-    }
-    if let Some(pool) = fields.get("connectionPool").and_then(|at| at.fields(&["tcp", "http"])) {
-        pool.not_in_force(&["http"]);
-        let known =
-            ["connectTimeout", "maxConnections", "tcpKeepalive", "maxConnectionDuration", "idleTimeout"];
-        if let Some(tcp) = pool.get("tcp").and_then(|at| at.fields(&known)) {
-            tcp.not_in_force(&known[1..]);
-            policy.connect_timeout = tcp.get("connectTimeout").and_then(connect_timeout);
-        }
-    }
-    policy
-}
-
-fn connect_timeout(at: At<'_>) -> Option<Duration> {
-    let timeout = text::go_duration(at)?;
-    if timeout.is_zero() {
-        at.error("must be longer than nothing");
-        return None;
-    }
-    Some(timeout)
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum TlsMode {
-    Disable,
-    Simple,
-    Mutual,
-    IstioMutual,
-}
-
-/// `None` when any field of it is wrong.
-fn tls(at: At<'_>) -> Option<BackendTls> {
-    let known = [
-        "mode",
-        "clientCertificate",
-        "privateKey",
-        "caCertificates",
-        "credentialName",
-        "subjectAltNames",
-        "sni",
-        "insecureSkipVerify",
-        "caCrl",
-    ];
-    let fields = at.fields(&known)?;
-    let modes = [
-        ("DISABLE", TlsMode::Disable),
-        ("SIMPLE", TlsMode::Simple),
-        ("MUTUAL", TlsMode::Mutual),
-        ("ISTIO_MUTUAL", TlsMode::IstioMutual),
-    ];
-    // Istio's default, DISABLE, is too quiet for a field left out.
-    let mode = fields.require("mode").and_then(|at| at.one_of(&modes));
-    let mut refused = false;
-    for name in ["credentialName", "caCrl"] {
-        if let Some(at) = fields.get(name) {
-            at.error("not supported yet; name files instead");
-            refused = true;
-        }
-    }
-    if let Some(at) = fields.get("insecureSkipVerify")
-        && at.bool() != Some(false)
-    {
-        at.error("not supported: a server that nobody verified could be anyone");
-        refused = true;
-    }
-    let client =
-        (fields.get("clientCertificate").and_then(At::text), fields.get("privateKey").and_then(At::text));
-    let ca_file = fields.get("caCertificates").and_then(At::text);
-    let sans = fields.get("subjectAltNames").map(At::texts).unwrap_or_default();
-    let sni = fields.get("sni").and_then(At::text);
-    let mode = mode.filter(|_| !refused)?;
-    if matches!(mode, TlsMode::Simple | TlsMode::Mutual) && ca_file.is_none() {
-        at.warn("without caCertificates no server can be verified (Writ carries no system roots): connections are refused");
-    }
-    match (mode, client) {
-        (TlsMode::Disable, _) => Some(BackendTls::Plaintext),
-        (TlsMode::IstioMutual, (None, None)) if ca_file.is_none() => Some(BackendTls::Mesh { sans }),
-        (TlsMode::IstioMutual, _) => {
-            at.error("ISTIO_MUTUAL uses the workload's own certificate; name no files");
-            None
-        }
-        (TlsMode::Simple, _) => Some(BackendTls::Tls { sni, sans, ca_file, client_files: None }),
-        (TlsMode::Mutual, (Some(certificate), Some(key))) => {
-            Some(BackendTls::Tls { sni, sans, ca_file, client_files: Some((certificate, key)) })
-        }
-        (TlsMode::Mutual, _) => {
-            at.error("MUTUAL needs clientCertificate and privateKey");
-            None
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::tests::only;
-    use super::*;
 
     fn read(kind: &str, spec: &str) -> (std::sync::Arc<super::super::Object>, Vec<String>) {
         only(&format!(
@@ -447,6 +259,7 @@ mod tests {
             assert!(object.good, "{spec}: {found:?}");
         }
         let bad = [
+            ("{hosts: ['*'], ports: [{number: 80, name: http}], addresses: [10.0.0.1]}", "every host"),
             ("{ports: [{number: 80, name: http}]}", "spec.hosts: is required"),
             ("{hosts: [a.example], ports: [{number: 80, name: http}], resolution: DNS}", "not resolved yet"),
             ("{hosts: [a.example], ports: [{number: 80, name: http}], addresses: [10.0.0.0/8]}", "ranges"),
@@ -466,45 +279,5 @@ mod tests {
             assert!(!object.good, "{spec}");
             assert!(found.join("\n").contains(wanted), "{spec}: {found:?}");
         }
-    }
-
-    #[test]
-    fn destination_rules() {
-        let tls = |spec: &str| match read("DestinationRule", spec) {
-            (object, found) => match &object.resource {
-                Resource::DestinationRule(rule) => (object.good, format!("{:?}", rule.policy.tls), found),
-                _ => panic!(),
-            },
-        };
-        assert!(tls("{host: a, trafficPolicy: {tls: {mode: DISABLE}}}").1.contains("Plaintext"));
-        assert!(
-            tls("{host: a, trafficPolicy: {tls: {mode: ISTIO_MUTUAL, subjectAltNames: [x]}}}")
-                .1
-                .contains("Mesh")
-        );
-        let (good, _, found) = tls("{host: a, trafficPolicy: {tls: {mode: SIMPLE}}}");
-        assert!(good && found.len() == 1, "{found:?}");
-        for spec in [
-            "{host: a, trafficPolicy: {tls: {mode: SIMPEL}}}",
-            "{host: a, trafficPolicy: {tls: {}}}",
-            "{host: a, trafficPolicy: {tls: {mode: MUTUAL}}}",
-            "{host: a, trafficPolicy: {tls: {mode: SIMPLE, insecureSkipVerify: true}}}",
-            "{host: a, trafficPolicy: 1}",
-        ] {
-            let (good, tls, _) = tls(spec);
-            assert!(!good && tls == "Unreadable", "{spec}: {tls}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_in_force_is_said() {
-        let (object, found) = read(
-            "DestinationRule",
-            "{host: a, trafficPolicy: {loadBalancer: {simple: RANDOM}, outlierDetection: {}, connectionPool: {tcp: {connectTimeout: 1.5s, maxConnections: 3}, http: {}}}, subsets: [{name: v1, labels: {v: '1'}}]}",
-        );
-        assert!(object.good);
-        assert_eq!(found.len(), 5, "{found:?}");
-        let Resource::DestinationRule(rule) = &object.resource else { panic!() };
-        assert_eq!(rule.policy.connect_timeout, Some(Duration::from_millis(1500)));
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_saphyr::granit_parser::{self, Event, Parser, ScalarStyle, Tag};
 
-/// Nodes that aliases may create in one file: enough for any honest use, too few for a billion laughs.
+/// Nodes that aliases may create in one document: enough for any honest use, too few for a billion laughs.
 const MAX_ALIAS_NODES: usize = 100_000;
 
 /// One document of a file.
@@ -51,14 +51,44 @@ pub(crate) struct Entry {
     pub(crate) value: Node,
 }
 
-/// Parses all documents of a file. Where one is broken, the others are still found, by the `---` lines between.
-pub(crate) fn parse(text: &str) -> (Vec<Document>, Vec<SyntaxError>) {
+/// The pieces of a file between its `---` lines, each with the number of lines before it.
+///
+/// `---` at the start of a line can't be content, not even in a block or quoted scalar, so the cuts are exact. Pieces
+/// are parsed one by one: a broken one doesn't take the others along, and only one tree is in memory at a time.
+pub(crate) fn pieces(text: &str) -> Vec<(u32, &str)> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut alias_nodes = MAX_ALIAS_NODES;
-    match parse_stream(text, 0, &mut alias_nodes) {
-        Ok(documents) => (documents, Vec::new()),
-        Err(error) => recover(text, error),
+    let mut pieces = Vec::new();
+    let (mut start, mut start_line, mut offset) = (0, 0, 0);
+    // Directives and comments belong to the document that the next `---` starts.
+    let mut only_preface = true;
+    for (line, text_line) in (0..).zip(text.split_inclusive('\n')) {
+        let marker = text_line
+            .strip_prefix("---")
+            .is_some_and(|rest| rest.trim_start().len() < rest.len() || rest.is_empty());
+        if marker && !only_preface {
+            pieces.push((start_line, &text[start..offset]));
+            (start, start_line) = (offset, line);
+        }
+        only_preface &= !marker && (text_line.starts_with(['%', '#']) || text_line.trim().is_empty());
+        offset += text_line.len();
     }
+    pieces.push((start_line, &text[start..]));
+    pieces
+}
+
+/// Parses the documents of one piece.
+pub(crate) fn parse(piece: &str, lines_before: u32) -> Result<Vec<Document>, SyntaxError> {
+    let options = granit_parser::options! { emit_comments: false };
+    let mut builder = Builder::default();
+    for next in Parser::new_from_str_with_options(piece, options) {
+        let (event, span) = next.map_err(|error| SyntaxError {
+            line: to_line(error.marker().line(), lines_before),
+            message: format!("not YAML: {}", error.info()),
+        })?;
+        let line = to_line(span.start.line(), lines_before);
+        builder.event(event, line).map_err(|message| SyntaxError { line, message })?;
+    }
+    Ok(builder.documents)
 }
 
 impl Node {
@@ -115,60 +145,28 @@ impl Node {
     }
 }
 
-/// `---` at the start of a line can't be content, not even in a block or quoted scalar, so splitting there is exact.
-fn recover(text: &str, whole: SyntaxError) -> (Vec<Document>, Vec<SyntaxError>) {
-    let (mut documents, mut errors) = (Vec::new(), Vec::new());
-    let mut alias_nodes = MAX_ALIAS_NODES;
-    let (mut start, mut start_line, mut offset, mut line) = (0, 0, 0, 0);
-    let mut pieces = Vec::new();
-    for text_line in text.split_inclusive('\n') {
-        let marker = text_line
-            .strip_prefix("---")
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace));
-        if marker && offset > start {
-            pieces.push((start_line, &text[start..offset]));
-            (start, start_line) = (offset, line);
-        }
-        offset += text_line.len();
-        line += 1;
-    }
-    pieces.push((start_line, &text[start..]));
-    for (first_line, piece) in pieces {
-        match parse_stream(piece, first_line, &mut alias_nodes) {
-            Ok(found) => documents.extend(found),
-            Err(error) => errors.push(error),
-        }
-    }
-    if errors.is_empty() {
-        errors.push(whole);
-    }
-    (documents, errors)
-}
-
-fn parse_stream(text: &str, line_offset: u32, alias_nodes: &mut usize) -> Result<Vec<Document>, SyntaxError> {
-    let options = granit_parser::options! { emit_comments: false };
-    let mut builder = Builder::new(alias_nodes);
-    for next in Parser::new_from_str_with_options(text, options) {
-        let (event, span) = next.map_err(|error| SyntaxError {
-            line: to_line(error.marker().line(), line_offset),
-            message: format!("not YAML: {}", error.info()),
-        })?;
-        let line = to_line(span.start.line(), line_offset);
-        builder.event(event, line).map_err(|message| SyntaxError { line, message })?;
-    }
-    Ok(builder.documents)
-}
-
 fn to_line(line: usize, offset: u32) -> u32 {
     u32::try_from(line).unwrap_or(u32::MAX).saturating_add(offset)
 }
 
 /// Builds trees from events, without recursion.
-struct Builder<'b> {
+struct Builder {
     documents: Vec<Document>,
     open: Vec<Open>,
     anchors: HashMap<usize, Node>,
-    alias_nodes: &'b mut usize,
+    /// Nodes that anchors and aliases may still hold.
+    alias_nodes: usize,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            documents: Vec::new(),
+            open: Vec::new(),
+            anchors: HashMap::new(),
+            alias_nodes: MAX_ALIAS_NODES,
+        }
+    }
 }
 
 /// A collection that has not ended.
@@ -179,11 +177,7 @@ struct Open {
     key: Option<(String, u32)>,
 }
 
-impl<'b> Builder<'b> {
-    fn new(alias_nodes: &'b mut usize) -> Self {
-        Self { documents: Vec::new(), open: Vec::new(), anchors: HashMap::new(), alias_nodes }
-    }
-
+impl Builder {
     fn event(&mut self, event: Event<'_>, line: u32) -> Result<(), String> {
         match event {
             Event::DocumentStart(..) => self.anchors.clear(),
@@ -209,7 +203,7 @@ impl<'b> Builder<'b> {
                 let mut node =
                     self.anchors.get(&id).cloned().ok_or("an alias inside of what it stands for")?;
                 let size = node.size();
-                *self.alias_nodes = self.alias_nodes.checked_sub(size).ok_or("aliases expand to too much")?;
+                self.alias_nodes = self.alias_nodes.checked_sub(size).ok_or("aliases expand to too much")?;
                 node.line = line;
                 if self.takes_key() {
                     let key = node.as_str().map(str::to_owned).ok_or("only a string can be a key")?;
@@ -248,7 +242,7 @@ impl<'b> Builder<'b> {
     fn complete(&mut self, node: Node, anchor: usize) -> Result<(), String> {
         if anchor != 0 {
             let size = node.size();
-            *self.alias_nodes = self.alias_nodes.checked_sub(size).ok_or("anchors hold too much")?;
+            self.alias_nodes = self.alias_nodes.checked_sub(size).ok_or("anchors hold too much")?;
             self.anchors.insert(anchor, node.clone());
         }
         match self.open.last_mut() {
@@ -316,10 +310,13 @@ mod tests {
     use super::*;
 
     fn one(text: &str) -> Node {
-        let (mut documents, errors) = parse(text);
-        assert_eq!(errors, []);
+        let mut documents = parse(text, 0).unwrap();
         assert_eq!(documents.len(), 1);
         documents.remove(0).root
+    }
+
+    fn all(text: &str) -> Vec<Result<Vec<Document>, SyntaxError>> {
+        pieces(text).into_iter().map(|(lines, piece)| parse(piece, lines)).collect()
     }
 
     #[test]
@@ -344,20 +341,33 @@ mod tests {
 
     #[test]
     fn lines_and_documents() {
-        let (documents, errors) = parse("# c\na: 1\n---\n\nb:\n- x\n- y: 2\n---\n");
-        assert_eq!(errors, []);
-        let b = documents[1].root.get("b").unwrap();
-        assert_eq!((documents[0].root.line, b.line), (2, 6));
+        let found = all("# c\na: 1\n---\n\nb:\n- x\n- y: 2\n---\n");
+        let root = |index: usize| &found[index].as_ref().unwrap()[0].root;
+        let b = root(1).get("b").unwrap();
+        assert_eq!((root(0).line, b.line, found.len()), (2, 6, 3));
         let Value::List(items) = &b.value else { panic!() };
         assert_eq!((items[0].line, items[1].line), (6, 7));
     }
 
     #[test]
+    fn where_documents_begin() {
+        let starts = |text| pieces(text).into_iter().map(|(line, _)| line).collect::<Vec<_>>();
+        assert_eq!(starts(""), [0]);
+        assert_eq!(starts("a\n---\nb\n--- c\n---"), [0, 1, 3, 4]);
+        assert_eq!(starts("%YAML 1.2\n# c\n\n---\na: 1\n"), [0]);
+        assert_eq!(starts("---\na: |\n  ---\n  x\n----\n---x\n"), [0]);
+        assert_eq!(
+            all("%YAML 1.2\n---\na: 1\n---\r\nb: 1\r\n").iter().filter(|piece| piece.is_ok()).count(),
+            2
+        );
+    }
+
+    #[test]
     fn one_broken_document_does_not_take_the_others_along() {
-        let (documents, errors) = parse("a: 1\n---\nb: [1\n---\nc: 3\n");
-        assert_eq!(documents.len(), 2);
-        assert_eq!(errors.len(), 1);
-        assert!((3..=4).contains(&errors[0].line), "{errors:?}");
+        let found = all("a: 1\n---\nb: [1\n---\nc: 3\n");
+        assert!(found[0].is_ok() && found[2].is_ok());
+        let line = found[1].as_ref().unwrap_err().line;
+        assert!((3..=4).contains(&line), "{line}");
     }
 
     #[test]
@@ -368,9 +378,8 @@ mod tests {
         for i in 1..9 {
             bomb += &format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 10].join(","));
         }
-        let (_, errors) = parse(&bomb);
-        assert!(errors[0].message.contains("too much"), "{errors:?}");
-        assert!(!parse("a: &a [*a]").1.is_empty());
+        assert!(parse(&bomb, 0).unwrap_err().message.contains("too much"));
+        assert!(parse("a: &a [*a]", 0).is_err());
         let doubled = one("a: 1\nb: {c: 1, c: 2}\na: 3\n");
         let lines: Vec<_> = doubled.duplicate_keys().iter().map(|e| (e.key.as_str(), e.line)).collect();
         assert_eq!(lines, [("c", 2), ("a", 3)]);
@@ -378,8 +387,8 @@ mod tests {
 
     #[test]
     fn tags_and_complex_keys_are_refused() {
-        assert!(!parse("a: !Ref x").1.is_empty());
-        assert!(!parse("? [a]\n: b").1.is_empty());
+        assert!(parse("a: !Ref x", 0).is_err());
+        assert!(parse("? [a]\n: b", 0).is_err());
         assert_eq!(one("a: !!str 1").get("a").unwrap().as_str(), Some("1"));
     }
 }

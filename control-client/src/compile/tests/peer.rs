@@ -11,7 +11,9 @@ fn policy(name: &str, created: u32, spec: &str) -> String {
     )
 }
 
-fn merged(snapshot: &Snapshot) -> (MtlsMode, Vec<(u16, MtlsMode)>) {
+type Ports = Vec<(u16, MtlsMode)>;
+
+fn merged(snapshot: &Snapshot) -> (MtlsMode, Ports) {
     let merged = &snapshot.policy.peer_authentication;
     (merged.default.mode, merged.ports.iter().map(|(port, mode)| (*port, mode.mode)).collect())
 }
@@ -30,8 +32,8 @@ fn composed_as_istio_composes() {
     let ports = |mode: &str, ports: &str| {
         policy("w", 1, &format!("{{{SELECTOR}, mtls: {{mode: {mode}}}, portLevelMtls: {{{ports}}}}}"))
     };
-    let none = Vec::<(u16, MtlsMode)>::new;
-    let cases: Vec<(&str, Vec<String>, MtlsMode, Vec<(u16, MtlsMode)>)> = vec![
+    let none = Ports::new;
+    let cases: Vec<(&str, Vec<String>, MtlsMode, Ports)> = vec![
         ("no config", vec![], Permissive, none()),
         ("mesh only", vec![mesh(1, "STRICT")], Strict, none()),
         ("mesh and namespace", vec![mesh(1, "STRICT"), namespace("n", 1, "PERMISSIVE")], Permissive, none()),

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use control_client::snapshot::{MtlsMode, Snapshot};
-use control_client::verdict::{Diagnostic, Severity, VerdictState};
-use control_client::{Options, Source, StartError, Workload, load_once, start};
+use crate::snapshot::{MtlsMode, Snapshot};
+use crate::verdict::{Diagnostic, Severity, VerdictState};
+use crate::{Options, Source, StartError, Workload, load_once, start};
 use tokio::sync::watch::Receiver;
 
 /// A directory of its own, removed at the end.

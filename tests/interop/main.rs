@@ -1,0 +1,26 @@
+//! Tests against the real kernel and real peers: the `writ` binary in network namespaces behind redirection rules, with
+//! curl, plain servers and gRPC's own implementation on the other ends. Needs what `tests/peers.sh` installs.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod grpc;
+mod interception;
+mod mesh;
+mod namespace;
+mod opaque;
+#[path = "../program.rs"]
+mod program;
+mod records;
+mod requests;
+mod wire;
+
+/// Says aloud that a test could not run here; where nothing may be skipped that is a failure.
+pub fn skipped(test: &str, wants: &str) {
+    let strict = std::env::var("CI").is_ok_and(|ci| ci == "true" || ci == "1");
+    assert!(!strict, "{test} needs {wants}");
+    // Past the capture of the test harness, which shows nothing of tests that end well.
+    let _ = std::io::Write::write_all(
+        &mut std::io::stderr(),
+        format!("SKIPPED: {test} needs {wants}\n").as_bytes(),
+    );
+}
