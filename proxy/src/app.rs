@@ -20,7 +20,7 @@ use crate::conn;
 use crate::drain::{Drain, Phase};
 use crate::explain::{Query, explain};
 use crate::generation::{Current, Published};
-use crate::http::serve_h1::{DrainSignal, Timeouts};
+use crate::http::serve_h1::DrainSignal;
 use crate::identity::{self, Identity, SpiffeId};
 use crate::listen::{self, Accepted, Placement};
 use crate::net::OwnListeners;
@@ -395,7 +395,7 @@ impl Shared {
             own: Arc::clone(&self.own),
             server_first: conn::ServerFirst::default(),
             deadlines: self.deadlines,
-            http1: Rc::new(Timeouts { idle: self.deadlines.idle, ..Timeouts::default() }),
+            http1: Rc::new(self.deadlines.http1()),
             draining: DrainSignal::new(),
         })
     }

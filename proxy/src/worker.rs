@@ -52,16 +52,37 @@ pub struct Deadlines {
     pub handshake: Duration,
     /// For an HTTP connection without a request, and a tunnel without a byte.
     pub idle: Duration,
+    /// For a whole HTTP/1 head, from its first byte.
+    pub head: Duration,
+    /// For the next bytes of an HTTP/1 request body that the server waits for.
+    pub body: Duration,
+    /// For a client to take any of its HTTP/1 answer.
+    pub write: Duration,
+    /// For the answer to a client that closed its sending side.
+    pub half_close: Duration,
 }
 
 impl Default for Deadlines {
     /// Envoy's stream and connection idle timeouts where it has them.
     fn default() -> Self {
+        let Timeouts { head, idle, body, write, half_close } = Timeouts::default();
         Self {
             detect: Duration::from_millis(100),
             handshake: Duration::from_secs(10),
-            idle: Duration::from_secs(3600),
+            idle,
+            head,
+            body,
+            write,
+            half_close,
         }
+    }
+}
+
+impl Deadlines {
+    /// Those of HTTP/1 connections.
+    pub fn http1(&self) -> Timeouts {
+        let Self { idle, head, body, write, half_close, .. } = *self;
+        Timeouts { head, idle, body, write, half_close }
     }
 }
 

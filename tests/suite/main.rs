@@ -5,5 +5,8 @@ mod http2;
 mod identity;
 mod policy;
 mod routes;
+mod strict_http2;
+mod strict_requests;
+mod strict_responses;
 mod tcp;
 mod tunnels;

@@ -94,12 +94,7 @@ async fn attempts(
             }
             Err(failed) => {
                 stages::attempted(record, &hop, Err(&failed.reject), us);
-                // Nothing was sent, or a policy says that what was sent may be sent again.
-                let again = failed.request.map(|request| *request).or(spare);
-                match again.filter(|_| retries > 0) {
-                    None => return Err(failed.reject),
-                    Some(again) => request = again,
-                }
+                request = again(failed, spare, retries)?;
             }
         }
         retries -= 1;
@@ -160,7 +155,19 @@ fn pick(
     picked.inspect_err(|reject| stages::charge_hop(&mut record.decision, reject))
 }
 
-/// A copy to send again: only of what is all here, and of methods that may be repeated (RFC 9110 section 9.2.2).
+/// What to send once more after a try without a response: what the server can't have acted on, or what a policy lets be
+/// sent twice. An answer that was not understood is an answer.
+fn again(failed: SendError, spare: Option<Request<Body>>, retries: u32) -> Result<Request<Body>, Reject> {
+    let SendError { reject, request, .. } = failed;
+    let again = match reject.reason {
+        _ if reject.before_request() => request.map(|request| *request).or(spare),
+        Reason::ResetBeforeResponse | Reason::BackendTimeout => spare,
+        _ => None,
+    };
+    again.filter(|_| retries > 0).ok_or(reject)
+}
+
+/// A copy to send again: only of what is all here, and does not turn into a tunnel.
 fn replayable(request: &Request<Body>) -> Option<Request<Body>> {
     let body = match request.body() {
         Body::Empty => Body::Empty,

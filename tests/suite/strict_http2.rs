@@ -1,0 +1,92 @@
+//! HTTP/2 requests that would mean something else in HTTP/1: refused before they are translated, and recorded once.
+
+use tests::{App, Client, H2Frames, Mesh, Server, World};
+
+const RST_STREAM: u8 = 0x3;
+const GOAWAY: u8 = 0x7;
+
+/// A port that is spoken to in HTTP/1, whatever the caller speaks.
+async fn ratings(app: &App) -> Mesh {
+    World::new().server(Server::new("ratings", app).port_name("http")).start().await
+}
+
+const GOOD: [(&str, &str); 4] =
+    [(":method", "POST"), (":scheme", "http"), (":path", "/"), (":authority", "ratings:9080")];
+
+/// Sends a request of the good fields with others after them.
+async fn with(client: &mut Client, others: &[(&str, &str)]) -> Vec<(u8, Vec<u8>)> {
+    let fields: Vec<_> = GOOD.iter().chain(others).copied().collect();
+    H2Frames::new().headers(1, &fields, true).exchange(client, 1).await
+}
+
+#[tokio::test]
+async fn the_frames_of_a_good_request_are_taken() {
+    let app = App::echo().await;
+    let mesh = ratings(&app).await;
+    let answers = with(&mut mesh.client().await, &[("x-a", "1")]).await;
+    assert!(answers.iter().all(|(kind, _)| ![RST_STREAM, GOAWAY].contains(kind)), "{answers:?}");
+    assert_eq!(app.requests(), 1);
+    mesh.stop().await.pair("/");
+}
+
+#[tokio::test]
+async fn fields_that_frame_http_1_or_break_its_lines() {
+    let app = App::echo().await;
+    let mesh = ratings(&app).await;
+    let cases: &[(&str, &[(&str, &str)])] = &[
+        ("connection", &[("connection", "close")]),
+        ("transfer-encoding", &[("transfer-encoding", "chunked")]),
+        ("keep-alive", &[("keep-alive", "timeout=5")]),
+        ("proxy-connection", &[("proxy-connection", "keep-alive")]),
+        ("upgrade", &[("upgrade", "websocket")]),
+        ("te other than trailers", &[("te", "gzip")]),
+        ("CR LF in a value", &[("x-a", "1\r\nx-b: 2")]),
+        ("LF in a value", &[("x-a", "1\nx-b: 2")]),
+        ("NUL in a value", &[("x-a", "1\0")]),
+        ("an upper-case name", &[("X-A", "1")]),
+        ("a colon in a name", &[("x-a: 1\r\nx-b", "2")]),
+        ("a pseudo-field after fields", &[("x-a", "1"), (":path", "/admin")]),
+        ("a second path", &[(":path", "/admin")]),
+        ("a host that disagrees", &[("host", "admin")]),
+        ("a length that the body has not", &[("content-length", "5")]),
+    ];
+    for (number, (what, fields)) in cases.iter().enumerate() {
+        let answers = with(&mut mesh.client().await, fields).await;
+        let refused = answers.iter().any(|(kind, _)| [RST_STREAM, GOAWAY].contains(kind))
+            || answers.first().is_some_and(|(_, block)| is_status_400(block));
+        assert!(refused, "{what}: {answers:?}");
+        mesh.record(what, |record| record.text("/ended/reason") == "malformed-request").await;
+        assert_eq!(app.requests(), 0, "{what} of case {number} reached the application");
+    }
+    let records = mesh.stop().await;
+    let outbound = records.side("outbound");
+    assert_eq!((outbound.len(), records.side("inbound").len()), (cases.len(), 0), "{records:#?}");
+    assert!(
+        outbound.iter().all(|record| record.text("/ended/reason") == "malformed-request"),
+        "{records:#?}"
+    );
+}
+
+/// Status 400 stands in the static table (RFC 7541 appendix A, index 12).
+fn is_status_400(block: &[u8]) -> bool {
+    block.first() == Some(&(0x80 | 12))
+}
+
+#[tokio::test]
+async fn a_request_without_an_authority_that_means_something() {
+    let app = App::echo().await;
+    let mesh = ratings(&app).await;
+    for (what, authority) in
+        [("user information", "user@ratings:9080"), ("nothing", ""), ("no port", "ratings:port")]
+    {
+        let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", authority)];
+        let mut client = mesh.client().await;
+        let answers = H2Frames::new().headers(1, &fields, true).exchange(&mut client, 1).await;
+        let refused = answers.iter().any(|(kind, _)| [RST_STREAM, GOAWAY].contains(kind))
+            || answers.first().is_some_and(|(_, block)| is_status_400(block));
+        assert!(refused, "{what}: {answers:?}");
+    }
+    assert_eq!(app.connections(), 0);
+    let records = mesh.stop().await;
+    assert_eq!(records.side("outbound").len(), 3, "{records:#?}");
+}
