@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::decision::{PolicyRef, Reason, Stage};
-use crate::drain::Guard;
+use crate::drain::{Guard, Phase};
 use crate::error::Reject;
 use crate::generation::Held;
 use crate::http::pipeline::Line;
@@ -60,31 +60,24 @@ pub async fn serve(
     if net::socket::prepare(&socket, Some(net::socket::Keepalive::default())).is_err() {
         return;
     }
-    let original = net::socket::original_dst(&socket);
-    let local = socket.local_addr().map_or(listener.address, net::socket::canonical);
+    let _open = worker.shard.connection(listener.side);
     let arrival = Arrival { worker, side: listener.side, source: net::socket::canonical(source), guard };
-    let _open = arrival.worker.shard.connection(listener.side);
-    match (listener.side, listener.destination, original) {
-        (Side::Inbound, Destination::Fixed(app), _) => arrival.inbound(socket, app, false).await,
-        (Side::Inbound, Destination::Original, Some(to)) if !arrival.worker.own.leads_back(to) => {
-            arrival.inbound(socket, to, true).await;
-        }
-        (Side::Outbound, _, Some(to)) if !arrival.worker.own.leads_back(to) => {
-            arrival.outbound(socket, to).await
-        }
-        (Side::Outbound, _, None) => arrival.by_authority(socket, local).await,
-        // Without a destination, or to ourselves.
-        (_, _, to) => {
-            let facts = arrival.facts(to.unwrap_or(local), None);
-            arrival.refused(
-                &facts,
-                "tcp",
-                &Reject::because(
-                    Stage::Accept,
-                    Reason::LoopDetected,
-                    "not redirected here by interception rules, or to the proxy's own port",
-                ),
-            );
+    // Each step is boxed, so that a connection which waits, as most do, holds none but the one it waits in.
+    let mut ready = Box::pin(arrival.look(listener, socket)).await;
+    while let Some(Ready { io, peer, target, carries }) = ready.take() {
+        let worker = &arrival.worker;
+        match carries {
+            Carries::Http1 => serve::http1(io, Line::of(worker, peer, target)).await,
+            Carries::Http2 => {
+                Box::pin(serve::http2(io, Line::of(worker, peer, target), &arrival.guard)).await
+            }
+            Carries::Tcp(protocol) => Box::pin(tcp::serve(io, worker, &peer, target, protocol)).await,
+            Carries::Silence => {
+                // A client that was taken for silent and speaks is looked at again.
+                if let Some(Io::Plain(io)) = Box::pin(tcp::server_first(io, worker, &peer, target)).await {
+                    ready = Box::pin(arrival.look_at(io, target)).await;
+                }
+            }
         }
     }
 }
@@ -97,39 +90,69 @@ struct Arrival {
     guard: Guard,
 }
 
+/// A connection that can be served.
+struct Ready {
+    io: Io,
+    peer: Peer,
+    target: Target,
+    carries: Carries,
+}
+
 impl Arrival {
-    /// To this workload, whose application is at `destination`.
-    async fn inbound(self, socket: TcpStream, destination: SocketAddr, intercepted: bool) {
-        let app = Application { address: destination, intercepted };
+    /// Finds out where a connection wants to go, and what it carries. `None`: it was refused, and recorded.
+    async fn look(&self, listener: Listener, socket: TcpStream) -> Option<Ready> {
+        let original = net::socket::original_dst(&socket);
+        let local = socket.local_addr().map_or(listener.address, net::socket::canonical);
+        let leads_back = |to| self.worker.own.leads_back(to);
+        let target = match (listener.side, listener.destination, original) {
+            (Side::Inbound, Destination::Fixed(address), _) => {
+                Target::Application(Application { address, intercepted: false })
+            }
+            (Side::Inbound, Destination::Original, Some(address)) if !leads_back(address) => {
+                Target::Application(Application { address, intercepted: true })
+            }
+            (Side::Outbound, _, Some(address)) if !leads_back(address) => Target::Destination(address),
+            (Side::Outbound, _, None) => Target::Authority(local),
+            // Without a destination, or to ourselves.
+            (_, _, to) => {
+                let why = "not redirected here by interception rules, or to the proxy's own port";
+                let facts = self.facts(to.unwrap_or(local), None);
+                self.refused(&facts, "tcp", &Reject::because(Stage::Accept, Reason::LoopDetected, why));
+                return None;
+            }
+        };
+        self.look_at(Prefixed::new(Bytes::new(), socket), target).await
+    }
+
+    /// As [`Arrival::look`], of a connection whose target is known.
+    async fn look_at(&self, io: Prefixed<TcpStream>, target: Target) -> Option<Ready> {
+        match target {
+            Target::Application(application) => self.inbound(io, application).await,
+            Target::Destination(destination) => self.outbound(io, destination).await,
+            Target::Authority(local) => self.by_authority(io, local).await,
+        }
+    }
+
+    /// To this workload.
+    async fn inbound(&self, io: Prefixed<TcpStream>, application: Application) -> Option<Ready> {
+        let destination = application.address;
         let held = self.worker.current.get();
         let mode = held.tables.peer_mode(destination.port()).mode;
         let declared = held.tables.inbound_port(destination.port()).and_then(|port| port.protocol);
         let first_byte = match (mode, declared) {
-            (_, Some(Protocol::Http1 | Protocol::Http2 | Protocol::Grpc)) => self.worker.deadlines.idle,
+            (_, declared) if is_http(declared) => self.worker.deadlines.idle,
             (MtlsMode::Strict, _) => self.worker.deadlines.handshake,
             _ => self.worker.deadlines.detect,
         };
-        let mut io = Prefixed::new(Bytes::new(), socket);
-        loop {
-            let (again, detected) = match self.detect(io, first_byte, destination).await {
-                Some(detected) => detected,
-                None => return,
-            };
-            io = again;
-            if let Detected::Tls(hello) = &detected
-                && self.terminates(mode, hello)
-            {
-                return Box::pin(self.terminate(io, destination, app, declared)).await;
-            }
-            let facts = self.facts(destination, None);
-            let peer = Peer::new(facts, None, None);
-            let Some(carries) = self.carries(&detected, declared, &peer.facts) else { return };
-            match self.serve(Io::Plain(io), peer, Target::Application(app), carries).await {
-                // A client that was taken for silent has spoken: look at it again.
-                Some(Io::Plain(silent)) => io = silent,
-                _ => return,
-            }
+        let (io, detected) = self.detect(io, first_byte, destination).await?;
+        if let Detected::Tls(hello) = &detected
+            && self.terminates(mode, hello)
+        {
+            return self.terminate(io, application, declared).await;
         }
+        let peer = Peer::new(self.facts(destination, None), None, None);
+        let carries = self.carries(&detected, declared, &peer.facts)?;
+        Some(Ready { io: Io::Plain(io), peer, target: Target::Application(application), carries })
     }
 
     /// Whether a ClientHello is for this proxy to answer (semantics, PeerAuthentication).
@@ -143,100 +166,84 @@ impl Arrival {
             }
     }
 
+    /// Ends our own TLS.
     async fn terminate(
-        self,
+        &self,
         io: Prefixed<TcpStream>,
-        destination: SocketAddr,
-        app: Application,
+        application: Application,
         declared: Option<Protocol>,
-    ) {
-        let Some(tls) = self.worker.server_tls.clone() else { return };
+    ) -> Option<Ready> {
+        let destination = application.address;
+        let tls = self.worker.server_tls.as_ref()?;
         let accepted = match tls.accept(io, self.worker.deadlines.handshake).await {
             Ok(accepted) => accepted,
-            Err(reject) => return self.refused(&self.facts(destination, None), "tls", &reject),
+            Err(reject) => {
+                self.refused(&self.facts(destination, None), "tls", &reject);
+                return None;
+            }
         };
-        let facts = self.facts(destination, Some(&accepted.peer));
         let own = self.worker.identity.as_ref().map(|identity| identity.id());
-        let peer = Peer::new(facts, own.as_ref(), Some(&accepted.peer));
+        let peer =
+            Peer::new(self.facts(destination, Some(&accepted.peer)), own.as_ref(), Some(&accepted.peer));
         let mut io = Prefixed::new(Bytes::new(), accepted.stream);
         let opaque = matches!(declared, Some(Protocol::Tcp | Protocol::Tls));
         let carries = match accepted.alpn {
             Alpn::Http1 if !opaque => Carries::Http1,
             Alpn::Http2 if !opaque => Carries::Http2,
             Alpn::None if !opaque => {
-                let deadline = self.worker.deadlines.detect;
-                match net::detect(io, deadline, self.worker.deadlines.handshake).await {
+                let deadlines = &self.worker.deadlines;
+                match net::detect(io, deadlines.detect, deadlines.handshake).await {
                     Ok((again, detected)) => {
                         io = again.flatten();
-                        match self.carries(&detected, declared, &peer.facts) {
-                            Some(carries) => carries,
-                            None => return,
-                        }
+                        self.carries(&detected, declared, &peer.facts)?
                     }
-                    Err(error) => return self.left(&peer.facts, &error),
+                    Err(error) => {
+                        self.left(&peer.facts, &error);
+                        return None;
+                    }
                 }
             }
             _ => Carries::Tcp("tcp"),
         };
         // Inside mTLS a silent client is a client of a server that speaks first: nothing else is left to detect.
         let carries = if carries == Carries::Silence { Carries::Tcp("tcp") } else { carries };
-        self.serve(Io::Tls(io), peer, Target::Application(app), carries).await;
+        Some(Ready { io: Io::Tls(io), peer, target: Target::Application(application), carries })
     }
 
     /// From this workload, to where it wanted to go.
-    async fn outbound(self, socket: TcpStream, destination: SocketAddr) {
+    async fn outbound(&self, io: Prefixed<TcpStream>, destination: SocketAddr) -> Option<Ready> {
         let held = self.worker.current.get();
         let service = held.tables.service_by_address(destination.ip(), destination.port());
         let port = service.map(|id| held.tables.service_port(id));
         let declared = port.and_then(|port| port.protocol);
         let routed = port.is_some_and(|port| port.has_routes());
-        let facts = self.facts(destination, None);
+        let peer = Peer::new(self.facts(destination, None), None, None);
+        let target = Target::Destination(destination);
         let server_first = !routed && self.worker.server_first.believes(destination);
         if matches!(declared, Some(Protocol::Tcp | Protocol::Tls)) || server_first {
-            let peer = Peer::new(facts, None, None);
-            self.serve(
-                Io::Plain(Prefixed::new(Bytes::new(), socket)),
-                peer,
-                Target::Destination(destination),
-                Carries::Tcp("tcp"),
-            )
-            .await;
-            return;
+            return Some(Ready { io: Io::Plain(io), peer, target, carries: Carries::Tcp("tcp") });
         }
-        let http = matches!(declared, Some(Protocol::Http1 | Protocol::Http2 | Protocol::Grpc));
-        let first_byte = if http { self.worker.deadlines.idle } else { self.worker.deadlines.detect };
-        let mut io = Prefixed::new(Bytes::new(), socket);
-        loop {
-            let Some((again, detected)) = self.detect(io, first_byte, destination).await else { return };
-            let peer = Peer::new(Rc::clone(&facts), None, None);
-            let Some(carries) = self.carries(&detected, declared, &facts) else { return };
-            match self.serve(Io::Plain(again), peer, Target::Destination(destination), carries).await {
-                Some(Io::Plain(silent)) => io = silent,
-                _ => return,
-            }
-        }
+        let deadlines = &self.worker.deadlines;
+        let first_byte = if is_http(declared) { deadlines.idle } else { deadlines.detect };
+        let (io, detected) = self.detect(io, first_byte, destination).await?;
+        let carries = self.carries(&detected, declared, &peer.facts)?;
+        Some(Ready { io: Io::Plain(io), peer, target, carries })
     }
 
     /// From this workload without interception: HTTP, to wherever its authority says.
-    async fn by_authority(self, socket: TcpStream, local: SocketAddr) {
-        let idle = self.worker.deadlines.idle;
-        let Some((io, detected)) = self.detect(Prefixed::new(Bytes::new(), socket), idle, local).await else {
-            return;
-        };
-        let facts = self.facts(local, None);
+    async fn by_authority(&self, io: Prefixed<TcpStream>, local: SocketAddr) -> Option<Ready> {
+        let (io, detected) = self.detect(io, self.worker.deadlines.idle, local).await?;
+        let peer = Peer::new(self.facts(local, None), None, None);
         let carries = match detected {
             Detected::Http1 => Carries::Http1,
             Detected::Http2 => Carries::Http2,
             _ => {
                 let why = "without interception only HTTP can be routed, by its authority";
-                return self.refused(
-                    &facts,
-                    "tcp",
-                    &Reject::because(Stage::Detect, Reason::NotDetected, why),
-                );
+                self.refused(&peer.facts, "tcp", &Reject::because(Stage::Detect, Reason::NotDetected, why));
+                return None;
             }
         };
-        self.serve(Io::Plain(io), Peer::new(facts, None, None), Target::Authority, carries).await;
+        Some(Ready { io: Io::Plain(io), peer, target: Target::Authority(local), carries })
     }
 
     async fn detect(
@@ -247,7 +254,7 @@ impl Arrival {
     ) -> Option<(Prefixed<TcpStream>, Detected)> {
         let looked = tokio::select! {
             looked = net::detect(io, first_byte, self.worker.deadlines.handshake) => looked,
-            () = self.guard.reached(crate::drain::Phase::Draining) => return None,
+            () = self.guard.reached(Phase::Draining) => return None,
         };
         match looked {
             Ok((_, Detected::Closed)) => {
@@ -271,7 +278,7 @@ impl Arrival {
         declared: Option<Protocol>,
         facts: &Rc<ConnectionFacts>,
     ) -> Option<Carries> {
-        let http = matches!(declared, Some(Protocol::Http1 | Protocol::Http2 | Protocol::Grpc));
+        let http = is_http(declared);
         let opaque = matches!(declared, Some(Protocol::Tcp | Protocol::Tls));
         Some(match detected {
             Detected::Http1 if !opaque => Carries::Http1,
@@ -289,26 +296,6 @@ impl Arrival {
                 return None;
             }
         })
-    }
-
-    /// The one match. Gives the connection back when a client that was taken for silent speaks first.
-    async fn serve(&self, io: Io, peer: Peer, target: Target, carries: Carries) -> Option<Io> {
-        match carries {
-            Carries::Http1 | Carries::Http2 => {
-                let line = Rc::new(Line { worker: Rc::clone(&self.worker), peer, target });
-                if carries == Carries::Http1 {
-                    serve::http1(io, line).await;
-                } else {
-                    serve::http2(io, line, &self.guard).await;
-                }
-                None
-            }
-            Carries::Tcp(protocol) => {
-                tcp::serve(io, &self.worker, &peer, target, protocol).await;
-                None
-            }
-            Carries::Silence => tcp::server_first(io, &self.worker, &peer, target).await,
-        }
     }
 
     fn facts(&self, destination: SocketAddr, tls: Option<&PeerTls>) -> Rc<ConnectionFacts> {
@@ -334,6 +321,10 @@ impl Arrival {
     fn left(&self, facts: &Rc<ConnectionFacts>, error: &std::io::Error) {
         self.refused(facts, "tcp", &Reject::because(Stage::Detect, Reason::ClientClosed, error));
     }
+}
+
+fn is_http(declared: Option<Protocol>) -> bool {
+    matches!(declared, Some(Protocol::Http1 | Protocol::Http2 | Protocol::Grpc))
 }
 
 /// Outbound destinations where the server spoke first, so that the next client need not wait for detection.

@@ -126,7 +126,7 @@ impl Query {
                 Target::Application(Application { address: destination, intercepted: false })
             }
             (_, Some(destination)) => Target::Destination(destination),
-            (_, None) => Target::Authority,
+            (_, None) => Target::Authority(destination),
         }
     }
 }

@@ -21,8 +21,8 @@ pub enum Target {
     Application(Application),
     /// Outbound: to this original destination.
     Destination(SocketAddr),
-    /// Outbound without interception: wherever the authority says.
-    Authority,
+    /// Outbound without interception, accepted here: wherever the authority says.
+    Authority(SocketAddr),
 }
 
 /// Where the local application is.

@@ -111,7 +111,7 @@ async fn open(
             stages::to_application(worker, application, HopProtocol::Tcp)
         }
         Target::Destination(address) => route(worker, address, held, record)?,
-        Target::Authority => {
+        Target::Authority(_) => {
             return Err(Reject::because(
                 Stage::Route,
                 Reason::NotDetected,

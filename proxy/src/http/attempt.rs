@@ -31,7 +31,7 @@ pub async fn send(
     record: &mut Record,
 ) -> Result<Response<Body>, Reject> {
     let started = Instant::now();
-    if request.method() == Method::CONNECT && target == Target::Authority {
+    if request.method() == Method::CONNECT && matches!(target, Target::Authority(_)) {
         return Box::pin(connect(worker, chosen, request, record)).await;
     }
     let rule = rule(chosen);

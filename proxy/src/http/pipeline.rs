@@ -65,6 +65,11 @@ impl<'t> Choice<'t> {
 }
 
 impl Line {
+    /// The line of a connection.
+    pub fn of(worker: &Rc<Worker>, peer: Peer, target: Target) -> Rc<Self> {
+        Rc::new(Self { worker: Rc::clone(worker), peer, target })
+    }
+
     /// The whole life of a request. `forward` decides; this function only answers and records.
     ///
     /// Boxed here, around the request where it lies: as an `async fn` it would hold it twice, and move it as often.
@@ -184,7 +189,7 @@ pub fn decide<'t>(
     match target {
         Target::Application(application) => inbound(peer, application, held, request, record, memory),
         Target::Destination(address) => outbound(Some(address), held, request, record, &memory.splits),
-        Target::Authority => outbound(None, held, request, record, &memory.splits),
+        Target::Authority(_) => outbound(None, held, request, record, &memory.splits),
     }
 }
 
