@@ -70,13 +70,14 @@ impl Line {
         let grpc = reply::is_grpc(request.headers());
         let (parts, body) = request.into_parts();
         let (body, upload) = counted(body);
+        record.upload = upload;
         let request = Request::from_parts(parts, body);
         let response = match self.forward(&held, request, &mut record).await {
             Ok(response) => response,
             Err(reject) => refused(&reject, grpc, &mut record),
         };
         answered(&mut record, &response);
-        response.map(|body| RecordedBody::new(body, record, upload)) // emitted when the body ends, fails or is dropped
+        response.map(|body| RecordedBody::new(body, record)) // emitted when the body ends, fails or is dropped
     }
 
     /// Decides, sends, and gives the response: each stage writes down what it decided before the next one runs.
@@ -103,7 +104,7 @@ impl Line {
         record.method = partial.method;
         let response = refused(reject, false, &mut record);
         answered(&mut record, &response);
-        response.map(|body| RecordedBody::new(body, record, None))
+        response.map(|body| RecordedBody::new(body, record))
     }
 }
 
