@@ -17,7 +17,8 @@ const AUTHORITY: &str = "echo.shop.svc.cluster.local:50051";
 fn calls_end_as_they_do_without_sidecars() {
     let Some(python) = python("calls_end_as_they_do_without_sidecars") else { return };
     let server = Program::start("grpc-server", Command::new(&python).arg(beside("interop/grpc_server.py")));
-    let port: u16 = server.line(|line| line.starts_with("ready ")).split_once(' ').unwrap().1.parse().unwrap();
+    let port: u16 =
+        server.line(|line| line.starts_with("ready ")).split_once(' ').unwrap().1.parse().unwrap();
     let calls = |target: &str| -> BTreeMap<String, Value> {
         let mut client = Command::new(&python);
         client.arg(beside("interop/grpc_client.py")).args([target, AUTHORITY]);
@@ -61,9 +62,14 @@ fn assert_records(mesh: &Pair) {
         let of = |method: &'static str| {
             records.one(|record| text(record, "/request/path").ends_with(&format!("/{method}")))
         };
-        for (method, status) in
-            [("ServerStream", 0), ("ClientStream", 0), ("Bidirectional", 0), ("FailAtOnce", 9), ("FailLater", 8), ("Nothing", 12)]
-        {
+        for (method, status) in [
+            ("ServerStream", 0),
+            ("ClientStream", 0),
+            ("Bidirectional", 0),
+            ("FailAtOnce", 9),
+            ("FailLater", 8),
+            ("Nothing", 12),
+        ] {
             let record = of(method);
             assert_eq!(text(&record, "/proxy/side"), side);
             assert_eq!(record.pointer("/response/grpc_status"), Some(&json!(status)), "{record:#}");
@@ -108,7 +114,8 @@ impl Pair {
         let forward = format!("--forward=127.0.0.1:0=127.0.0.1:{application}");
         let server = sidecar(&directory, "echo", "echo", &["--labels=app=echo", "--outbound=off", &forward]);
         // The cluster knows where the server is only once that is bound.
-        let (_, port) = address(&server).rsplit_once(':').map(|(ip, port)| (ip.to_owned(), port.to_owned())).unwrap();
+        let (_, port) =
+            address(&server).rsplit_once(':').map(|(ip, port)| (ip.to_owned(), port.to_owned())).unwrap();
         let endpoints = include_str!("grpc-endpoints.yaml").replace("PORT", &port);
         fs::write(config.join("endpoints.yaml"), endpoints).unwrap();
         let client = sidecar(&directory, "till", "till", &["--outbound=127.0.0.1:0"]);

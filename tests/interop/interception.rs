@@ -18,7 +18,9 @@ fn rules_are_installed_verified_and_removed() {
         let mesh = Mesh::new();
         let v1 = mesh.v1(PodOptions { backend, ..PodOptions::default() }).serving("http", 9080, "v1");
         let outsider = mesh.outsider();
-        let writ = |arguments: &[&str]| Finished::of(v1.machine.command(mesh.writ()).arg("intercept").args(arguments));
+        let writ = |arguments: &[&str]| {
+            Finished::of(v1.machine.command(mesh.writ()).arg("intercept").args(arguments))
+        };
         let ruleset = || {
             let nft = Finished::of(v1.machine.command("nft").args(["--stateless", "list", "ruleset"])).well();
             nft + &Finished::of(&mut v1.machine.command("ip6tables-save")).well()
@@ -28,7 +30,13 @@ fn rules_are_installed_verified_and_removed() {
         };
         let status = || -> String {
             let mut curl: Command = curl(outsider.command("curl"));
-            curl.args(["--output", "/dev/null", "--write-out", "%{http_code}", "http://10.77.0.21:9080/ratings/1"]);
+            curl.args([
+                "--output",
+                "/dev/null",
+                "--write-out",
+                "%{http_code}",
+                "http://10.77.0.21:9080/ratings/1",
+            ]);
             Finished::of(&mut curl).well()
         };
 
@@ -67,7 +75,8 @@ fn wrong_usage_is_told_apart_from_failure() {
     }
     let mesh = Mesh::new();
     let outsider = mesh.outsider();
-    let writ = |arguments: &[&str]| Finished::of(outsider.command(mesh.writ()).arg("intercept").args(arguments));
+    let writ =
+        |arguments: &[&str]| Finished::of(outsider.command(mesh.writ()).arg("intercept").args(arguments));
     assert_eq!(writ(&["install", "--inbound-port=15001"]).status.code(), Some(2));
     assert_eq!(writ(&["install", "--mark=0"]).status.code(), Some(2));
     assert_eq!(writ(&["install", "--backend=ebpf"]).status.code(), Some(2));

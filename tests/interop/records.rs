@@ -25,7 +25,8 @@ impl<'p> Records<'p> {
         if missing > 0 {
             let from = seen.len();
             self.program.lines_from(from, |line| {
-                let record: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("not a record: {line}"));
+                let record: Value =
+                    serde_json::from_str(line).unwrap_or_else(|_| panic!("not a record: {line}"));
                 missing -= usize::from(wanted(&record));
                 seen.push(record);
                 missing == 0

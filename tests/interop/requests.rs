@@ -145,7 +145,10 @@ fn a_pods_own_address_keeps_its_identity_check() {
     assert_eq!(status, "503");
     let record = client.records().one(|record| text(record, "/destination/address") == "10.77.0.22:9080");
     let authentication = check(&record, "service-authentication");
-    assert_eq!((&authentication["outcome"], &authentication["reason"]), (&json!("fail"), &json!("identity-mismatch")));
+    assert_eq!(
+        (&authentication["outcome"], &authentication["reason"]),
+        (&json!("fail"), &json!("identity-mismatch"))
+    );
 }
 
 #[test]
@@ -155,14 +158,17 @@ fn an_application_calls_itself() {
     }
     for (backend, by_mark) in [("nft", false), ("iptables", true)] {
         let mesh = Mesh::new();
-        let v1 = mesh.v1(PodOptions { backend, by_mark, ..PodOptions::default() }).serving("http", 9080, "v1");
+        let v1 =
+            mesh.v1(PodOptions { backend, by_mark, ..PodOptions::default() }).serving("http", 9080, "v1");
         // Through its own service: out of its sidecar and back into it, with all that is checked on the way.
         for (family, path) in [("--ipv4", "/ratings/4"), ("--ipv6", "/ratings/6")] {
             let url = format!("http://ratings-v1:9080{path}");
             let answer = Finished::of(v1.curl().args([family, &url])).well();
             assert_eq!(text(&json_of(&answer), "/server"), "v1");
             let side = |side: &'static str| {
-                move |record: &Value| text(record, "/request/path") == path && text(record, "/proxy/side") == side
+                move |record: &Value| {
+                    text(record, "/request/path") == path && text(record, "/proxy/side") == side
+                }
             };
             let records = v1.records();
             assert_eq!(text(&records.one(side("outbound")), "/route/attempts/0/identity"), RATINGS);

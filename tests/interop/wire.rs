@@ -59,7 +59,14 @@ struct Capture<'m> {
 impl<'m> Capture<'m> {
     fn start(mesh: &'m Mesh) -> Self {
         let mut tcpdump: Command = mesh.wire.namespace.command("tcpdump");
-        tcpdump.args(["--interface=any", "--immediate-mode", "-U", "--relinquish-privileges=root", "-s", "0"]);
+        tcpdump.args([
+            "--interface=any",
+            "--immediate-mode",
+            "-U",
+            "--relinquish-privileges=root",
+            "-s",
+            "0",
+        ]);
         tcpdump.arg("-w").arg(mesh.file("wire.pcap")).arg("tcp");
         let tcpdump = Program::start("tcpdump", &mut tcpdump);
         tcpdump.error_line(|line| line.contains("listening on"));

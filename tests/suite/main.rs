@@ -4,6 +4,7 @@ mod http1;
 mod http2;
 mod identity;
 mod policy;
+mod records;
 mod routes;
 mod strict_http2;
 mod strict_requests;
