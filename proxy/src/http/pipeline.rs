@@ -166,6 +166,10 @@ impl super::serve_h1::Handler for Rc<Line> {
     fn refuse(&self, reject: Reject, partial: Partial) -> Response<RecordedBody> {
         Line::refuse(self, &reject, partial)
     }
+
+    fn untaken(&self, body: &mut RecordedBody) {
+        body.untaken();
+    }
 }
 
 /// Every decision about a request, without any I/O: what `writ explain` runs as well.

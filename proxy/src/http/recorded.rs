@@ -37,6 +37,11 @@ impl RecordedBody {
         self.record.take()
     }
 
+    /// Writes down that the client does not take it.
+    pub fn untaken(&mut self) {
+        self.finish(Stage::Relay, Reason::ClientStalled);
+    }
+
     fn finish(&mut self, stage: Stage, reason: Reason) {
         if let Some(mut record) = self.record.take() {
             if let (Some(Reason::MalformedRequest), Some(underway)) = (upload_failed(&record), &self.underway) {
