@@ -1,5 +1,7 @@
 //! End-to-end tests.
 
+mod bounds;
+mod descriptors;
 mod http1;
 mod http2;
 mod identity;
