@@ -176,6 +176,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         role = settings.role.as_str(),
         workers = settings.workers,
         listening = ?listening,
+        admin = ?admin_addresses.iter().map(|(address, _)| address).collect::<Vec<_>>(),
         crypto = %attestation,
         "serving"
     );

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
+use tests::Directory;
+use tests::program::{Finished, Program, beside, writ};
 
-use crate::mesh::Directory;
-use crate::program::{Finished, Program, beside, writ};
 use crate::records::{Records, check, text};
 
 const AUTHORITY: &str = "echo.shop.svc.cluster.local:50051";
@@ -107,7 +107,7 @@ struct Pair {
 impl Pair {
     fn start(application: u16) -> Self {
         let directory = Directory::new();
-        let config = directory.join("config");
+        let config = directory.path().join("config");
         fs::create_dir(&config).unwrap();
         let policy = include_str!("grpc.yaml").replace("APPLICATION", &application.to_string());
         fs::write(config.join("policy.yaml"), policy).unwrap();
@@ -127,8 +127,8 @@ fn sidecar(directory: &Directory, name: &str, account: &str, more: &[&str]) -> P
     let mut run = Command::new(writ());
     run.args(["run", "--role=sidecar", "--inbound=off", "--admin=off", "--health=off", "--metrics=off"]);
     run.args(["--workload", &format!("shop/{name}"), "--service-account", account]).args(more);
-    run.arg("--config").arg(directory.join("config"));
-    run.arg("--identity").arg(format!("dev:{}", directory.join("authority").display()));
+    run.arg("--config").arg(directory.path().join("config"));
+    run.arg("--identity").arg(format!("dev:{}", directory.path().join("authority").display()));
     Program::start(name, &mut run)
 }
 

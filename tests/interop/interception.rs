@@ -3,10 +3,10 @@
 use std::process::Command;
 
 use serde_json::Value;
+use tests::program::Finished;
 
 use crate::mesh::{Mesh, PodOptions, curl};
 use crate::namespace::available;
-use crate::program::Finished;
 use crate::records::text;
 
 #[test]

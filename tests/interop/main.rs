@@ -8,8 +8,6 @@ mod interception;
 mod mesh;
 mod namespace;
 mod opaque;
-#[path = "../program.rs"]
-mod program;
 mod records;
 mod requests;
 mod wire;

@@ -2,11 +2,14 @@
 //! without one, all on one wire. Addresses and policies are in `mesh.yaml`.
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use tests::Directory;
+use tests::program::{Finished, Program, beside, writ};
+
 use crate::namespace::{Namespace, Wire};
-use crate::program::{Finished, Program, beside, writ};
 use crate::records::Records;
 
 /// The user that proxies run as where rules go by user.
@@ -40,14 +43,15 @@ pub struct Mesh {
 impl Mesh {
     pub fn new() -> Self {
         let directory = Directory::new();
-        fs::create_dir(directory.join("config")).unwrap();
-        fs::write(directory.join("config/mesh.yaml"), include_str!("mesh.yaml")).unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir(directory.path().join("config")).unwrap();
+        fs::write(directory.path().join("config/mesh.yaml"), include_str!("mesh.yaml")).unwrap();
         // Where the proxy's user reaches it, wherever this build lies.
-        let own = directory.join("writ");
+        let own = directory.path().join("writ");
         fs::hard_link(writ(), &own).or_else(|_| fs::copy(writ(), &own).map(drop)).unwrap();
-        let authority = directory.join("authority");
+        let authority = directory.path().join("authority");
         fs::create_dir(&authority).unwrap();
-        std::os::unix::fs::chown(&authority, Some(PROXY_UID), Some(PROXY_UID)).unwrap();
+        chown(&authority, Some(PROXY_UID), Some(PROXY_UID)).unwrap();
         Self { wire: Wire::new(), directory, writ: own }
     }
 
@@ -73,7 +77,7 @@ impl Mesh {
 
     /// A file of this test's own.
     pub fn file(&self, name: &str) -> PathBuf {
-        self.directory.join(name)
+        self.directory.path().join(name)
     }
 
     /// The binary, where every user can run it.
@@ -101,8 +105,8 @@ impl Mesh {
         run.args(["--role=sidecar", "--record=stdout", "--lame-duck=0s", "--labels", labels]);
         run.args(["--workload", &format!("bookinfo/{name}")]);
         run.args(["--service-account", options.service_account.unwrap_or(account)]);
-        run.arg("--config").arg(self.directory.join("config"));
-        run.arg("--identity").arg(format!("dev:{}", self.directory.join("authority").display()));
+        run.arg("--config").arg(self.directory.path().join("config"));
+        run.arg("--identity").arg(format!("dev:{}", self.directory.path().join("authority").display()));
         let sidecar = Program::start(name, &mut run);
         sidecar.error_line(|line| line.contains("\"serving\""));
         Pod { applications: Vec::new(), sidecar, machine }
@@ -149,30 +153,4 @@ pub fn curl(mut curl: Command) -> Command {
         curl.args(["--resolve", &format!("{name}:9080:10.96.0.{number},[fd96::{number}]")]);
     }
     curl
-}
-
-/// A directory that everybody can enter, removed with the test.
-pub struct Directory(PathBuf);
-
-impl Directory {
-    pub fn new() -> Self {
-        use std::os::unix::fs::PermissionsExt as _;
-        use std::sync::atomic::{AtomicUsize, Ordering};
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("writ-interop-{}-{number}", std::process::id()));
-        fs::create_dir(&path).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        Self(path)
-    }
-
-    pub fn join(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }

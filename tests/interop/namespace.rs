@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-
-use crate::program::Finished;
+use tests::program::Finished;
 
 /// Whether these tests can run here. Without root they are skipped aloud, or fail where nothing may be skipped.
 pub fn available(test: &str) -> bool {

@@ -5,10 +5,11 @@ use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tests::PATIENCE;
+use tests::program::Finished;
 
 use crate::mesh::{Mesh, Pod, PodOptions, serve};
 use crate::namespace::available;
-use crate::program::{Finished, PATIENCE};
 use crate::records::{Records, text};
 
 const CLIENT: &str = "spiffe://cluster.local/ns/bookinfo/sa/client";

@@ -3,8 +3,7 @@
 use std::cell::RefCell;
 
 use serde_json::Value;
-
-use crate::program::Program;
+use tests::program::Program;
 
 /// The records of one proxy, which prints them on standard output.
 pub struct Records<'p> {

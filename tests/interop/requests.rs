@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use tests::program::Finished;
 
 use crate::mesh::{Mesh, PodOptions, curl, serve};
 use crate::namespace::available;
-use crate::program::Finished;
 use crate::records::{check, text};
 
 const CLIENT: &str = "spiffe://cluster.local/ns/bookinfo/sa/client";
@@ -48,10 +48,10 @@ fn ten_thousand_requests_are_split_by_weight() {
 
 #[test]
 fn every_check_of_an_intercepted_request_is_recorded() {
+    if !available("every_check_of_an_intercepted_request_is_recorded") {
+        return;
+    }
     for backend in ["nft", "iptables"] {
-        if !available("every_check_of_an_intercepted_request_is_recorded") {
-            return;
-        }
         let mesh = Mesh::new();
         let options = || PodOptions { backend, ..PodOptions::default() };
         let client = mesh.client(options());

@@ -3,10 +3,10 @@
 use std::process::Command;
 
 use rustix::process::Signal;
+use tests::program::{Finished, Program};
 
 use crate::mesh::{Mesh, PodOptions, curl, serve};
 use crate::namespace::available;
-use crate::program::{Finished, Program};
 
 /// Stands in paths, headers and bodies of both directions.
 const MARKER: &str = "marker-6f2d41";

@@ -13,6 +13,7 @@ mod directory;
 mod h2_client;
 mod h2_frames;
 mod pki;
+pub mod program;
 mod records;
 mod reply;
 mod world;

@@ -174,8 +174,22 @@ impl BodyDecoder {
 fn take_data(left: &mut u64, buf: &mut BytesMut) -> Bytes {
     let length = usize::try_from(*left).unwrap_or(usize::MAX).min(buf.len());
     *left -= length as u64;
-    buf.split_to(length).freeze()
+    take(buf, length)
 }
+
+/// Takes bytes off the front. Few are copied, so that the pooled buffer they came in is free for the next read; many are not.
+pub fn take(buf: &mut BytesMut, length: usize) -> Bytes {
+    if length <= COPIED {
+        let bytes = Bytes::copy_from_slice(&buf[..length]);
+        buf.advance(length);
+        bytes
+    } else {
+        buf.split_to(length).freeze()
+    }
+}
+
+/// Bytes whose copy costs less than a new read buffer.
+const COPIED: usize = 4 * 1024;
 
 fn hex_digit(byte: u8) -> Result<u64, Malformed> {
     match byte {

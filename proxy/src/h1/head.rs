@@ -1,8 +1,8 @@
 //! Heads of requests and responses, from bytes to what they mean.
 
-use std::mem::{self, MaybeUninit};
+use std::mem::MaybeUninit;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use httparse::{Error, Header, Status};
@@ -65,21 +65,18 @@ pub fn parse_request(buf: &mut BytesMut) -> Result<Option<RequestHead>, Malforme
         let count = locate(bytes, end, request.headers, &mut spans)?;
         (method, Span::of(bytes, path.as_bytes()), version(minor), count, end)
     };
-    let head = buf.split_to(end).freeze();
-    target::parse(&method, target.slice(&head))
-        .and_then(|target| {
-            let (headers, framing) = collect(&head, &spans[..count])?;
-            request_head(method, target, version, headers, framing)
-        })
-        .map(Some)
-        .inspect_err(|_| put_back(buf, &head))
+    let head = copied(buf, end);
+    let target = target::parse(&method, target.slice(&head))?;
+    let (headers, framing) = collect(&head, &spans[..count])?;
+    let head = request_head(method, target, version, headers, framing)?;
+    // A refused head stays where it was, for the record to tell what it looked like.
+    buf.advance(end);
+    Ok(Some(head))
 }
 
-/// A refused head stays where it was, for the record to tell what it looked like.
-#[cold]
-fn put_back(buf: &mut BytesMut, head: &[u8]) {
-    let rest = mem::replace(buf, BytesMut::from(head));
-    buf.extend_from_slice(&rest);
+/// What field values refer to. A copy of some hundred bytes costs less than the pooled buffer that they would pin.
+fn copied(buf: &BytesMut, end: usize) -> Bytes {
+    Bytes::copy_from_slice(&buf[..end])
 }
 
 /// Takes the head of the response to a `method` request off the front of `buf`. `None`: it isn't whole yet, and nothing was taken.
@@ -101,7 +98,8 @@ pub fn parse_response(buf: &mut BytesMut, method: &Method) -> Result<Option<Resp
         let (Some(code), Some(minor)) = (response.code, response.version) else { return Ok(None) };
         (code, version(minor), locate(bytes, end, response.headers, &mut spans)?, end)
     };
-    let head = buf.split_to(end).freeze();
+    let head = copied(buf, end);
+    buf.advance(end);
     let status =
         StatusCode::from_u16(code).map_err(|_| Malformed::new("the status is not between 100 and 999"))?;
     let (headers, framing) = collect(&head, &spans[..count])?;

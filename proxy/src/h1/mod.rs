@@ -13,7 +13,7 @@ mod tests;
 
 use std::fmt;
 
-pub use body::{BodyDecoder, Decoded};
+pub use body::{BodyDecoder, Decoded, take};
 pub use encode::{
     BodyEncoder, ChunkFrame, LengthMismatch, ResponseFraming, encode_request_head, encode_response_head,
 };

@@ -158,5 +158,5 @@ impl Drop for Telemetry {
 /// What [`Telemetry::metrics`] is.
 pub const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Batches between the workers and the writer: 4 MiB in all.
-const QUEUE_BATCHES: usize = 256;
+/// Batches between the workers and the writer: 8 MiB in all.
+const QUEUE_BATCHES: usize = 64;

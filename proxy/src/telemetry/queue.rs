@@ -45,6 +45,9 @@ pub(super) enum Next {
     Close,
 }
 
+/// Empty buffers kept for the next batches.
+const FREE: usize = 4;
+
 impl Queue {
     /// A queue of at most `limit` batches.
     pub(super) fn new(limit: usize) -> Self {
@@ -96,7 +99,7 @@ impl Queue {
     pub(super) fn written(&self, mut buffer: Vec<u8>) {
         let mut state = self.lock();
         state.writing = false;
-        if state.free.len() < self.limit {
+        if state.free.len() < FREE {
             buffer.clear();
             state.free.push(buffer);
         }

@@ -235,7 +235,7 @@ impl Drop for ConnectionGuard {
 }
 
 /// Lines are handed over when there are this many bytes of them.
-const BATCH_BYTES: usize = 16 * 1024;
+const BATCH_BYTES: usize = 128 * 1024;
 /// A batch and one more line.
 const BUFFER_BYTES: usize = BATCH_BYTES + 4 * 1024;
 /// Lines are handed over when they are this old.

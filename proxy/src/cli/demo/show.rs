@@ -177,12 +177,15 @@ pub async fn fixed_set(mesh: &Mesh, records: &mut mpsc::Receiver<String>) -> any
     Ok(well)
 }
 
-/// Sends many, and counts by the records where they went.
+/// Sends many, and counts by the records where they went. All are sent first: records leave a proxy in batches, for
+/// which each request would wait.
 async fn split(mesh: &Mesh, records: &mut mpsc::Receiver<String>) -> anyhow::Result<bool> {
     let mut to_v2 = 0;
     for _ in 0..SPLIT_REQUESTS {
         let status = ask(mesh.entrance, "/ratings/1").await?;
         anyhow::ensure!(status == 200, "a request of the split was answered {status}");
+    }
+    for _ in 0..SPLIT_REQUESTS {
         let record = record_of(records, "outbound").await?;
         to_v2 += usize::from(text(&record, "/route/backend").contains("ratings-v2"));
     }

@@ -74,7 +74,7 @@ impl Exchange {
         match head.length {
             BodyLength::None | BodyLength::Fixed(0) => Body::Empty,
             BodyLength::Fixed(length) if length <= read.len() as u64 => {
-                Body::full(read.split_to(length as usize).freeze())
+                Body::full(h1::take(read, length as usize))
             }
             length => {
                 let (upload, body) = Upload::new(length, head.expect_continue, std::mem::take(read));

@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// What is awaited comes much sooner; this only bounds a failure.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+use crate::PATIENCE;
 
 /// The `writ` binary of this build, brought up to date first: `cargo test` alone does not link a binary of another
 /// package. `WRIT_BIN` names another.
@@ -28,7 +27,8 @@ pub fn writ() -> &'static Path {
         };
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut build = Command::new(cargo);
-        build.args(["build", "--quiet", "--locked", "--package=proxy", "--bin=writ", "--profile", profile]);
+        // Of the whole workspace, as its tests are built, so that dependencies have the same features and serve both.
+        build.args(["build", "--quiet", "--locked", "--workspace", "--bin=writ", "--profile", profile]);
         let built = build.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap();
         assert!(built.success(), "building `writ` failed");
         directory.join("writ")
@@ -43,8 +43,11 @@ pub fn beside(name: &str) -> PathBuf {
 /// What a program that ended has said.
 #[derive(Debug)]
 pub struct Finished {
+    /// How it ended.
     pub status: ExitStatus,
+    /// All of standard output.
     pub stdout: String,
+    /// All of standard error.
     pub stderr: String,
 }
 
@@ -112,32 +115,29 @@ impl Program {
 
     /// Asks it to end (SIGTERM, or another signal), and waits for that.
     #[track_caller]
-    pub fn stop(mut self, signal: Signal) -> Finished {
-        kill_process(self.pid(), signal).unwrap();
-        let status = self.ended();
+    pub fn stop(self, signal: Signal) -> Finished {
+        self.signal(signal);
+        self.ended()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn ended(mut self) -> Finished {
+        let deadline = Instant::now() + PATIENCE;
+        // Both ends of its output close when it ends; only then is waiting short.
+        let closed = self.stdout.is_closed(deadline) && self.stderr.is_closed(deadline);
+        assert!(closed, "{} does not end", self.name);
+        let status = self.child.wait().unwrap();
         for reader in self.readers.drain(..) {
             reader.join().unwrap();
         }
         Finished { status, stdout: self.stdout.all(), stderr: self.stderr.all() }
-    }
-
-    /// Asks it to end without waiting.
-    pub fn signal(&self, signal: Signal) {
-        kill_process(self.pid(), signal).unwrap();
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap()
-    }
-
-    #[track_caller]
-    fn ended(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
-        // Both ends of its output close when it ends; only then is waiting short.
-        while !(self.stdout.is_closed(deadline) && self.stderr.is_closed(deadline)) {
-            assert!(Instant::now() < deadline, "{} does not end", self.name);
-        }
-        self.child.wait().unwrap()
     }
 }
 

@@ -1,0 +1,144 @@
+//! A running proxy: what it answers about itself, what it makes of changes, and how it stops.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tests::program::{self, Finished, Program};
+use tests::{Directory, PATIENCE};
+
+use crate::writ;
+
+#[test]
+fn a_running_proxy_answers_about_itself() {
+    let proxy = Proxy::start(MESH, &[]);
+    let ask = |path: &str| writ(&["admin", path, "--admin", &proxy.admin.to_string()]);
+    assert_eq!(ask("/ready").well(), "ready\n");
+    let config: Value = serde_json::from_str(&ask("/config").well()).unwrap();
+    assert_eq!(config["version"], 1);
+    let verdicts = config["verdicts"].as_array().unwrap();
+    assert!(verdicts.iter().all(|verdict| verdict["state"] == "accepted"), "{config:#}");
+    let attested: Value = serde_json::from_str(&ask("/attestation").well()).unwrap();
+    assert_eq!(attested["self_test"], "passed");
+    assert!(ask("/metrics").well().ends_with("# EOF\n"));
+    let explained = ask("/explain?side=inbound&method=GET&url=http://ratings:9080/ratings/1");
+    let explained: Value = serde_json::from_str(&explained.well()).unwrap();
+    assert_eq!(explained["decision"]["reason"], "plaintext-under-strict", "{explained:#}");
+    let missing = ask("/nothing/here");
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(missing.stderr.contains("404"), "{missing:?}");
+}
+
+#[test]
+fn nobody_there_is_a_failure_that_says_what_to_look_at() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let finished = writ(&["admin", "/ready", "--admin", &free.to_string()]);
+    assert_eq!(finished.status.code(), Some(1));
+    assert!(finished.stderr.contains("is the proxy running"), "{finished:?}");
+}
+
+#[test]
+fn a_mistake_later_on_keeps_what_was_good() {
+    let proxy = Proxy::start(MESH, &[]);
+    let policy = proxy.directory.path().join("config/mesh.yaml");
+    fs::write(&policy, MESH.replace("mode: STRICT", "mode: STRICKT")).unwrap();
+    proxy.program.error_line(|line| line.contains("STRICKT"));
+    let config = writ(&["admin", "/config", "--admin", &proxy.admin.to_string()]).well();
+    let config: Value = serde_json::from_str(&config).unwrap();
+    let verdicts = config["verdicts"].as_array().unwrap();
+    let kept: Vec<_> = verdicts.iter().filter(|verdict| verdict["state"] == "kept-last-good").collect();
+    assert_eq!(kept.len(), 1, "{config:#}");
+    assert!(kept[0].to_string().contains("PeerAuthentication"), "{config:#}");
+}
+
+#[test]
+fn a_configuration_with_mistakes_is_refused_if_strictly_so() {
+    let directory = Directory::new();
+    let bad = MESH.replace("mode: STRICT", "mode: STRICKT");
+    let finished = Finished::of(&mut command(&directory, &bad, &["--config-strict"]));
+    assert_eq!(finished.status.code(), Some(1));
+    assert!(finished.stderr.contains("--config-strict"), "{finished:#?}");
+}
+
+#[test]
+fn what_is_in_flight_is_finished_before_it_stops() {
+    let application = TcpListener::bind("127.0.0.1:0").unwrap();
+    let forward = format!("--forward=127.0.0.1:0={}", application.local_addr().unwrap());
+    let proxy = Proxy::start("", &[&forward]);
+    let entrance = proxy.listening.last().unwrap();
+    let mut client = TcpStream::connect(entrance).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.write_all(b"GET /ratings/1 HTTP/1.1\r\nhost: ratings\r\n\r\n").unwrap();
+
+    let (mut server, _) = application.accept().unwrap();
+    let mut asked = BufReader::new(server.try_clone().unwrap());
+    while asked.by_ref().lines().next().unwrap().unwrap() != "" {}
+    // Now it is with the application: told to stop, the proxy waits for this one, and closes then.
+    proxy.program.signal(Signal::TERM);
+    proxy.program.error_line(|line| line.contains("\"stopping\""));
+    server.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nthere").unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("there"), "{answer}");
+
+    let finished = proxy.program.ended();
+    assert_eq!(finished.status.code(), Some(0), "{finished:#?}");
+    assert!(finished.stderr.contains("\"cut\":0"), "{finished:#?}");
+    let record: Value = serde_json::from_str(&finished.stdout).unwrap();
+    assert_eq!(record["ended"]["reason"], "complete", "{record:#}");
+}
+
+#[test]
+fn what_does_not_finish_is_cut_and_recorded() {
+    let application = TcpListener::bind("127.0.0.1:0").unwrap();
+    let forward = format!("--forward=127.0.0.1:0={}", application.local_addr().unwrap());
+    let proxy = Proxy::start("", &[&forward, "--drain=100ms"]);
+    let entrance = proxy.listening.last().unwrap();
+    let mut client = TcpStream::connect(entrance).unwrap();
+    client.write_all(b"GET /ratings/1 HTTP/1.1\r\nhost: ratings\r\n\r\n").unwrap();
+    let (_server, _) = application.accept().unwrap();
+    let finished = proxy.program.stop(Signal::TERM);
+    assert_eq!(finished.status.code(), Some(0), "{finished:#?}");
+    assert!(finished.stderr.contains("\"cut\":1"), "{finished:#?}");
+    let record: Value = serde_json::from_str(&finished.stdout).unwrap();
+    assert_eq!(record["ended"]["reason"], "drain-deadline", "{record:#}");
+}
+
+/// A small mesh: every caller must speak mutual TLS.
+const MESH: &str = include_str!("../interop/mesh.yaml");
+
+/// `writ run` with a configuration of its own.
+struct Proxy {
+    program: Program,
+    listening: Vec<SocketAddr>,
+    admin: SocketAddr,
+    directory: Directory,
+}
+
+impl Proxy {
+    fn start(config: &str, more: &[&str]) -> Self {
+        let directory = Directory::new();
+        let program = Program::start("writ", &mut command(&directory, config, more));
+        let serving = program.error_line(|line| line.contains("\"serving\""));
+        let serving: Value = serde_json::from_str(&serving).unwrap();
+        let addresses = |field: &str| -> Vec<SocketAddr> {
+            let list = serving[field].as_str().unwrap().trim_start_matches('[');
+            let list = list.strip_suffix(']').unwrap();
+            list.split(", ").map(|address| address.parse().unwrap()).collect()
+        };
+        Self { listening: addresses("listening"), admin: addresses("admin")[0], program, directory }
+    }
+}
+
+fn command(directory: &Directory, config: &str, more: &[&str]) -> Command {
+    fs::create_dir(directory.path().join("config")).unwrap();
+    fs::write(directory.path().join("config/mesh.yaml"), config).unwrap();
+    let mut run = Command::new(program::writ());
+    run.args(["run", "--outbound=127.0.0.1:0", "--inbound=off", "--health=off", "--metrics=off"]);
+    run.args(["--admin=127.0.0.1:0", "--lame-duck=0s", "--workers=1"]);
+    run.arg("--config").arg(directory.path().join("config")).args(more);
+    run
+}
