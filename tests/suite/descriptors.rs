@@ -26,7 +26,6 @@ fn accepting_survives_running_out() {
     assert!(said.contains("1 passed"), "the child ran the test: {said}");
 }
 
-#[expect(clippy::unwrap_used, reason = "the body of a test")]
 async fn in_child() {
     const WAITING: usize = 20;
     let app = App::echo().await;
