@@ -3,6 +3,7 @@
 
 mod bounds;
 mod descriptors;
+mod drain;
 mod http1;
 mod http2;
 mod identity;

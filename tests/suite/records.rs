@@ -1,8 +1,6 @@
 //! Exactly one record for each request and connection, whatever happens to it, saying where and why it ended.
 
-use std::time::Duration;
-
-use tests::{App, Client, Mesh, Record, Records, Server, World, request_head};
+use tests::{App, Client, Mesh, Record, Records, Server, World};
 use tokio::io::AsyncWriteExt as _;
 
 async fn ratings(app: &App) -> Mesh {
@@ -229,68 +227,4 @@ async fn tunnels_that_break_off() {
         assert_eq!((record.number("/request/bytes"), record.number("/response/bytes")), (sent, 5));
         assert_eq!(mesh.stop().await.all().len(), 1);
     }
-}
-
-#[tokio::test]
-async fn what_the_drain_deadline_cuts_says_so() {
-    let app = App::silent().await;
-    let mesh =
-        World::new().server(Server::new("ratings", &app)).drain(Duration::from_millis(100)).start().await;
-    let mut waiting = mesh.client().await;
-    waiting.send("GET /cut HTTP/1.1\r\nHost: ratings:9080\r\n\r\n").await;
-    app.has_requests(1).await;
-    let (records, cut) = mesh.stop_counting().await;
-    assert!(waiting.rest().await.is_empty());
-    assert!(cut >= 1, "{cut} connections were cut");
-    let (outbound, inbound) = records.pair("/cut");
-    let reasons = [outbound.text("/ended/reason"), inbound.text("/ended/reason")];
-    // Whichever proxy's deadline comes second is left by the one whose came first.
-    assert!(reasons.contains(&"drain-deadline"), "{reasons:?}");
-    assert!(
-        reasons
-            .iter()
-            .all(|reason| ["drain-deadline", "client-closed", "reset-before-response"].contains(reason)),
-        "{reasons:?}"
-    );
-}
-
-#[tokio::test]
-async fn a_request_under_way_outlives_the_drain() {
-    let (app, go_on) = answering_when_told().await;
-    let mesh = World::new().server(Server::new("ratings", &app)).drain(Duration::from_secs(20)).start().await;
-    let mut client = mesh.client().await;
-    client.send("GET /finishes HTTP/1.1\r\nHost: ratings:9080\r\n\r\n").await;
-    app.has_requests(1).await;
-    let entrance = mesh.entrance;
-    let stopping = tokio::spawn(mesh.stop_counting());
-    // The drain has begun when nobody accepts any more.
-    while tokio::net::TcpStream::connect(entrance).await.is_ok() {
-        tokio::task::yield_now().await;
-    }
-    go_on.notify_one();
-    let reply = client.reply().await;
-    assert_eq!((reply.status, reply.text(), reply.header("connection")), (200, "ok", Some("close")));
-    assert!(client.rest().await.is_empty());
-    let (records, cut) = stopping.await.unwrap();
-    assert_eq!(
-        (cut, ends(records.pair("/finishes"))),
-        (0, ["complete at relay", "complete at relay"].map(str::to_owned))
-    );
-}
-
-async fn answering_when_told() -> (App, std::sync::Arc<tokio::sync::Notify>) {
-    let go_on = std::sync::Arc::<tokio::sync::Notify>::default();
-    let told = std::sync::Arc::clone(&go_on);
-    let app = App::raw(move |mut socket, log| {
-        let told = std::sync::Arc::clone(&told);
-        async move {
-            while request_head(&mut socket).await {
-                log.request();
-                told.notified().await;
-                let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
-            }
-        }
-    })
-    .await;
-    (app, go_on)
 }
