@@ -10,8 +10,10 @@ use http_body::{Frame, SizeHint};
 use crate::decision::Reason;
 
 /// A body. Small and known ones cost nothing; streams are boxed by who makes them.
+#[derive(Default)]
 pub enum Body {
     /// No bytes.
+    #[default]
     Empty,
     /// All of it, already here. `None` once taken.
     Full(Option<Bytes>),

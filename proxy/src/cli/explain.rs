@@ -24,10 +24,10 @@ pub struct Args {
     /// Whose proxy decides.
     #[arg(long, env = "WRIT_WORKLOAD", value_name = "NAMESPACE/NAME", default_value = "default/local")]
     workload: String,
-    /// Its service account; default: that of the Pod of this name in the configuration, else `default`.
-    #[arg(long, env = "WRIT_SERVICE_ACCOUNT", value_name = "NAME")]
-    service_account: Option<String>,
-    /// Its labels; default: those of the Pod of this name in the configuration.
+    /// Its service account.
+    #[arg(long, env = "WRIT_SERVICE_ACCOUNT", value_name = "NAME", default_value = "default")]
+    service_account: String,
+    /// Its labels; default: those of the Pod or WorkloadEntry of this name in the configuration.
     #[arg(long, env = "WRIT_LABELS", value_name = "KEY=VALUE,..", value_delimiter = ',', value_parser = super::run::label)]
     labels: Option<Vec<(String, String)>>,
     /// The trust domain of the mesh.
@@ -131,20 +131,14 @@ impl Args {
     fn workload(&self) -> anyhow::Result<Workload> {
         let (namespace, name) =
             self.workload.split_once('/').context("--workload: expected NAMESPACE/NAME")?;
-        let known = None::<Workload>;
-        let mut workload = known.unwrap_or_else(|| Workload {
+        let workload = Workload {
             namespace: namespace.into(),
             name: name.into(),
-            service_account: "default".into(),
-            labels: Default::default(),
+            service_account: self.service_account.clone(),
+            // None given: those of the Pod or WorkloadEntry of this name.
+            labels: self.labels.iter().flatten().cloned().collect(),
             trust_domain: self.trust_domain.clone(),
-        });
-        if let Some(account) = &self.service_account {
-            workload.service_account.clone_from(account);
-        }
-        if let Some(labels) = &self.labels {
-            workload.labels = labels.iter().cloned().collect();
-        }
+        };
         Ok(workload)
     }
 }

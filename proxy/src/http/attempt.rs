@@ -1,5 +1,6 @@
 //! The bounded loop of `pick -> connect -> send`: each try is written into the record, and no try sends twice what can't be repeated.
 
+use std::mem;
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -26,24 +27,27 @@ pub async fn send(
     worker: &Worker,
     target: Target,
     chosen: &Chosen<'_>,
-    request: Request<Body>,
+    request: &mut Request<Body>,
     record: &mut Record,
 ) -> Result<Response<Body>, Reject> {
     let started = Instant::now();
     if request.method() == Method::CONNECT && target == Target::Authority {
-        return Box::pin(connect(worker, chosen, &request, record)).await;
+        return Box::pin(connect(worker, chosen, request, record)).await;
     }
     let rule = rule(chosen);
     let sent = match rule.and_then(|rule| rule.request_timeout) {
         None => attempts(worker, chosen, rule, request, record).await,
-        Some(limit) => match timeout(limit, attempts(worker, chosen, rule, request, record)).await {
-            Ok(sent) => sent,
-            Err(_) => Err(Reject::because(
-                Stage::Send,
-                Reason::RequestTimeout,
-                format_args!("no response in {limit:?}"),
-            )),
-        },
+        // Boxed: the other requests must not carry the timer's place.
+        Some(limit) => {
+            match Box::pin(timeout(limit, attempts(worker, chosen, rule, request, record))).await {
+                Ok(sent) => sent,
+                Err(_) => Err(Reject::because(
+                    Stage::Send,
+                    Reason::RequestTimeout,
+                    format_args!("no response in {limit:?}"),
+                )),
+            }
+        }
     };
     record.upstream_us = stages::micros(started.elapsed());
     sent
@@ -60,26 +64,28 @@ async fn attempts(
     worker: &Worker,
     chosen: &Chosen<'_>,
     rule: Option<&Rule>,
-    mut request: Request<Body>,
+    request: &mut Request<Body>,
     record: &mut Record,
 ) -> Result<Response<Body>, Reject> {
     let retry = rule.and_then(|rule| rule.retry.as_ref());
     let mut retries = retry.map_or(CONNECT_RETRIES, |retry| retry.attempts);
-    let mut tried: SmallVec<[SocketAddr; 2]> = SmallVec::new();
+    let mut tried: SmallVec<[SocketAddr; 1]> = SmallVec::new();
     loop {
-        let hop = pick(worker, chosen, as_asked(&request), &tried, record)?;
-        let spare = retry.filter(|_| retries > 0).and_then(|_| replayable(&request));
+        let hop = pick(worker, chosen, as_asked(request), &tried, record)?;
+        let spare = retry.filter(|_| retries > 0).and_then(|_| replayable(request)).map(Box::new);
         let started = Instant::now();
         let outcome = match rule.and_then(|rule| rule.backend_timeout) {
-            None => worker.upstream.send(&hop, request).await,
-            Some(limit) => match timeout(limit, worker.upstream.send(&hop, request)).await {
-                Ok(outcome) => outcome,
-                Err(_) => {
-                    let why = format_args!("no response in {limit:?}");
-                    let reject = Reject::because(Stage::Send, Reason::BackendTimeout, why);
-                    Err(SendError { reject, request: None, facts: None })
+            None => worker.upstream.send(&hop, mem::take(request)).await,
+            Some(limit) => {
+                match Box::pin(timeout(limit, worker.upstream.send(&hop, mem::take(request)))).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => {
+                        let why = format_args!("no response in {limit:?}");
+                        let reject = Reject::because(Stage::Send, Reason::BackendTimeout, why);
+                        Err(SendError { reject, request: None, facts: None })
+                    }
                 }
-            },
+            }
         };
         let us = stages::micros(started.elapsed());
         tried.push(hop.address());
@@ -89,17 +95,17 @@ async fn attempts(
                 stages::attempted(record, &hop, Ok(&sent.facts), us);
                 match spare.filter(|_| retry.is_some_and(|retry| retry.codes.contains(&code))) {
                     None => return Ok(sent.response),
-                    Some(again) => request = again,
+                    Some(again) => *request = *again,
                 }
             }
             Err(failed) => {
                 stages::attempted(record, &hop, Err(&failed.reject), us);
-                request = again(failed, spare, retries)?;
+                *request = *again(failed, spare, retries)?;
             }
         }
         retries -= 1;
         if let Some(pause) = retry.and_then(|retry| retry.backoff) {
-            tokio::time::sleep(pause).await;
+            Box::pin(tokio::time::sleep(pause)).await;
         }
     }
 }
@@ -157,10 +163,14 @@ fn pick(
 
 /// What to send once more after a try without a response: what the server can't have acted on, or what a policy lets be
 /// sent twice. An answer that was not understood is an answer.
-fn again(failed: SendError, spare: Option<Request<Body>>, retries: u32) -> Result<Request<Body>, Reject> {
+fn again(
+    failed: SendError,
+    spare: Option<Box<Request<Body>>>,
+    retries: u32,
+) -> Result<Box<Request<Body>>, Reject> {
     let SendError { reject, request, .. } = failed;
     let again = match reject.reason {
-        _ if reject.before_request() => request.map(|request| *request).or(spare),
+        _ if reject.before_request() => request.or(spare),
         Reason::ResetBeforeResponse | Reason::BackendTimeout => spare,
         _ => None,
     };

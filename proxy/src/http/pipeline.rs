@@ -35,6 +35,9 @@ pub struct Line {
 /// So many of the nearest ALLOW policies are named in a record.
 const CONSIDERED: usize = 8;
 
+/// An answer to come.
+pub type Answer = Pin<Box<dyn Future<Output = Response<RecordedBody>>>>;
+
 /// Where a request goes, as decided.
 pub enum Chosen<'t> {
     /// The local application.
@@ -63,33 +66,34 @@ impl<'t> Choice<'t> {
 
 impl Line {
     /// The whole life of a request. `forward` decides; this function only answers and records.
-    pub async fn handle(&self, request: Request<Body>) -> Response<RecordedBody> {
-        let held = self.worker.current.get();
-        let mut record = Record::begin(&self.worker.shard, &held.config, &self.peer.facts);
-        asked(&mut record, &request);
-        let grpc = reply::is_grpc(request.headers());
-        let (parts, body) = request.into_parts();
-        let (body, upload) = counted(body);
-        record.upload = upload;
-        let request = Request::from_parts(parts, body);
-        let response = match self.forward(&held, request, &mut record).await {
-            Ok(response) => response,
-            Err(reject) => refused(&reject, grpc, &mut record),
-        };
-        answered(&mut record, &response);
-        response.map(|body| RecordedBody::new(body, record)) // emitted when the body ends, fails or is dropped
+    ///
+    /// Boxed here, around the request where it lies: as an `async fn` it would hold it twice, and move it as often.
+    pub fn handle(self: Rc<Self>, mut request: Request<Body>) -> Answer {
+        Box::pin(async move {
+            let held = self.worker.current.get();
+            let mut record = Record::begin(&self.worker.shard, &held.config, &self.peer.facts);
+            asked(&mut record, &request);
+            let grpc = reply::is_grpc(request.headers());
+            record.upload = counted(request.body_mut());
+            let response = match self.forward(&held, &mut request, &mut record).await {
+                Ok(response) => response,
+                Err(reject) => refused(&reject, grpc, &mut record),
+            };
+            answered(&mut record, &response);
+            response.map(|body| RecordedBody::new(body, record)) // emitted when the body ends, fails or is dropped
+        })
     }
 
     /// Decides, sends, and gives the response: each stage writes down what it decided before the next one runs.
     async fn forward(
         &self,
         held: &Held,
-        mut request: Request<Body>,
+        request: &mut Request<Body>,
         record: &mut Record,
     ) -> Result<Response<Body>, Reject> {
-        let chosen = decide(&self.peer, self.target, held, &mut request, record, &self.worker.memory)?;
+        let chosen = decide(&self.peer, self.target, held, request, record, &self.worker.memory)?;
         record.policy_us = stages::micros(record.started.elapsed());
-        rewrite::request(&chosen, held, &self.peer, &mut request, record);
+        rewrite::request(&chosen, held, &self.peer, request, record);
         let mut response = attempt::send(&self.worker, self.target, &chosen, request, record).await?;
         rewrite::response(&chosen, &mut response);
         Ok(response)
@@ -158,9 +162,8 @@ fn error_chain(error: &dyn std::error::Error) -> String {
 impl super::serve_h1::Handler for Rc<Line> {
     type Body = RecordedBody;
 
-    fn handle(&self, request: Request<Body>) -> Pin<Box<dyn Future<Output = Response<RecordedBody>>>> {
-        let line = Rc::clone(self);
-        Box::pin(async move { Line::handle(&line, request).await })
+    fn handle(&self, request: Request<Body>) -> Answer {
+        Line::handle(Rc::clone(self), request)
     }
 
     fn refuse(&self, reject: Reject, partial: Partial) -> Response<RecordedBody> {

@@ -127,14 +127,14 @@ pub struct CountedBody {
 }
 
 /// Wraps a request body that has yet to come; one that is already here is counted by its length.
-pub fn counted(body: Body) -> (Body, Option<Rc<Upload>>) {
-    match body {
-        Body::Empty | Body::Full(_) => (body, None),
-        body => {
-            let upload = Rc::new(Upload::default());
-            (Body::Stream(Box::pin(CountedBody { body, upload: Rc::clone(&upload) })), Some(upload))
-        }
+pub fn counted(body: &mut Body) -> Option<Rc<Upload>> {
+    if matches!(body, Body::Empty | Body::Full(_)) {
+        return None;
     }
+    let upload = Rc::new(Upload::default());
+    let counted = CountedBody { body: std::mem::take(body), upload: Rc::clone(&upload) };
+    *body = Body::Stream(Box::pin(counted));
+    Some(upload)
 }
 
 impl http_body::Body for CountedBody {

@@ -55,7 +55,7 @@ pub async fn http2(io: Io, line: Rc<Line>, guard: &Guard) {
         let underway = watched.request();
         // Boxed, so that hyper's stream futures stay small: they are moved several times.
         Box::pin(async move {
-            let response = line.handle(request.map(Body::Http2)).await;
+            let response = Line::handle(line, request.map(Body::Http2)).await;
             Ok::<_, std::convert::Infallible>(response.map(|body| body.while_underway(underway)))
         })
     });
