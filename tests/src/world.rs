@@ -236,12 +236,37 @@ impl Mesh {
             for sidecar in sidecars {
                 // Asking again is the only way to learn that it changed.
                 let mut interval = tokio::time::interval(Duration::from_millis(20));
-                while !asked(&config(sidecar).await) {
+                while !asked(&ask_admin(sidecar, "/config").await) {
                     interval.tick().await;
                 }
             }
         })
         .await;
+    }
+
+    /// What the proxy that left a record explains of the same request. Headers are not in records.
+    pub async fn explain(&self, record: &Record, headers: &[(&str, &str)]) -> Record {
+        let mut query = format!(
+            "side={}&method={}&url=http://{}{}",
+            record.side(),
+            record.text("/request/method"),
+            record.text("/request/authority"),
+            record.path()
+        );
+        if record.side() == "inbound" {
+            query.push_str(&format!("&destination={}", record.text("/destination/address")));
+        }
+        match record.text("/source/identity") {
+            "" => {}
+            identity => query.push_str(&format!("&from={identity}")),
+        }
+        for (name, value) in headers {
+            query.push_str(&format!("&header={name}%3D{value}"));
+        }
+        let left_by = |name: &str| record.text("/proxy/workload") == format!("bookinfo/{name}");
+        let sidecar = self.sidecars.iter().find(|(name, _)| left_by(name)).map(|(_, sidecar)| sidecar);
+        let sidecar = sidecar.or(self.caller.as_ref()).expect("the proxy that left the record");
+        Record::new(ask_admin(sidecar, &format!("/explain?{query}")).await)
     }
 
     /// Stops one server's sidecar; how many connections were cut.
@@ -284,10 +309,11 @@ impl Mesh {
     }
 }
 
-async fn config(sidecar: &Running) -> Value {
+async fn ask_admin(sidecar: &Running, path: &str) -> Value {
     let mut admin = Client::connect(sidecar.admin()[0].0).await;
-    admin.send("GET /config HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
-    serde_json::from_slice(&admin.reply().await.body).expect("/config is JSON")
+    admin.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await;
+    let reply = admin.reply().await;
+    serde_json::from_slice(&reply.body).unwrap_or_else(|error| panic!("{path}: {error}: {}", reply.text()))
 }
 
 impl Drop for Mesh {

@@ -4,6 +4,7 @@
 mod bounds;
 mod descriptors;
 mod drain;
+mod explain;
 mod http1;
 mod http2;
 mod identity;
