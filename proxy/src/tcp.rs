@@ -40,30 +40,40 @@ pub async fn server_first(mut io: Io, worker: &Worker, peer: &Peer, target: Targ
         Ok(server) => server,
         Err(reject) => return refused_in_silence(io, worker, record, &reject).await,
     };
-    let mut from_client = BytesMut::new();
-    let mut from_server = BytesMut::new();
-    tokio::select! {
-        biased;
-        read = read_some(&mut server, &mut from_server) => {
-            if let (Ok(1..), Target::Destination(destination)) = (&read, target) {
+    let (mut from_client, mut from_server) = (BytesMut::new(), BytesMut::new());
+    let first = async {
+        tokio::select! {
+            biased;
+            read = read_some(&mut server, &mut from_server) => First::Server(read),
+            read = read_some(&mut io, &mut from_client) => First::Client(read),
+        }
+    };
+    match timeout(worker.deadlines.idle, first).await {
+        Err(_) => {
+            record.ended = Some((Stage::Relay, Reason::ClientStalled));
+            return None;
+        }
+        Ok(First::Client(Ok(1..))) => {
+            record.discard();
+            return Some(io.unread(from_client.freeze()));
+        }
+        Ok(First::Server(Ok(1..))) => {
+            if let Target::Destination(destination) = target {
                 worker.server_first.note(destination);
             }
-            let server = Prefixed::new(from_server.freeze(), server);
-            tunnel::run(io, server, record, worker.deadlines.idle).await;
-            None
         }
-        read = read_some(&mut io, &mut from_client) => match read {
-            Ok(1..) => {
-                record.discard();
-                Some(io.unread(from_client.freeze()))
-            }
-            // The client ended its half, or is gone, without a byte: the server may still have something to say.
-            _ => {
-                tunnel::run(io, server, record, worker.deadlines.idle).await;
-                None
-            }
-        },
+        // One of them ended its half, or is gone, without a byte: the other may still have something to say.
+        Ok(First::Client(_) | First::Server(_)) => {}
     }
+    let server = Prefixed::new(from_server.freeze(), server);
+    tunnel::run(io, server, record, worker.deadlines.idle).await;
+    None
+}
+
+/// Who spoke first, or left.
+enum First {
+    Client(io::Result<usize>),
+    Server(io::Result<usize>),
 }
 
 /// A silent client that may not go on as it is gets the time of a handshake to say who it is.

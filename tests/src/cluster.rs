@@ -77,13 +77,14 @@ pub(crate) fn services(names: &[String], servers: &[Server]) -> String {
 /// Who is where.
 pub(crate) fn endpoints<'s>(located: impl IntoIterator<Item = (&'s Server, SocketAddr)>) -> String {
     let mut yaml = String::new();
-    for (server, address) in located {
+    // A slice has one set of ports for all of its endpoints, so each gets one of its own.
+    for (number, (server, address)) in located.into_iter().enumerate() {
         let (name, port_name) = (&server.name, &server.port_name);
         write!(
             yaml,
             "apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
-metadata: {{name: {name}, namespace: bookinfo, labels: {{kubernetes.io/service-name: {name}}}}}
+metadata: {{name: {name}-{number}, namespace: bookinfo, labels: {{kubernetes.io/service-name: {name}}}}}
 addressType: IPv4
 ports: [{{name: {port_name}, port: {port}}}]
 endpoints:

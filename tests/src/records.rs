@@ -129,6 +129,9 @@ fn policy(value: Option<&Value>) -> String {
     text
 }
 
+/// Looks at each record as it comes.
+pub(crate) type Tap = Box<dyn FnMut(&Record) + Send>;
+
 /// Where the records of a mesh are gathered as they come.
 #[derive(Debug)]
 pub(crate) struct Gathering {
@@ -138,13 +141,17 @@ pub(crate) struct Gathering {
 }
 
 impl Gathering {
-    /// Gathers until all senders are gone.
-    pub(crate) fn start(mut from: mpsc::Receiver<String>) -> Self {
+    /// Gathers until all senders are gone. What a tap looks at is not kept.
+    pub(crate) fn start(mut from: mpsc::Receiver<String>, mut tap: Option<Tap>) -> Self {
         let lines = Arc::<std::sync::Mutex<Vec<String>>>::default();
         let (counted, count) = watch::channel(0);
         let into = Arc::clone(&lines);
         let thread = std::thread::spawn(move || {
             while let Some(line) = from.blocking_recv() {
+                if let Some(tap) = &mut tap {
+                    parse(&line).iter().for_each(&mut *tap);
+                    continue;
+                }
                 let mut lines = into.lock().unwrap();
                 lines.push(line);
                 counted.send_replace(lines.len());

@@ -9,13 +9,13 @@ use proxy::app::{self, Running, Settings};
 use proxy::roles::{Forward, Open, Role};
 use proxy::telemetry::{Sample, Sink};
 use proxy::worker::Deadlines;
+use serde_json::Value;
 use tokio::sync::mpsc;
 
-use crate::records::Gathering;
+use crate::records::{Gathering, Tap};
 use crate::{Client, Directory, Pki, Record, Records, Reply, Server, cluster, soon};
 
 /// A mesh as it is to be.
-#[derive(Debug)]
 pub struct World {
     services: Vec<String>,
     servers: Vec<Server>,
@@ -23,6 +23,7 @@ pub struct World {
     deadlines: Deadlines,
     drain: Duration,
     workers: usize,
+    tap: Option<Tap>,
 }
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -39,6 +40,7 @@ impl World {
             deadlines: Deadlines::default(),
             drain: Duration::ZERO,
             workers: 1,
+            tap: None,
         }
     }
 
@@ -75,13 +77,18 @@ impl World {
         Self { workers, ..self }
     }
 
+    /// Looks at each record as it comes, and keeps none: for more of them than fit.
+    pub fn tap(self, tap: impl FnMut(&Record) + Send + 'static) -> Self {
+        Self { tap: Some(Box::new(tap)), ..self }
+    }
+
     /// Starts it.
     pub async fn start(self) -> Mesh {
         // Starting takes a moment that applications of this runtime should not lose.
         tokio::task::spawn_blocking(move || self.start_blocking()).await.unwrap()
     }
 
-    fn start_blocking(self) -> Mesh {
+    fn start_blocking(mut self) -> Mesh {
         let pki = Pki::new();
         let config = Directory::new();
         config.write("cluster.yaml", &cluster::services(&self.services, &self.servers));
@@ -89,6 +96,7 @@ impl World {
             config.write(&format!("policy-{number}.yaml"), document);
         }
         let (sender, records) = mpsc::channel(RECORDS);
+        let tap = self.tap.take();
         let settings = |workload| self.settings(workload, &config, &pki, sender.clone());
 
         let mut sidecars = Vec::new();
@@ -113,7 +121,7 @@ impl World {
             located,
             config,
             pki,
-            records: Some(Gathering::start(records)),
+            records: Some(Gathering::start(records, tap)),
         }
     }
 
@@ -221,16 +229,51 @@ impl Mesh {
         cluster::endpoints(others.map(|(known, at)| (known, *at)).chain(moved))
     }
 
-    /// The admin listener of the caller's sidecar.
-    pub fn admin(&self) -> SocketAddr {
-        self.caller.as_ref().unwrap().admin()[0].0
+    /// Waits until every proxy's `/config` is as asked.
+    pub async fn config_is(&self, what: &str, asked: impl Fn(&Value) -> bool) {
+        let sidecars = self.sidecars.iter().map(|(_, sidecar)| sidecar).chain(&self.caller);
+        soon(what, async {
+            for sidecar in sidecars {
+                // Asking again is the only way to learn that it changed.
+                let mut interval = tokio::time::interval(Duration::from_millis(20));
+                while !asked(&ask_admin(sidecar, "/config").await) {
+                    interval.tick().await;
+                }
+            }
+        })
+        .await;
     }
 
-    /// What the admin listener of a sidecar answers at a path.
-    pub async fn ask_admin(&self, path: &str) -> Reply {
-        let mut client = Client::connect(self.admin()).await;
-        client.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await;
-        client.reply().await
+    /// What the proxy that left a record explains of the same request. Headers are not in records.
+    pub async fn explain(&self, record: &Record, headers: &[(&str, &str)]) -> Record {
+        let mut query = format!(
+            "side={}&method={}&url=http://{}{}",
+            record.side(),
+            record.text("/request/method"),
+            record.text("/request/authority"),
+            record.path()
+        );
+        if record.side() == "inbound" {
+            query.push_str(&format!("&destination={}", record.text("/destination/address")));
+        }
+        match record.text("/source/identity") {
+            "" => {}
+            identity => query.push_str(&format!("&from={identity}")),
+        }
+        for (name, value) in headers {
+            query.push_str(&format!("&header={name}%3D{value}"));
+        }
+        let left_by = |name: &str| record.text("/proxy/workload") == format!("bookinfo/{name}");
+        let sidecar = self.sidecars.iter().find(|(name, _)| left_by(name)).map(|(_, sidecar)| sidecar);
+        let sidecar = sidecar.or(self.caller.as_ref()).expect("the proxy that left the record");
+        Record::new(ask_admin(sidecar, &format!("/explain?{query}")).await)
+    }
+
+    /// Stops one server's sidecar; how many connections were cut.
+    pub async fn stop_server(&mut self, server: &str) -> usize {
+        let at = self.sidecars.iter().position(|(name, _)| name == server).expect("a sidecar of that name");
+        let (_, sidecar) = self.sidecars.swap_remove(at);
+        soon("the stop", tokio::task::spawn_blocking(|| sidecar.stop())).await.unwrap().unwrap()
     }
 
     /// Connections that the proxies have open.
@@ -264,6 +307,13 @@ impl Mesh {
         let stopping: Vec<_> = running.map(|proxy| std::thread::spawn(|| proxy.stop())).collect();
         stopping.into_iter().map(|stopped| stopped.join().unwrap().unwrap()).sum()
     }
+}
+
+async fn ask_admin(sidecar: &Running, path: &str) -> Value {
+    let mut admin = Client::connect(sidecar.admin()[0].0).await;
+    admin.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await;
+    let reply = admin.reply().await;
+    serde_json::from_slice(&reply.body).unwrap_or_else(|error| panic!("{path}: {error}: {}", reply.text()))
 }
 
 impl Drop for Mesh {

@@ -1,9 +1,16 @@
 //! End-to-end tests.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "what fails here is a failed test")]
 
+mod bounds;
+mod descriptors;
+mod drain;
+mod explain;
 mod http1;
 mod http2;
 mod identity;
 mod policy;
+mod records;
+mod reload;
 mod routes;
 mod strict_http2;
 mod strict_requests;

@@ -6,6 +6,17 @@ use tests::{App, Client, Server, World};
 /// STRICT everywhere; productpage may GET `/ratings/*`, nobody `/ratings/embargoed/*`.
 pub const POLICIES: &str = include_str!("policy.yaml");
 
+/// The same without the first two.
+pub const DENY_EMBARGOED: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: embargo, namespace: bookinfo}
+spec:
+  selector: {matchLabels: {app: ratings}}
+  action: DENY
+  rules: [{to: [{operation: {paths: [/ratings/embargoed/*]}}]}]
+";
+
 /// What a sidecar says of a call that reached its server by mTLS.
 const DECIDED_BY_SERVER: [&str; 5] = [
     "pass mtls",

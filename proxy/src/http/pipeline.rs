@@ -79,13 +79,13 @@ impl Line {
             let mut record = Record::begin(&self.worker.shard, &held.config, &self.peer.facts);
             asked(&mut record, &request);
             let grpc = reply::is_grpc(request.headers());
-            let upload = counted(request.body_mut());
+            record.upload = counted(request.body_mut());
             let response = match self.forward(&held, &mut request, &mut record).await {
                 Ok(response) => response,
                 Err(reject) => refused(&reject, grpc, &mut record),
             };
             answered(&mut record, &response);
-            response.map(|body| RecordedBody::new(body, record, upload)) // emitted when the body ends, fails or is dropped
+            response.map(|body| RecordedBody::new(body, record)) // emitted when the body ends, fails or is dropped
         })
     }
 
@@ -113,7 +113,7 @@ impl Line {
         record.method = partial.method;
         let response = refused(reject, false, &mut record);
         answered(&mut record, &response);
-        response.map(|body| RecordedBody::new(body, record, None))
+        response.map(|body| RecordedBody::new(body, record))
     }
 }
 
@@ -173,6 +173,10 @@ impl super::serve_h1::Handler for Rc<Line> {
 
     fn refuse(&self, reject: Reject, partial: Partial) -> Response<RecordedBody> {
         Line::refuse(self, &reject, partial)
+    }
+
+    fn untaken(&self, body: &mut RecordedBody) {
+        body.untaken();
     }
 }
 

@@ -1,6 +1,5 @@
 //! Bodies that know their record: the response's carries it and ends it, the request's counts for it.
 
-use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -12,27 +11,19 @@ use http_body::{Body as _, Frame, SizeHint};
 use super::resets::Underway;
 use crate::body::{Body, BodyError};
 use crate::decision::{Reason, Stage};
-use crate::telemetry::Record;
-
-/// What a request's two bodies share: bytes from the caller, and why its body broke, if it did.
-#[derive(Debug, Default)]
-pub struct Upload {
-    bytes: Cell<u64>,
-    failed: Cell<Option<Reason>>,
-}
+use crate::telemetry::{Record, Upload};
 
 /// A response body with its record, which is emitted when the body ends, fails or is dropped.
 pub struct RecordedBody {
     body: Body,
     record: Option<Box<Record>>,
-    upload: Option<Rc<Upload>>,
     underway: Option<Underway>,
 }
 
 impl RecordedBody {
-    /// Ties a body to its record. `upload` belongs to the same request.
-    pub fn new(body: Body, record: Box<Record>, upload: Option<Rc<Upload>>) -> Self {
-        Self { body, record: Some(record), upload, underway: None }
+    /// Ties a body to its record.
+    pub fn new(body: Body, record: Box<Record>) -> Self {
+        Self { body, record: Some(record), underway: None }
     }
 
     /// Holds an HTTP/2 connection's guard for as long as the request may have something to record.
@@ -46,15 +37,15 @@ impl RecordedBody {
         self.record.take()
     }
 
+    /// Writes down that the client does not take it.
+    pub fn untaken(&mut self) {
+        self.finish(Stage::Relay, Reason::ClientStalled);
+    }
+
     fn finish(&mut self, stage: Stage, reason: Reason) {
         if let Some(mut record) = self.record.take() {
-            if let Some(upload) = &self.upload {
-                record.request_bytes = upload.bytes.get();
-                if let (Some(Reason::MalformedRequest), Some(underway)) =
-                    (upload.failed.get(), &self.underway)
-                {
-                    underway.recorded();
-                }
+            if let (Some(Reason::MalformedRequest), Some(underway)) = (upload_failed(&record), &self.underway) {
+                underway.recorded();
             }
             // An answer of the proxy's own already says how the request ended.
             record.ended.get_or_insert((stage, reason));
@@ -69,6 +60,10 @@ impl RecordedBody {
             record.grpc_status = grpc_status(trailers).or(record.grpc_status);
         }
     }
+}
+
+fn upload_failed(record: &Record) -> Option<Reason> {
+    record.upload.as_ref()?.failed.get()
 }
 
 /// `grpc-status` of a head or of trailers.
@@ -90,7 +85,7 @@ impl http_body::Body for RecordedBody {
             Poll::Ready(Some(Ok(frame))) => this.count(frame),
             Poll::Ready(None) => this.finish(Stage::Relay, Reason::Complete),
             Poll::Ready(Some(Err(error))) => {
-                let caller = this.upload.as_ref().and_then(|upload| upload.failed.get());
+                let caller = this.record.as_deref().and_then(upload_failed);
                 if let Some(record) = &mut this.record {
                     record.detail = error.detail.clone();
                 }
@@ -121,8 +116,6 @@ impl Drop for RecordedBody {
         // client, or cut: the record knows which.
         if self.body.is_end_stream() {
             self.finish(Stage::Relay, Reason::Complete);
-        } else if let (Some(record), Some(upload)) = (&mut self.record, &self.upload) {
-            record.request_bytes = upload.bytes.get();
         }
     }
 }

@@ -42,6 +42,11 @@ pub trait Handler {
 
     /// Answers what is not a request, or not a whole one; the connection closes after. Dropped unsent if the client left.
     fn refuse(&self, reject: Reject, partial: Partial) -> Response<Self::Body>;
+
+    /// Told that the client does not take its answer, whose body is dropped after.
+    fn untaken(&self, body: &mut Self::Body) {
+        let _ = body;
+    }
 }
 
 /// What could be read of a refused request.

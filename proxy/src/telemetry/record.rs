@@ -1,5 +1,6 @@
 //! The record of one request or connection: decision and outcome, emitted exactly once, when it is dropped at the latest.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -111,6 +112,15 @@ pub struct CertificateEvidence {
     pub not_after: i64,
 }
 
+/// What a request's body and its record share: bytes from the caller, and why its body broke, if it did.
+#[derive(Debug, Default)]
+pub struct Upload {
+    /// Bytes so far.
+    pub bytes: Cell<u64>,
+    /// Why no more come.
+    pub failed: Cell<Option<Reason>>,
+}
+
 /// One try to get the request served.
 #[derive(Debug, Clone)]
 pub struct Attempt {
@@ -161,6 +171,8 @@ pub struct Record {
     pub path: Option<Box<str>>,
     /// Bytes of body from the caller.
     pub request_bytes: u64,
+    /// Counts for `request_bytes` while the body is still coming; read at the end.
+    pub upload: Option<Rc<Upload>>,
     /// Status answered; 0: none.
     pub status: u16,
     /// Bytes of body to the caller.
@@ -213,6 +225,7 @@ impl Record {
             authority: None,
             path: None,
             request_bytes: 0,
+            upload: None,
             status: 0,
             response_bytes: 0,
             grpc_status: None,
@@ -260,7 +273,15 @@ impl Drop for Record {
         if self.discarded {
             return self.shard.forget(self);
         }
-        let left = if self.shard.is_cut() { Reason::DrainDeadline } else { Reason::ClientClosed };
+        let upload = self.upload.take();
+        if let Some(upload) = &upload {
+            self.request_bytes = upload.bytes.get();
+        }
+        let left = match upload.and_then(|upload| upload.failed.get()) {
+            _ if self.shard.is_cut() => Reason::DrainDeadline,
+            Some(reason) => reason,
+            None => Reason::ClientClosed,
+        };
         self.ended.get_or_insert((Stage::Relay, left));
         self.shard.emit(self);
     }

@@ -360,6 +360,9 @@ where
     fn too_late(&mut self, deadline: Instant) -> Step<End<H::Body>> {
         if self.write_deadline.is_some_and(|write| write <= deadline) {
             self.exchange.end_upload(Reason::ClientStalled);
+            if let State::Responding(body, _) = &mut self.state {
+                self.handler.untaken(body);
+            }
             return Step::End(None);
         }
         self.read_deadline = None;
