@@ -17,10 +17,9 @@ use tokio::task::LocalSet;
 
 use crate::admin::{self, AdminState, Readiness};
 use crate::conn;
-use crate::drain::{Drain, Phase};
+use crate::drain::{Drain, DrainSignal, Phase};
 use crate::explain::{Query, explain};
 use crate::generation::{Current, Published};
-use crate::http::serve_h1::DrainSignal;
 use crate::identity::{self, Identity, SpiffeId};
 use crate::listen::{self, Accepted, Placement};
 use crate::net::OwnListeners;
@@ -29,7 +28,7 @@ use crate::roles::{self, Forward, Listener, Open, Role};
 use crate::telemetry::{self, ConfigStatus, ProxyFacts, Telemetry};
 use crate::tls::{ClientTls, ServerTls};
 use crate::upstream::{self, Registry, Upstream};
-use crate::worker::{Deadlines, Memory, Worker};
+use crate::worker::{Deadlines, Memory, ServerFirst, Worker};
 
 /// What a proxy is told at start. Resources come from its source, never from here.
 #[derive(Debug, Clone)]
@@ -393,7 +392,7 @@ impl Shared {
             identity: self.identity.clone(),
             server_tls: self.server_tls.clone(),
             own: Arc::clone(&self.own),
-            server_first: conn::ServerFirst::default(),
+            server_first: ServerFirst::default(),
             deadlines: self.deadlines,
             http1: Rc::new(self.deadlines.http1()),
             draining: DrainSignal::new(),

@@ -13,6 +13,7 @@ pub mod generation;
 pub mod h1;
 pub mod http;
 pub mod identity;
+pub mod io;
 pub mod listen;
 pub mod net;
 pub mod peer;

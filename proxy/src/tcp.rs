@@ -7,10 +7,10 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
-use crate::conn::Io;
 use crate::decision::{PolicyRef, Reason, Stage};
 use crate::error::Reject;
 use crate::generation::Held;
+use crate::io::Io;
 use crate::net::Prefixed;
 use crate::peer::Peer;
 use crate::stages::{self, Target};

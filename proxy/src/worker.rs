@@ -2,12 +2,14 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::drain::DrainSignal;
 use crate::generation::Current;
-use crate::http::serve_h1::{DrainSignal, Timeouts};
+use crate::h1::Timeouts;
 use crate::identity::Identity;
 use crate::net::OwnListeners;
 use crate::tables::{Rule, SplitKey, SplitState};
@@ -34,7 +36,7 @@ pub struct Worker {
     /// Our own listeners, never to be connected to.
     pub own: Arc<OwnListeners>,
     /// Outbound destinations where the server spoke first, until when that is believed.
-    pub server_first: crate::conn::ServerFirst,
+    pub server_first: ServerFirst,
     /// Deadlines.
     pub deadlines: Deadlines,
     /// Those of HTTP/1 connections.
@@ -140,5 +142,44 @@ impl Splits {
                 states.entry(rule.key).or_default().choose(&rule.split)
             }
         }
+    }
+}
+
+/// Outbound destinations where the server spoke first, so that the next client need not wait for detection.
+#[derive(Default)]
+pub struct ServerFirst {
+    until: RefCell<HashMap<SocketAddr, Instant, foldhash::fast::RandomState>>,
+}
+
+/// How long "the server spoke first" is believed.
+const SERVER_FIRST_FOR: Duration = Duration::from_secs(60);
+/// Destinations remembered at once.
+const SERVER_FIRST_MAX: usize = 1024;
+
+impl ServerFirst {
+    /// The server at `destination` spoke first a short while ago.
+    pub fn believes(&self, destination: SocketAddr) -> bool {
+        let mut until = self.until.borrow_mut();
+        match until.get(&destination) {
+            Some(&end) if end > Instant::now() => true,
+            Some(_) => {
+                until.remove(&destination);
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// It did just now.
+    pub fn note(&self, destination: SocketAddr) {
+        let mut until = self.until.borrow_mut();
+        if until.len() >= SERVER_FIRST_MAX {
+            let now = Instant::now();
+            until.retain(|_, end| *end > now);
+            if until.len() >= SERVER_FIRST_MAX {
+                return;
+            }
+        }
+        until.insert(destination, Instant::now() + SERVER_FIRST_FOR);
     }
 }
