@@ -126,7 +126,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         &settings.forwards,
     ))?;
     let listening: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
-    let (admin, admin_addresses, ready) =
+    let Admin { handle: admin, addresses: admin_addresses, ready } =
         start_admin(&settings, &telemetry, attestation, Arc::clone(&published), proxy)?;
 
     let drain = Drain::default();
@@ -422,13 +422,20 @@ async fn renew_pools(mut generation: watch::Receiver<u64>, upstream: Rc<Upstream
     }
 }
 
+/// The admin thread, and what it answers readiness from.
+struct Admin {
+    handle: admin::Handle,
+    addresses: Vec<(SocketAddr, admin::Kind)>,
+    ready: Arc<Readiness>,
+}
+
 fn start_admin(
     settings: &Settings,
     telemetry: &Arc<Telemetry>,
     attestation: &fips::Attestation,
     published: Arc<Published>,
     proxy: ProxyFacts,
-) -> anyhow::Result<(admin::Handle, Vec<(SocketAddr, admin::Kind)>, Arc<Readiness>)> {
+) -> anyhow::Result<Admin> {
     let ready = Arc::new(Readiness::new(&["config", "listeners", "identity"]));
     let wanted = [
         (settings.admin.addresses(true), admin::Kind::Admin),
@@ -451,7 +458,7 @@ fn start_admin(
         attestation: serde_json::to_value(attestation)?,
         explain: Some(explaining(published, proxy)),
     };
-    Ok((admin::start(sockets, state)?, addresses, ready))
+    Ok(Admin { handle: admin::start(sockets, state)?, addresses, ready })
 }
 
 /// `/explain?side=..&from=..&url=..`: parameters as `writ explain` has flags, percent-encoded.

@@ -101,7 +101,14 @@ pub struct Memory {
 /// Reading every policy costs more than the refusal itself, and a refused caller must not choose how often.
 #[derive(Default)]
 pub struct Considered {
-    second: RefCell<(Option<Instant>, HashSet<Option<Arc<str>>>)>,
+    second: RefCell<Second>,
+}
+
+/// Who had a refusal explained since when.
+#[derive(Default)]
+struct Second {
+    began: Option<Instant>,
+    callers: HashSet<Option<Arc<str>>>,
 }
 
 /// Explained refusals of one worker in one second.
@@ -110,13 +117,13 @@ const CONSIDERED_PER_SECOND: usize = 5;
 impl Considered {
     /// Whether this refusal of `caller` may be explained.
     pub fn allows(&self, caller: Option<&Arc<str>>) -> bool {
-        let (second, callers) = &mut *self.second.borrow_mut();
+        let mut second = self.second.borrow_mut();
         let now = Instant::now();
-        if second.is_none_or(|began| now.duration_since(began) >= Duration::from_secs(1)) {
-            *second = Some(now);
-            callers.clear();
+        if second.began.is_none_or(|began| now.duration_since(began) >= Duration::from_secs(1)) {
+            second.began = Some(now);
+            second.callers.clear();
         }
-        callers.len() < CONSIDERED_PER_SECOND && callers.insert(caller.cloned())
+        second.callers.len() < CONSIDERED_PER_SECOND && second.callers.insert(caller.cloned())
     }
 }
 
