@@ -312,3 +312,19 @@ impl Arrival {
 fn is_http(declared: Option<Protocol>) -> bool {
     matches!(declared, Some(Protocol::Http1 | Protocol::Http2 | Protocol::Grpc))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn future_size<A, B, C, D, E, F>(_: impl FnOnce(A, B, C, D, E) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// What every connection costs, the one that sleeps among them. The numbers change on purpose only.
+    #[test]
+    fn a_connection_stays_small() {
+        let size = future_size(serve);
+        assert!(size <= 1536, "{size}");
+    }
+}
