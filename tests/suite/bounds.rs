@@ -65,6 +65,18 @@ async fn in_the_handshake() {
     assert_eq!(mesh.stop().await.all().len(), 3);
 }
 
+/// Where plaintext is permitted as well, half a ClientHello is still no plaintext.
+#[tokio::test]
+async fn in_the_handshake_of_a_permissive_port() {
+    let app = App::tcp_echo().await;
+    let mesh = ratings(&app, Deadlines { handshake: SHORT, ..Deadlines::default() }).await;
+    let hello = mesh.pki.caller("productpage").client_hello();
+    let (_, record) = stalled(&mesh, mesh.inbound("ratings"), &hello[..40]).await;
+    assert_eq!(record.ended(), "handshake-failed at terminate", "{record:?}");
+    assert_eq!(app.connections(), 0);
+    mesh.stop().await.only("inbound");
+}
+
 #[tokio::test]
 async fn in_the_head() {
     let app = App::echo().await;

@@ -410,4 +410,15 @@ mod tests {
             assert_eq!(traceparent(bad), None, "{bad}");
         }
     }
+
+    fn future_size<A, B, C, D, F>(_: impl FnOnce(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// What a request under way costs beside its head and its record. The number changes on purpose only.
+    #[test]
+    fn a_request_under_way_stays_small() {
+        let size = future_size(Line::forward);
+        assert!(size <= 1024, "{size}");
+    }
 }
