@@ -415,10 +415,10 @@ mod tests {
         size_of::<F>()
     }
 
-    /// What a request under way costs beside its head and its record. The number changes on purpose only.
+    /// With the request that it works on this makes one KiB, up to which the allocator is quick.
     #[test]
     fn a_request_under_way_stays_small() {
         let size = future_size(Line::forward);
-        assert!(size <= 1024, "{size}");
+        assert!(size <= 744, "{size}");
     }
 }
