@@ -244,6 +244,7 @@ struct Configuration {
 impl Configuration {
     fn start(settings: &Settings) -> anyhow::Result<Self> {
         let Some(path) = &settings.config else {
+            tracing::warn!("no --config: there are no services to route to and no policies to enforce");
             let snapshot = control_client::load_str("", &settings.workload).snapshot;
             let (sender, snapshots) = watch::channel(Arc::new(snapshot));
             let follow = Box::pin(std::future::pending());
@@ -252,11 +253,6 @@ impl Configuration {
         let options = control_client::Options { strict: settings.config_strict };
         let (snapshots, status, follow) =
             control_client::start(Source::Dir(path.clone()), settings.workload.clone(), options)?;
-        for verdict in snapshots.borrow().verdicts.iter() {
-            for diagnostic in &verdict.diagnostics {
-                tracing::warn!("{diagnostic}");
-            }
-        }
         Ok(Self { snapshots, status, follow: Box::pin(follow), _none: None })
     }
 }
@@ -438,15 +434,15 @@ fn start_admin(
 ) -> anyhow::Result<Admin> {
     let ready = Arc::new(Readiness::new(&["config", "listeners", "identity"]));
     let wanted = [
-        (settings.admin.addresses(true), admin::Kind::Admin),
-        (settings.health.addresses(false), admin::Kind::Health),
-        (settings.metrics.addresses(false), admin::Kind::Metrics),
+        ("--admin", settings.admin.addresses(true), admin::Kind::Admin),
+        ("--health", settings.health.addresses(false), admin::Kind::Health),
+        ("--metrics", settings.metrics.addresses(false), admin::Kind::Metrics),
     ];
     let mut sockets = Vec::new();
     let mut addresses = Vec::new();
-    for (wanted, kind) in wanted {
+    for (flag, wanted, kind) in wanted {
         for address in wanted {
-            if let Some(socket) = listen::bind_one(address)? {
+            if let Some(socket) = listen::bind_one(flag, address)? {
                 addresses.push((socket.local_addr()?, kind));
                 sockets.push((admin::Socket::Tcp(socket), kind));
             }
