@@ -26,7 +26,7 @@ pub fn request<B>(request: &mut Request<B>, normalization: PathNormalization) ->
     authority_agrees(request)?;
     normalize_path(request, normalization)?;
     let upgrade = wants_upgrade(request);
-    let te_trailers = request.headers().get(header::TE).is_some_and(|te| accepts_trailers(te));
+    let te_trailers = request.headers().get(header::TE).is_some_and(accepts_trailers);
     strip_hop(request.headers_mut())?;
     strip_reserved(request.headers_mut());
     join_cookies(request.headers_mut());

@@ -9,7 +9,8 @@ use regex::Regex;
 use smallvec::SmallVec;
 
 use crate::decision::{CheckOutcome, CheckResult, Outcome, PolicyRef, Reason};
-use crate::tables::{Authorization, ConnectionAttributes, RequestAttributes, Shadow};
+use crate::decision::Shadow;
+use crate::tables::{Authorization, ConnectionAttributes, RequestAttributes};
 
 /// A connection, and the request on it unless it is opaque.
 #[derive(Clone, Copy)]
