@@ -132,7 +132,8 @@ impl Line {
 
     fn malformed_h2(&self, detail: Box<str>) {
         let mut record = self.begin_without_request("HTTP/2");
-        let reject = Reject { detail: Some(detail), ..Reject::new(Stage::Sanitize, Reason::MalformedRequest) };
+        let reject =
+            Reject { detail: Some(detail), ..Reject::new(Stage::Sanitize, Reason::MalformedRequest) };
         stages::ended(&reject, &mut record);
     }
 

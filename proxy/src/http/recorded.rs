@@ -44,7 +44,8 @@ impl RecordedBody {
 
     fn finish(&mut self, stage: Stage, reason: Reason) {
         if let Some(mut record) = self.record.take() {
-            if let (Some(Reason::MalformedRequest), Some(underway)) = (upload_failed(&record), &self.underway) {
+            if let (Some(Reason::MalformedRequest), Some(underway)) = (upload_failed(&record), &self.underway)
+            {
                 underway.recorded();
             }
             // An answer of the proxy's own already says how the request ended.

@@ -14,9 +14,7 @@ use super::super::{
     render,
 };
 use super::{ROUTE, allowed, config, connection, object, proxy};
-use crate::decision::{
-    Check, CheckOutcome, CheckResult, Objects, Outcome, PolicyRef, Reason, Shadow, Stage,
-};
+use crate::decision::{Check, CheckOutcome, CheckResult, Objects, Outcome, PolicyRef, Reason, Shadow, Stage};
 
 /// The example of the decision record, with its `..` filled in, the verdicts' policies repeated by the checks that
 /// they belong to, and `not_after` as a time.
@@ -153,10 +151,7 @@ fn audit_and_dry_run_policies_are_named() {
     let line: Value = serde_json::from_str(&line(&record, 1)).unwrap();
     let named = json!({"kind": "AuthorizationPolicy", "namespace": "bookinfo", "name": "ratings-viewer",
         "digest": "sha256:77"});
-    assert_eq!(
-        line["shadow"],
-        json!([{"outcome": "deny", "reason": "no-allow-matched", "policy": named}])
-    );
+    assert_eq!(line["shadow"], json!([{"outcome": "deny", "reason": "no-allow-matched", "policy": named}]));
     assert_eq!(line["audit"]["rule"], 1);
 }
 
