@@ -1,16 +1,12 @@
 //! `accept -> detect -> terminate -> admit -> serve`, ending in one match: http or tcp.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use control_client::snapshot::{MtlsMode, Protocol};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
 
 use crate::decision::{PolicyRef, Reason, Stage};
@@ -19,6 +15,7 @@ use crate::error::Reject;
 use crate::generation::Held;
 use crate::http::pipeline::Line;
 use crate::http::serve;
+use crate::io::{Io, TlsStream};
 use crate::net::{self, Detected, Prefixed};
 use crate::peer::Peer;
 use crate::roles::{Destination, Listener};
@@ -27,16 +24,6 @@ use crate::tcp;
 use crate::telemetry::{ConnectionFacts, Record, Side};
 use crate::tls::{Alpn, PeerTls};
 use crate::worker::Worker;
-
-/// A caller's connection after `detect` and `terminate`.
-pub enum Io {
-    /// As it came.
-    Plain(Prefixed<TcpStream>),
-    /// Our TLS ended.
-    Tls(Prefixed<TlsStream>),
-}
-
-type TlsStream = Box<tokio_rustls::server::TlsStream<Prefixed<TcpStream>>>;
 
 /// What a connection turned out to carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -220,7 +207,7 @@ impl Arrival {
         let routed = port.is_some_and(|port| port.has_routes());
         let peer = Peer::new(self.facts(destination, None), None, None);
         let target = Target::Destination(destination);
-        let server_first = !routed && self.worker.server_first.believes(destination);
+        let server_first = !routed && self.worker.memory.server_first.believes(destination);
         if is_opaque(declared) || server_first {
             return Some(Ready { io: Io::Plain(io), peer, target, carries: Carries::Tcp("tcp") });
         }
@@ -335,104 +322,4 @@ fn is_opaque(declared: Option<Protocol>) -> bool {
 
 fn is_http(declared: Option<Protocol>) -> bool {
     matches!(declared, Some(Protocol::Http1 | Protocol::Http2 | Protocol::Grpc))
-}
-
-/// Outbound destinations where the server spoke first, so that the next client need not wait for detection.
-#[derive(Default)]
-pub struct ServerFirst {
-    until: RefCell<HashMap<SocketAddr, Instant, foldhash::fast::RandomState>>,
-}
-
-/// How long "the server spoke first" is believed.
-const SERVER_FIRST_FOR: Duration = Duration::from_secs(60);
-/// Destinations remembered at once.
-const SERVER_FIRST_MAX: usize = 1024;
-
-impl ServerFirst {
-    /// The server at `destination` spoke first a short while ago.
-    pub fn believes(&self, destination: SocketAddr) -> bool {
-        let mut until = self.until.borrow_mut();
-        match until.get(&destination) {
-            Some(&end) if end > Instant::now() => true,
-            Some(_) => {
-                until.remove(&destination);
-                false
-            }
-            None => false,
-        }
-    }
-
-    /// It did just now.
-    pub fn note(&self, destination: SocketAddr) {
-        let mut until = self.until.borrow_mut();
-        if until.len() >= SERVER_FIRST_MAX {
-            let now = Instant::now();
-            until.retain(|_, end| *end > now);
-            if until.len() >= SERVER_FIRST_MAX {
-                return;
-            }
-        }
-        until.insert(destination, Instant::now() + SERVER_FIRST_FOR);
-    }
-}
-
-impl Io {
-    /// Puts bytes back in front of what comes.
-    pub fn unread(self, bytes: Bytes) -> Self {
-        match self {
-            Self::Plain(io) => Self::Plain(io.unread(bytes)),
-            Self::Tls(io) => Self::Tls(io.unread(bytes)),
-        }
-    }
-}
-
-impl AsyncRead for Io {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
-            Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Io {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(io) => Pin::new(io).poll_write(cx, buf),
-            Self::Tls(io) => Pin::new(io).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(io) => Pin::new(io).poll_write_vectored(cx, bufs),
-            Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(io) => Pin::new(io).poll_flush(cx),
-            Self::Tls(io) => Pin::new(io).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
-            Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
-        }
-    }
 }

@@ -8,12 +8,13 @@ use control_client::snapshot::{BackendTls, OutboundTrafficPolicy};
 use crate::decision::{Check, CheckOutcome, CheckResult, Decision, Outcome, PolicyRef, Reason, Stage};
 use crate::error::Reject;
 use crate::generation::Held;
+use crate::memory::Memory;
 use crate::net::socket::to_own_application;
 use crate::peer::{self, Peer};
 use crate::tables::{Authorization, RequestAttributes};
 use crate::telemetry::{Attempt, Record, Side};
 use crate::upstream::{Hop, HopFacts, HopProtocol, HopTls};
-use crate::worker::{Memory, Worker};
+use crate::worker::Worker;
 
 /// Where what arrives on a connection wants to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,17 +7,18 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
-use crate::conn::Io;
 use crate::decision::{PolicyRef, Reason, Stage};
 use crate::error::Reject;
 use crate::generation::Held;
+use crate::io::Io;
+use crate::memory::Memory;
 use crate::net::Prefixed;
 use crate::peer::Peer;
 use crate::stages::{self, Target};
 use crate::telemetry::Record;
 use crate::tunnel;
 use crate::upstream::{self, Hop, HopProtocol};
-use crate::worker::{Memory, Worker};
+use crate::worker::Worker;
 
 /// Serves a connection of bytes that are not ours to read. `protocol` is how the record names it: `tcp` or `tls`.
 pub async fn serve(io: Io, worker: &Worker, peer: &Peer, target: Target, protocol: &'static str) {
@@ -59,7 +60,7 @@ pub async fn server_first(mut io: Io, worker: &Worker, peer: &Peer, target: Targ
         }
         Ok(First::Server(Ok(1..))) => {
             if let Target::Destination(destination) = target {
-                worker.server_first.note(destination);
+                worker.memory.server_first.note(destination);
             }
         }
         // One of them ended its half, or is gone, without a byte: the other may still have something to say.

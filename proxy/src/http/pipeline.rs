@@ -16,11 +16,12 @@ use crate::body::Body;
 use crate::decision::{PolicyRef, Reason, Stage};
 use crate::error::Reject;
 use crate::generation::Held;
+use crate::memory::{Memory, Splits};
 use crate::peer::Peer;
 use crate::stages::{self, Application, Target};
 use crate::tables::{self, Filters, RequestAttributes, RouteAttributes, RouteChoice, Rule, ServicePortId};
 use crate::telemetry::{Record, Side};
-use crate::worker::{Memory, Splits, Worker};
+use crate::worker::Worker;
 
 /// The straight line as one connection sees it: its worker, its caller, and where its requests want to go.
 pub struct Line {
