@@ -17,10 +17,9 @@ use tokio::task::LocalSet;
 
 use crate::admin::{self, AdminState, Readiness};
 use crate::conn;
-use crate::drain::{Drain, Phase};
+use crate::drain::{Drain, DrainSignal, Phase};
 use crate::explain::{Query, explain};
 use crate::generation::{Current, Published};
-use crate::http::serve_h1::DrainSignal;
 use crate::identity::{self, Identity, SpiffeId};
 use crate::listen::{self, Accepted, Placement};
 use crate::memory::Memory;

@@ -138,7 +138,7 @@ impl Arrival {
         let facts = self.facts(destination, None);
         let (io, detected) = self.detect(io, first_byte, &facts).await?;
         if let Detected::Tls(hello) = &detected
-            && self.terminates(mode, hello)
+            && self.terminates(mode, hello, declared)
         {
             return self.terminate(io, application).await;
         }
@@ -148,12 +148,14 @@ impl Arrival {
     }
 
     /// Whether a ClientHello is for this proxy to answer (semantics, PeerAuthentication).
-    fn terminates(&self, mode: MtlsMode, hello: &net::ClientHello) -> bool {
+    /// What could not be read might have been: a TLS stack refuses it, and no application gets it as plaintext.
+    fn terminates(&self, mode: MtlsMode, hello: &net::ClientHello, declared: Option<Protocol>) -> bool {
+        let opaque = is_opaque(declared);
         let mesh = || hello.alpn.iter().any(|protocol| protocol.starts_with(b"istio"));
         self.worker.server_tls.is_some()
             && match mode {
                 MtlsMode::Strict => true,
-                MtlsMode::Permissive => mesh(),
+                MtlsMode::Permissive => mesh() || !hello.understood && !opaque,
                 MtlsMode::Disable => false,
             }
     }
@@ -173,12 +175,13 @@ impl Arrival {
         let peer =
             Peer::new(self.facts(destination, Some(&accepted.peer)), own.as_ref(), Some(&accepted.peer));
         let io = Prefixed::new(Bytes::new(), accepted.stream);
-        let opaque = is_opaque(declared(&self.worker.current.get(), application));
+        let declared = declared(&self.worker.current.get(), application);
         let carries = match accepted.alpn {
-            Alpn::Http1 if !opaque => Carries::Http1,
-            Alpn::Http2 if !opaque => Carries::Http2,
-            Alpn::None if !opaque => return self.look_within(io, peer, application).await,
-            _ => Carries::Tcp("tcp"),
+            _ if is_opaque(declared) => Carries::Tcp("tcp"),
+            Alpn::Http1 => Carries::Http1,
+            Alpn::Http2 => Carries::Http2,
+            Alpn::Tcp if !is_http(declared) => Carries::Tcp("tcp"),
+            Alpn::None | Alpn::Tcp => return self.look_within(io, peer, application).await,
         };
         Some(Ready { io: Io::Tls(io), peer, target: Target::Application(application), carries })
     }
@@ -322,4 +325,20 @@ fn is_opaque(declared: Option<Protocol>) -> bool {
 
 fn is_http(declared: Option<Protocol>) -> bool {
     matches!(declared, Some(Protocol::Http1 | Protocol::Http2 | Protocol::Grpc))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn future_size<A, B, C, D, E, F>(_: impl FnOnce(A, B, C, D, E) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// What every connection costs, the one that sleeps among them. The numbers change on purpose only.
+    #[test]
+    fn a_connection_stays_small() {
+        let size = future_size(serve);
+        assert!(size <= 1536, "{size}");
+    }
 }

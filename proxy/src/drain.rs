@@ -1,10 +1,15 @@
 //! A guard per connection: stop is graceful at first, then forced.
 
+mod signal;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+
+pub use signal::DrainSignal;
+pub(crate) use signal::DrainWatch;
 
 /// How far the stop has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,4 +1,4 @@
-//! [`Io`]: a caller's connection, in plaintext or within our TLS.
+//! A caller's connection after `detect` and `terminate`: as it came, or with our TLS ended.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

@@ -4,8 +4,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::drain::DrainSignal;
 use crate::generation::Current;
-use crate::http::serve_h1::{DrainSignal, Timeouts};
+use crate::h1::Timeouts;
 use crate::identity::Identity;
 use crate::memory::Memory;
 use crate::net::OwnListeners;

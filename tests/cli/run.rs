@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -46,12 +47,19 @@ fn a_mistake_later_on_keeps_what_was_good() {
     let policy = proxy.directory.path().join("config/mesh.yaml");
     fs::write(&policy, MESH.replace("mode: STRICT", "mode: STRICKT")).unwrap();
     proxy.program.error_line(|line| line.contains("STRICKT"));
-    let config = writ(&["admin", "/config", "--admin", &proxy.admin.to_string()]).well();
-    let config: Value = serde_json::from_str(&config).unwrap();
-    let verdicts = config["verdicts"].as_array().unwrap();
-    let kept: Vec<_> = verdicts.iter().filter(|verdict| verdict["state"] == "kept-last-good").collect();
-    assert_eq!(kept.len(), 1, "{config:#}");
-    assert!(kept[0].to_string().contains("PeerAuthentication"), "{config:#}");
+    // The source says what is wrong before the proxy has taken the snapshot over.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let config = writ(&["admin", "/config", "--admin", &proxy.admin.to_string()]).well();
+        let config: Value = serde_json::from_str(&config).unwrap();
+        let verdicts = config["verdicts"].as_array().unwrap();
+        let kept: Vec<_> = verdicts.iter().filter(|verdict| verdict["state"] == "kept-last-good").collect();
+        if !kept.is_empty() || Instant::now() > deadline {
+            assert_eq!(kept.len(), 1, "{config:#}");
+            assert!(kept[0].to_string().contains("PeerAuthentication"), "{config:#}");
+            return;
+        }
+    }
 }
 
 #[test]

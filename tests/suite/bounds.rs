@@ -13,6 +13,11 @@ async fn ratings(app: &App, deadlines: Deadlines) -> Mesh {
     World::new().server(Server::new("ratings", app)).deadlines(deadlines).start().await
 }
 
+/// With one proxy on the way: of two with the same deadline, either may be first.
+async fn unguarded(app: &App, deadlines: Deadlines) -> Mesh {
+    World::new().server(Server::new("ratings", app).without_sidecar()).deadlines(deadlines).start().await
+}
+
 /// Sends bytes, then stalls: what came back until the proxy ended the connection, and the record.
 async fn stalled(mesh: &Mesh, to: std::net::SocketAddr, bytes: &[u8]) -> (String, Record) {
     let mut client = Client::connect(to).await;
@@ -60,6 +65,18 @@ async fn in_the_handshake() {
     assert_eq!(mesh.stop().await.all().len(), 3);
 }
 
+/// Where plaintext is permitted as well, half a ClientHello is still no plaintext.
+#[tokio::test]
+async fn in_the_handshake_of_a_permissive_port() {
+    let app = App::tcp_echo().await;
+    let mesh = ratings(&app, Deadlines { handshake: SHORT, ..Deadlines::default() }).await;
+    let hello = mesh.pki.caller("productpage").client_hello();
+    let (_, record) = stalled(&mesh, mesh.inbound("ratings"), &hello[..40]).await;
+    assert_eq!(record.ended(), "handshake-failed at terminate", "{record:?}");
+    assert_eq!(app.connections(), 0);
+    mesh.stop().await.only("inbound");
+}
+
 #[tokio::test]
 async fn in_the_head() {
     let app = App::echo().await;
@@ -91,14 +108,13 @@ async fn in_a_head_that_drips() {
 #[tokio::test]
 async fn in_the_body() {
     let app = App::echo().await;
-    let mesh = ratings(&app, Deadlines { body: SHORT, ..Deadlines::default() }).await;
+    let mesh = unguarded(&app, Deadlines { body: SHORT, ..Deadlines::default() }).await;
     let request = "POST /body HTTP/1.1\r\nHost: ratings:9080\r\nContent-Length: 10\r\n\r\nfour";
     let (rest, record) = stalled(&mesh, mesh.entrance, request.as_bytes()).await;
     assert!(rest.starts_with("HTTP/1.1 408 "), "{rest}");
     assert_eq!((record.status(), record.text("/ended/reason")), (408, "client-stalled"), "{record:?}");
     assert_eq!(record.number("/request/bytes"), 4);
-    let records = mesh.stop().await;
-    records.pair("/body");
+    assert_eq!(mesh.stop().await.all().len(), 1);
     assert_eq!(app.requests(), 0);
 }
 
@@ -123,14 +139,14 @@ async fn in_taking_the_answer() {
             .concat(),
     )
     .await;
-    let mesh = ratings(&app, Deadlines { write: SHORT, ..Deadlines::default() }).await;
+    let mesh = unguarded(&app, Deadlines { write: SHORT, ..Deadlines::default() }).await;
     let mut client = mesh.client().await;
     client.send("GET /untaken HTTP/1.1\r\nHost: ratings:9080\r\n\r\n").await;
     let record = mesh.record("the outbound record", |record| record.side() == "outbound").await;
     assert_eq!(record.ended(), "client-stalled at relay", "{record:?}");
     assert!(record.number("/response/bytes") < LARGE as u64);
     drop(client);
-    mesh.stop().await.pair("/untaken");
+    assert_eq!(mesh.stop().await.all().len(), 1);
 }
 
 #[tokio::test]

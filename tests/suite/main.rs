@@ -15,5 +15,6 @@ mod routes;
 mod strict_http2;
 mod strict_requests;
 mod strict_responses;
+mod structure;
 mod tcp;
 mod tunnels;

@@ -40,8 +40,7 @@ async fn a_connection_without_a_request_leaves_none() {
 async fn clients_that_leave_before_a_request() {
     const HELLO: usize = 40;
     let app = App::echo().await;
-    let mesh =
-        World::new().server(Server::new("ratings", &app)).policy(crate::policy::POLICIES).start().await;
+    let mesh = ratings(&app).await;
     let hello = mesh.pki.caller("productpage").client_hello();
     let inbound = mesh.inbound("ratings");
     let cases: [(&str, std::net::SocketAddr, &[u8], &str); 5] = [

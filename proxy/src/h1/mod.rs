@@ -10,6 +10,7 @@ mod head;
 mod target;
 #[cfg(test)]
 mod tests;
+mod timeouts;
 
 use std::fmt;
 
@@ -18,6 +19,7 @@ pub use encode::{
     BodyEncoder, ChunkFrame, LengthMismatch, ResponseFraming, encode_request_head, encode_response_head,
 };
 pub use head::{HeadProgress, RequestHead, ResponseHead, parse_request, parse_response};
+pub use timeouts::Timeouts;
 
 use crate::decision::Reason;
 

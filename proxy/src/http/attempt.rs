@@ -1,11 +1,9 @@
 //! The bounded loop of `pick -> connect -> send`: each try is written into the record, and no try sends twice what can't be repeated.
 
-use std::mem;
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use ::http::{Method, Request, Response};
-use smallvec::SmallVec;
 use tokio::time::timeout;
 
 use super::pipeline::Chosen;
@@ -69,26 +67,23 @@ async fn attempts(
 ) -> Result<Response<Body>, Reject> {
     let retry = rule.and_then(|rule| rule.retry.as_ref());
     let mut retries = retry.map_or(CONNECT_RETRIES, |retry| retry.attempts);
-    let mut tried: SmallVec<[SocketAddr; 1]> = SmallVec::new();
+    let mut tried = Vec::new();
     loop {
         let hop = pick(worker, chosen, as_asked(request), &tried, record)?;
         let spare = retry.filter(|_| retries > 0).and_then(|_| replayable(request)).map(Box::new);
         let started = Instant::now();
         let outcome = match rule.and_then(|rule| rule.backend_timeout) {
-            None => worker.upstream.send(&hop, mem::take(request)).await,
-            Some(limit) => {
-                match Box::pin(timeout(limit, worker.upstream.send(&hop, mem::take(request)))).await {
-                    Ok(outcome) => outcome,
-                    Err(_) => {
-                        let why = format_args!("no response in {limit:?}");
-                        let reject = Reject::because(Stage::Send, Reason::BackendTimeout, why);
-                        Err(SendError { reject, request: None, facts: None })
-                    }
+            None => worker.upstream.send(&hop, request).await,
+            Some(limit) => match Box::pin(timeout(limit, worker.upstream.send(&hop, request))).await {
+                Ok(outcome) => outcome,
+                Err(_) => {
+                    let why = format_args!("no response in {limit:?}");
+                    let reject = Reject::because(Stage::Send, Reason::BackendTimeout, why);
+                    Err(SendError { reject, whole: false, facts: None })
                 }
-            }
+            },
         };
         let us = stages::micros(started.elapsed());
-        tried.push(hop.address());
         match outcome {
             Ok(sent) => {
                 let code = sent.response.status().as_u16();
@@ -100,10 +95,11 @@ async fn attempts(
             }
             Err(failed) => {
                 stages::attempted(record, &hop, Err(&failed.reject), us);
-                *request = *again(failed, spare, retries)?;
+                again(failed, spare, retries, request)?;
             }
         }
         retries -= 1;
+        tried.push(hop.address());
         if let Some(pause) = retry.and_then(|retry| retry.backoff) {
             Box::pin(tokio::time::sleep(pause)).await;
         }
@@ -167,14 +163,21 @@ fn again(
     failed: SendError,
     spare: Option<Box<Request<Body>>>,
     retries: u32,
-) -> Result<Box<Request<Body>>, Reject> {
-    let SendError { reject, request, .. } = failed;
-    let again = match reject.reason {
-        _ if reject.before_request() => request.or(spare),
-        Reason::ResetBeforeResponse | Reason::BackendTimeout => spare,
-        _ => None,
-    };
-    again.filter(|_| retries > 0).ok_or(reject)
+    request: &mut Request<Body>,
+) -> Result<(), Reject> {
+    let SendError { reject, whole, .. } = failed;
+    let untouched = reject.before_request();
+    let repeatable =
+        untouched || matches!(reject.reason, Reason::ResetBeforeResponse | Reason::BackendTimeout);
+    match spare {
+        _ if retries == 0 || !repeatable => Err(reject),
+        _ if untouched && whole => Ok(()),
+        Some(spare) => {
+            *request = *spare;
+            Ok(())
+        }
+        None => Err(reject),
+    }
 }
 
 /// A copy to send again: only of what is all here, and does not turn into a tunnel.

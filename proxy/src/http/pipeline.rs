@@ -422,4 +422,15 @@ mod tests {
             assert_eq!(traceparent(bad), None, "{bad}");
         }
     }
+
+    fn future_size<A, B, C, D, F>(_: impl FnOnce(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// With the request that it works on this makes one KiB, up to which the allocator is quick.
+    #[test]
+    fn a_request_under_way_stays_small() {
+        let size = future_size(Line::forward);
+        assert!(size <= 744, "{size}");
+    }
 }

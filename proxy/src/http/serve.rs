@@ -97,3 +97,20 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExec {
         tokio::task::spawn_local(future);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn future_size<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// The numbers change on purpose only.
+    #[test]
+    fn connections_stay_small() {
+        let http1 = future_size(|io, line, (): ()| http1(io, line));
+        let http2 = future_size(http2);
+        assert!(http1 <= 640 && http2 <= 2048, "{http1} {http2}");
+    }
+}

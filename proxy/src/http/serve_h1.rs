@@ -7,7 +7,6 @@
 //! message, is gone at once; whatever was under way is dropped then, and its record says so.
 
 mod connection;
-mod drain_signal;
 mod ending;
 mod exchange;
 mod outgoing;
@@ -19,18 +18,18 @@ mod upload;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use connection::Connection;
-pub use drain_signal::DrainSignal;
 pub use exchange::CanUpgrade;
 
 use crate::body::{Body, BodyError};
+use crate::drain::DrainSignal;
 use crate::error::Reject;
+use crate::h1::Timeouts;
 
 /// What answers requests.
 pub trait Handler {
@@ -65,33 +64,6 @@ pub struct Control {
     pub timeouts: Rc<Timeouts>,
     /// Tells it to finish.
     pub drain: DrainSignal,
-}
-
-/// How long a connection waits, and for what.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timeouts {
-    /// For a whole head, from its first byte.
-    pub head: Duration,
-    /// For the first byte of a request.
-    pub idle: Duration,
-    /// For the next bytes of a body that is being read.
-    pub body: Duration,
-    /// For the client to take any of an answer.
-    pub write: Duration,
-    /// For an answer to a client that closed its sending side, between any two pieces. Zero: it counts as gone at once.
-    pub half_close: Duration,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            head: Duration::from_secs(30),
-            idle: Duration::from_secs(3600),
-            body: Duration::from_secs(60),
-            write: Duration::from_secs(60),
-            half_close: Duration::from_secs(5),
-        }
-    }
 }
 
 /// How serving ended.

@@ -12,6 +12,8 @@ pub struct ClientHello {
     pub sni: Option<Arc<str>>,
     /// Application protocols, in the client's order of preference, at most [`MAX_ALPN`].
     pub alpn: SmallVec<[AlpnProtocol; 2]>,
+    /// It was there whole and could be read. Else it was malformed, cut short or stalled, and says nothing above.
+    pub understood: bool,
 }
 
 /// One application protocol name: `h2`, `istio-peer-exchange`.
@@ -155,7 +157,7 @@ fn client_hello(body: &[u8]) -> Option<ClientHello> {
     reader.vector_u8()?; // legacy session id
     reader.vector_u16()?; // cipher suites
     reader.vector_u8()?; // compression methods
-    let mut hello = ClientHello::default();
+    let mut hello = ClientHello { understood: true, ..ClientHello::default() };
     if reader.0.is_empty() {
         return Some(hello); // TLS 1.2 and before may leave out extensions
     }

@@ -104,9 +104,9 @@ pub struct Sent {
 pub struct SendError {
     /// Why.
     pub reject: Reject,
-    /// The request, when it is whole and can be sent again: nothing of a streamed body was taken.
+    /// The request is whole, where it was, and can be sent again: nothing of a streamed body was taken.
     /// [`Reject::before_request`] tells whether the server can have acted on it.
-    pub request: Option<Box<http::Request<Body>>>,
+    pub whole: bool,
     /// The connection's facts, if there was one.
     pub facts: Option<Rc<HopFacts>>,
 }
@@ -189,8 +189,8 @@ impl Upstream {
         Hop { target, load: None, connect_timeout }
     }
 
-    /// Sends a request and waits for the head of its response. Dropping the future abandons the request.
-    pub fn send<'a>(self: &'a Rc<Self>, hop: &'a Hop, request: http::Request<Body>) -> Sending<'a> {
+    /// Sends a request from where it lies and waits for the head of its response. Dropping the future abandons it.
+    pub fn send<'a>(self: &'a Rc<Self>, hop: &'a Hop, request: &'a mut http::Request<Body>) -> Sending<'a> {
         Sending::new(self, hop, request)
     }
 

@@ -21,7 +21,7 @@ use crate::body::Body;
 pub struct Sending<'a> {
     upstream: &'a Rc<Upstream>,
     hop: &'a Hop,
-    request: Request<Body>,
+    request: &'a mut Request<Body>,
     in_flight: Option<InFlight>,
     stage: Stage<'a>,
 }
@@ -36,7 +36,7 @@ enum Stage<'a> {
 }
 
 impl<'a> Sending<'a> {
-    pub(super) fn new(upstream: &'a Rc<Upstream>, hop: &'a Hop, request: Request<Body>) -> Self {
+    pub(super) fn new(upstream: &'a Rc<Upstream>, hop: &'a Hop, request: &'a mut Request<Body>) -> Self {
         let in_flight = hop.load.as_ref().map(InFlight::new);
         Self { upstream, hop, request, in_flight, stage: Stage::Start }
     }
@@ -44,7 +44,7 @@ impl<'a> Sending<'a> {
     fn start(&mut self) -> Stage<'a> {
         if self.hop.protocol() == HopProtocol::Http2 {
             let (upstream, hop) = (Rc::clone(self.upstream), self.hop.clone());
-            return Stage::Http2(http2::send(upstream, hop, self.take_request(), self.in_flight.take()));
+            return Stage::Http2(http2::send(upstream, hop, mem::take(self.request), self.in_flight.take()));
         }
         match self.upstream.checkout(&self.hop.target) {
             Some(connection) => self.exchange(connection),
@@ -57,7 +57,7 @@ impl<'a> Sending<'a> {
     }
 
     fn exchange(&self, connection: Box<Connection>) -> Stage<'a> {
-        Stage::Exchanging(Exchange::new(connection, &self.request, self.upstream))
+        Stage::Exchanging(Exchange::new(connection, self.request, self.upstream))
     }
 
     fn connected(&self, Connected { io, facts }: Connected, epoch: u32) -> Stage<'a> {
@@ -70,15 +70,10 @@ impl<'a> Sending<'a> {
         let harmless = !failure.touched || self.request.method().is_idempotent();
         failure.stale && failure.replayable && harmless
     }
+}
 
-    fn fail(&mut self, failure: Failure) -> SendError {
-        let request = failure.replayable.then(|| Box::new(self.take_request()));
-        SendError { reject: failure.reject, request, facts: Some(failure.facts) }
-    }
-
-    fn take_request(&mut self) -> Request<Body> {
-        mem::replace(&mut self.request, Request::new(Body::Empty))
-    }
+fn failed(failure: Failure) -> SendError {
+    SendError { reject: failure.reject, whole: failure.replayable, facts: Some(failure.facts) }
 }
 
 impl Future for Sending<'_> {
@@ -95,25 +90,31 @@ impl Future for Sending<'_> {
                         this.stage = this.connected(connected, epoch);
                     }
                     Err(reject) => {
-                        let request = Some(Box::new(this.take_request()));
-                        return Poll::Ready(Err(SendError { reject, request, facts: None }));
+                        return Poll::Ready(Err(SendError { reject, whole: true, facts: None }));
                     }
                 },
-                Stage::Exchanging(exchange) => match ready!(exchange.poll(&mut this.request, cx)) {
+                Stage::Exchanging(exchange) => match ready!(exchange.poll(this.request, cx)) {
                     Ok(head) => {
                         let Stage::Exchanging(exchange) = mem::replace(&mut this.stage, Stage::Done) else {
                             unreachable!("matched right above");
                         };
                         let in_flight = this.in_flight.take();
                         let target = &this.hop.target;
-                        let sent =
-                            exchange.respond(head, &mut this.request, this.upstream, target, in_flight);
-                        return Poll::Ready(sent.map_err(|failure| this.fail(*failure)));
+                        let sent = exchange.respond(head, this.request, this.upstream, target, in_flight);
+                        return Poll::Ready(sent.map_err(|failure| failed(*failure)));
                     }
                     Err(failure) if this.may_repeat(&failure) => this.stage = this.dial(),
-                    Err(failure) => return Poll::Ready(Err(this.fail(*failure))),
+                    Err(failure) => return Poll::Ready(Err(failed(*failure))),
                 },
-                Stage::Http2(exchange) => return exchange.as_mut().poll(cx),
+                Stage::Http2(exchange) => {
+                    let sent = ready!(exchange.as_mut().poll(cx));
+                    return Poll::Ready(sent.map_err(|(error, unsent)| {
+                        if let Some(request) = unsent {
+                            *this.request = *request;
+                        }
+                        error
+                    }));
+                }
                 Stage::Done => return Poll::Pending,
             }
         }

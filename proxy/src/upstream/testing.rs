@@ -122,9 +122,9 @@ impl Server {
     pub(super) async fn send(
         &self,
         upstream: &Rc<Upstream>,
-        request: Request<Body>,
+        mut request: Request<Body>,
     ) -> Result<Sent, SendError> {
-        upstream.send(&self.hop(upstream, HopProtocol::Http1), request).await
+        upstream.send(&self.hop(upstream, HopProtocol::Http1), &mut request).await
     }
 
     /// Sends a GET and gives status and body.

@@ -89,8 +89,8 @@ fn a_pooled_request_is_a_small_future() {
     local(async {
         let (server, upstream) = (Server::answering(OK).await, upstream());
         let hop = server.hop(&upstream, HopProtocol::Http1);
-        let size = size_of_val(&upstream.send(&hop, get()));
-        assert!(size <= 512, "{size}");
+        let size = size_of_val(&upstream.send(&hop, &mut get()));
+        assert!(size <= 216, "{size}");
     });
 }
 
@@ -188,7 +188,8 @@ fn equal_endpoints_have_equal_shares_and_the_busy_one_fewer() {
         assert!(share.abs_diff(2000) < 250, "{share} of 8,000");
     }
     let busy = pick(&upstream, &backend).unwrap();
-    let request = upstream.send(&busy, get());
+    let mut asked = get();
+    let request = upstream.send(&busy, &mut asked);
     let share = shares(&upstream, &backend, 1000).get(&busy.address()).copied();
     assert_eq!(share, None, "of two, the other is less loaded");
     drop(request);
@@ -211,7 +212,8 @@ fn endpoints_tried_before_are_avoided_while_there_are_others() {
 fn load_survives_a_change_of_the_set() {
     let (upstream, backend) = with(vec![endpoint("10.0.0.1:80", 1), endpoint("10.0.0.2:80", 1)]);
     let busy = pick(&upstream, &backend).unwrap();
-    let request = upstream.send(&busy, get());
+    let mut asked = get();
+    let request = upstream.send(&busy, &mut asked);
     let changed: Vec<_> = ["10.0.0.1:80", "10.0.0.2:80"].map(|address| endpoint(address, 5)).to_vec();
     upstream.registry.update(&endpoints(&[("a", changed)]));
     assert!(!shares(&upstream, &backend, 100).contains_key(&busy.address()));
@@ -354,7 +356,8 @@ fn close_idle_leaves_no_connection_of_before() {
         let answer = server.send(&upstream, get()).await.unwrap();
         assert_eq!((whole(answer).await.0, upstream.idle_connections()), (200, 1));
         let hop = server.hop(&upstream, HopProtocol::Http1);
-        let mut busy = Box::pin(upstream.send(&hop, get()));
+        let mut asked = get();
+        let mut busy = Box::pin(upstream.send(&hop, &mut asked));
         assert!(futures_util::FutureExt::now_or_never(&mut busy).is_none());
         upstream.close_idle();
         assert_eq!(whole(busy.await.unwrap()).await.0, 200);
@@ -393,7 +396,7 @@ fn mesh_connections_are_proven_and_reused_for_the_same_identity_only() {
         let (server, upstream) = mesh().await;
         let hop = upstream.hop_to(server.address, HopTls::mesh(SERVER), HopProtocol::Http1, TIMEOUT);
         for _ in 0..3 {
-            let sent = upstream.send(&hop, get()).await.unwrap();
+            let sent = upstream.send(&hop, &mut get()).await.unwrap();
             assert_eq!(sent.facts.identity.as_deref(), Some(SERVER));
             assert!(sent.facts.tls.is_some() && sent.facts.certificate.is_some());
             assert_eq!(whole(sent).await, (200, Bytes::from_static(b"ok")));
@@ -401,11 +404,11 @@ fn mesh_connections_are_proven_and_reused_for_the_same_identity_only() {
         assert_eq!((server.accepted(), upstream.idle_connections()), (1, 1));
 
         let hop = upstream.hop_to(server.address, HopTls::mesh(OTHER), HopProtocol::Http1, TIMEOUT);
-        let error = upstream.send(&hop, get()).await.expect_err("another identity");
+        let error = upstream.send(&hop, &mut get()).await.expect_err("another identity");
         assert_eq!((error.reject.stage, error.reject.reason), (Stage::Connect, Reason::IdentityMismatch));
         let detail = error.reject.detail.unwrap();
         assert!(detail.contains(SERVER) && detail.contains(OTHER), "{detail}");
-        assert!(error.request.is_some());
+        assert!(error.whole);
         assert_eq!((server.accepted(), upstream.idle_connections()), (2, 1));
     });
 }
@@ -420,7 +423,7 @@ fn a_server_that_stalls_in_tls_runs_into_the_connect_timeout() {
         let (stalling, (_, upstream)) = (stalling.await, mesh().await);
         let timeout = Duration::from_millis(250);
         let hop = upstream.hop_to(stalling.address, HopTls::mesh(SERVER), HopProtocol::Http1, timeout);
-        let error = upstream.send(&hop, get()).await.expect_err("no handshake");
+        let error = upstream.send(&hop, &mut get()).await.expect_err("no handshake");
         assert_eq!((error.reject.stage, error.reject.reason), (Stage::Connect, Reason::ConnectTimeout));
         assert!(error.reject.detail.unwrap().contains("TLS"));
     });
@@ -431,9 +434,9 @@ fn a_server_that_refuses_our_certificate_is_told_from_one_that_breaks() {
     local(async {
         let (server, upstream) = mesh_of(&authority("cluster.local"), &authority("cluster.local")).await;
         let hop = upstream.hop_to(server.address, HopTls::mesh(SERVER), HopProtocol::Http1, TIMEOUT);
-        let error = upstream.send(&hop, get()).await.expect_err("an unknown authority");
+        let error = upstream.send(&hop, &mut get()).await.expect_err("an unknown authority");
         assert_eq!((error.reject.stage, error.reject.reason), (Stage::Connect, Reason::TlsFailed));
-        assert!(error.reject.before_request() && error.request.is_some(), "{error}");
+        assert!(error.reject.before_request() && error.whole, "{error}");
     });
 }
 

@@ -12,14 +12,14 @@ use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::Instant;
 
-use super::drain_signal::DrainWatch;
 use super::exchange::{self, Exchange};
 use super::outgoing::Outgoing;
 use super::timer::{self, Timer};
-use super::{Control, Ended, Handler, Timeouts};
+use super::{Control, Ended, Handler};
 use crate::decision::{Reason, Stage};
+use crate::drain::DrainWatch;
 use crate::error::Reject;
-use crate::h1::{self, BodyEncoder, HeadProgress, RequestHead, buffers};
+use crate::h1::{self, BodyEncoder, HeadProgress, RequestHead, Timeouts, buffers};
 
 /// A read is not attempted into less room than this.
 const READ_MIN: usize = 2 * 1024;

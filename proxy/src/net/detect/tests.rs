@@ -10,7 +10,7 @@ const FIRST_BYTE: Duration = Duration::from_millis(100);
 const HEAD: Duration = Duration::from_secs(5);
 
 fn tls(sni: &str) -> Detected {
-    Detected::Tls(Box::new(ClientHello { sni: Some(sni.into()), ..ClientHello::default() }))
+    Detected::Tls(Box::new(ClientHello { sni: Some(sni.into()), understood: true, ..ClientHello::default() }))
 }
 
 #[test]

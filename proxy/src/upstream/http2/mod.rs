@@ -36,7 +36,10 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 const MAX_HEADER_LIST: u32 = crate::h1::MAX_HEAD as u32;
 
 /// A send under way.
-pub(super) type Exchange = Pin<Box<dyn Future<Output = Result<Sent, SendError>>>>;
+pub(super) type Exchange = Pin<Box<dyn Future<Output = Result<Sent, Failed>>>>;
+
+/// Why there is no response, and the request if it is whole.
+type Failed = (SendError, Option<Box<Request<Body>>>);
 
 /// Sends a request over one of the target's connections, opened if need be.
 pub(super) fn send(
@@ -66,7 +69,7 @@ pub(super) fn send(
                     Some(unsent) => request = unsent,
                     None => {
                         let reject = reject(&error.into_error(), &facts);
-                        return Err(SendError { reject, request: None, facts: Some(facts) });
+                        return Err((SendError { reject, whole: false, facts: Some(facts) }, None));
                     }
                 },
             }
@@ -78,8 +81,8 @@ pub(super) fn send(
 
 const MAX_CONNECTIONS_TRIED: usize = 3;
 
-fn unsent(reject: Reject, request: Request<Body>, facts: Option<Rc<HopFacts>>) -> SendError {
-    SendError { reject, request: Some(Box::new(request)), facts }
+fn unsent(reject: Reject, request: Request<Body>, facts: Option<Rc<HopFacts>>) -> Failed {
+    (SendError { reject, whole: true, facts }, Some(Box::new(request)))
 }
 
 /// The HTTP/2 connections of a target.

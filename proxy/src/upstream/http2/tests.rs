@@ -48,7 +48,8 @@ async fn send(
     upstream: &Rc<Upstream>,
     request: http::Request<Body>,
 ) -> Result<Sent, SendError> {
-    upstream.send(&server.hop(upstream, HopProtocol::Http2), request).await
+    let mut request = request;
+    upstream.send(&server.hop(upstream, HopProtocol::Http2), &mut request).await
 }
 
 #[test]
@@ -162,7 +163,7 @@ fn a_closed_connection_is_replaced() {
 async fn reset_with(reason: H2Reason) -> Reason {
     let server = serving(move |_, mut respond| async move { respond.send_reset(reason) });
     let error = send(&server.await, &upstream(), get()).await.expect_err("reset");
-    assert!(error.request.is_none() && error.facts.is_some() && error.reject.detail.is_some());
+    assert!(!error.whole && error.facts.is_some() && error.reject.detail.is_some());
     error.reject.reason
 }
 
@@ -207,11 +208,11 @@ fn nobody_listens_and_all_who_wait_are_told() {
         let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let upstream = upstream();
         let hop = upstream.hop_to(gone, crate::upstream::HopTls::Plaintext, HopProtocol::Http2, TIMEOUT);
-        let sends = (0..3).map(|_| upstream.send(&hop, get()));
+        let sends = (0..3).map(|_| async { upstream.send(&hop, &mut get()).await });
         for sent in futures_util::future::join_all(sends).await {
             let error = sent.expect_err("refused");
             assert_eq!(error.reject.reason, Reason::ConnectRefused);
-            assert!(error.request.is_some() && error.reject.detail.is_some());
+            assert!(error.whole && error.reject.detail.is_some());
         }
     });
 }
@@ -221,8 +222,10 @@ fn a_dial_given_up_by_one_goes_on_for_others() {
     local(async {
         let (server, upstream) = (serving(answer).await, upstream());
         let hop = server.hop(&upstream, HopProtocol::Http2);
-        let mut first = Box::pin(upstream.send(&hop, get()));
-        let mut second = Box::pin(upstream.send(&hop, get()));
+        let mut asked = [get(), get()];
+        let [one, other] = &mut asked;
+        let mut first = Box::pin(upstream.send(&hop, one));
+        let mut second = Box::pin(upstream.send(&hop, other));
         assert!(futures_util::FutureExt::now_or_never(&mut first).is_none());
         assert!(futures_util::FutureExt::now_or_never(&mut second).is_none());
         drop(first);

@@ -90,7 +90,7 @@ fn a_connection_lost_before_a_response_is_told() {
     local(async {
         let error = refusal(&b""[..]).await;
         assert_eq!(error.reject.reason, Reason::ResetBeforeResponse);
-        assert!(error.request.is_some() && !error.reject.before_request());
+        assert!(error.whole && !error.reject.before_request());
         assert_eq!(refusal(&b"HTTP/1.1 200 O"[..]).await.reject.reason, Reason::ResetBeforeResponse);
     });
 }
@@ -116,9 +116,9 @@ fn nobody_listens() {
         let upstream = upstream();
         let hop = upstream.hop_to(gone, HopTls::Plaintext, HopProtocol::Http1, TIMEOUT);
         let (_feed, body) = fed(None);
-        let error = upstream.send(&hop, request("POST", body)).await.expect_err("refused");
+        let error = upstream.send(&hop, &mut request("POST", body)).await.expect_err("refused");
         assert_eq!((error.reject.stage, error.reject.reason), (Stage::Connect, Reason::ConnectRefused));
-        assert!(error.reject.before_request() && error.request.is_some() && error.facts.is_none());
+        assert!(error.reject.before_request() && error.whole && error.facts.is_none());
     });
 }
 
@@ -155,7 +155,7 @@ fn another_request_is_told_of_the_idle_race() {
         server.get(&upstream).await;
         let error = server.send(&upstream, request("POST", Body::full("x"))).await.expect_err("not repeated");
         assert_eq!(error.reject.reason, Reason::ResetBeforeResponse);
-        assert!(error.request.is_some(), "the caller may decide otherwise");
+        assert!(error.whole, "the caller may decide otherwise");
         assert_eq!(server.accepted(), 1);
     });
 }

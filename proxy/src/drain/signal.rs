@@ -36,7 +36,7 @@ impl DrainSignal {
     }
 
     /// A place to be woken from.
-    pub(super) fn watch(&self) -> DrainWatch {
+    pub(crate) fn watch(&self) -> DrainWatch {
         let slot = self.0.free.borrow_mut().pop().unwrap_or_else(|| {
             let mut wakers = self.0.wakers.borrow_mut();
             wakers.push(None);
@@ -48,19 +48,19 @@ impl DrainSignal {
 
 /// A connection's place at the signal.
 #[derive(Debug)]
-pub(super) struct DrainWatch {
+pub(crate) struct DrainWatch {
     signal: DrainSignal,
     slot: u32,
 }
 
 impl DrainWatch {
     /// Whether the signal was given.
-    pub(super) fn is_draining(&self) -> bool {
+    pub(crate) fn is_draining(&self) -> bool {
         self.signal.is_draining()
     }
 
     /// Wakes this task when the signal is given.
-    pub(super) fn wake_on_drain(&self, cx: &Context<'_>) {
+    pub(crate) fn wake_on_drain(&self, cx: &Context<'_>) {
         let mut wakers = self.signal.0.wakers.borrow_mut();
         if let Some(place) = wakers.get_mut(self.slot as usize) {
             match place {
