@@ -1,7 +1,7 @@
 //! The steps that requests and opaque connections share, each of which writes down what it decided.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use control_client::snapshot::{BackendTls, OutboundTrafficPolicy};
 
@@ -13,7 +13,7 @@ use crate::net::socket::to_own_application;
 use crate::peer::{self, Peer};
 use crate::tables::{Authorization, RequestAttributes};
 use crate::telemetry::{Attempt, Marks, Record, Side};
-use crate::upstream::{Hop, HopFacts, HopProtocol, HopTls};
+use crate::upstream::{Connected, Hop, HopFacts, HopProtocol, HopTls};
 use crate::worker::Worker;
 
 /// Where what arrives on a connection wants to go.
@@ -153,17 +153,48 @@ pub fn to_address(worker: &Worker, address: SocketAddr, protocol: HopProtocol) -
     Ok(worker.upstream.hop_to(address, tls, protocol, CONNECT_TIMEOUT))
 }
 
-/// Writes a try into the record; outbound, also what it proved about the hop into the checks.
-pub fn attempted(record: &mut Record, hop: &Hop, outcome: Result<&HopFacts, &Reject>, us: u32) {
+/// Opens a connection of its own to a hop, as the one try of a tunnel.
+pub async fn connect(worker: &Worker, hop: &Hop, record: &mut Record) -> Result<Connected, Reject> {
+    let started = Instant::now();
+    attempting(record, hop);
+    let outcome = worker.upstream.connect(hop).await;
+    record.upstream_us = micros(started.elapsed());
+    let facts = outcome.as_ref().ok().map(|connected| &*connected.facts);
+    attempted(record, facts, outcome.as_ref().err(), record.upstream_us);
+    outcome
+}
+
+/// Writes a try into the record as it begins. If nothing more is heard of it, its client has left.
+pub fn attempting(record: &mut Record, hop: &Hop) {
+    let (endpoint, failed) = (hop.address(), Some(Reason::ClientClosed));
+    record.attempts.push(Attempt { endpoint, identity: None, tls: None, failed, us: 0 });
+}
+
+/// Writes down what the try that began last came to: what is known of its connection, if there was one, and why it
+/// failed, if it did. Outbound, what it proved about the hop is written into the checks as well.
+pub fn attempted(record: &mut Record, facts: Option<&HopFacts>, failed: Option<&Reject>, us: u32) {
+    if let Some(attempt) = record.attempts.last_mut() {
+        attempt.identity = facts.and_then(|facts| facts.identity.clone());
+        attempt.tls = facts.and_then(|facts| facts.tls.clone());
+        attempt.failed = failed.map(|reject| reject.reason);
+        attempt.us = us;
+    }
     if record.connection.side == Side::Outbound {
-        match outcome {
-            Ok(facts) => prove_hop(&mut record.decision, facts),
-            Err(reject) => charge_hop(&mut record.decision, reject),
+        if let Some(facts) = facts {
+            prove_hop(&mut record.decision, facts);
+        }
+        if let Some(reject) = failed {
+            charge_hop(&mut record.decision, reject);
         }
     }
-    let (identity, tls) = outcome.map_or((None, None), |facts| (facts.identity.clone(), facts.tls.clone()));
-    let failed = outcome.err().map(|reject| reject.reason);
-    record.attempts.push(Attempt { endpoint: hop.address(), identity, tls, failed, us });
+}
+
+/// Writes down that a deadline of the whole ended the try under way, if one was.
+pub fn overtaken(record: &mut Record, reason: Reason, us: u32) {
+    if let Some(attempt) = record.attempts.last_mut().filter(|each| each.failed == Some(Reason::ClientClosed))
+    {
+        (attempt.failed, attempt.us) = (Some(reason), us);
+    }
 }
 
 /// Outbound, `encryption` and `service-authentication` speak of the hop to the server.

@@ -1,7 +1,6 @@
 //! Opaque TCP: authorized by the rules that need no request, sent to one endpoint, recorded once.
 
 use std::io;
-use std::time::Instant;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -128,12 +127,7 @@ async fn open(
             ));
         }
     };
-    let started = Instant::now();
-    let outcome = worker.upstream.connect(&hop).await;
-    let us = crate::stages::micros(started.elapsed());
-    record.upstream_us = us;
-    stages::attempted(record, &hop, outcome.as_ref().map(|connected| &*connected.facts), us);
-    outcome.map(|connected| connected.io)
+    stages::connect(worker, &hop, record).await.map(|connected| connected.io)
 }
 
 /// The checks of an opaque connection to the application.

@@ -1,11 +1,12 @@
 //! The bounded loop of `pick -> connect -> send`: each try is written into the record, and no try sends twice what can't be repeated.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ::http::{Method, Request, Response};
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
+use super::deadline::timed;
 use super::pipeline::Chosen;
 use super::serve_h1::CanUpgrade;
 use crate::body::Body;
@@ -36,19 +37,30 @@ pub async fn send(
     let sent = match rule.and_then(|rule| rule.request_timeout) {
         None => attempts(worker, chosen, rule, request, record).await,
         // Boxed: the other requests must not carry the timer's place.
-        Some(limit) => {
-            match Box::pin(timeout(limit, attempts(worker, chosen, rule, request, record))).await {
-                Ok(sent) => sent,
-                Err(_) => Err(Reject::because(
-                    Stage::Send,
-                    Reason::RequestTimeout,
-                    format_args!("no response in {limit:?}"),
-                )),
-            }
-        }
+        Some(limit) => Box::pin(within(limit, worker, chosen, rule, request, record)).await,
     };
     record.upstream_us = stages::micros(started.elapsed());
     sent
+}
+
+/// All tries and the response within `timeouts.request`.
+async fn within(
+    limit: Duration,
+    worker: &Worker,
+    chosen: &Chosen<'_>,
+    rule: Option<&Rule>,
+    request: &mut Request<Body>,
+    record: &mut Record,
+) -> Result<Response<Body>, Reject> {
+    let deadline = tokio::time::Instant::now() + limit;
+    match timeout_at(deadline, attempts(worker, chosen, rule, request, record)).await {
+        Ok(sent) => sent.map(|response| response.map(|body| timed(body, deadline))),
+        Err(_) => {
+            stages::overtaken(record, Reason::RequestTimeout, stages::micros(limit));
+            let why = format_args!("no response in {limit:?}");
+            Err(Reject::because(Stage::Send, Reason::RequestTimeout, why))
+        }
+    }
 }
 
 fn rule<'t>(chosen: &Chosen<'t>) -> Option<&'t Rule> {
@@ -70,6 +82,11 @@ async fn attempts(
     let mut tried = Vec::new();
     loop {
         let hop = pick(worker, chosen, as_asked(request), &tried, record)?;
+        if request.method() == Method::CONNECT && hop.protocol() != HopProtocol::Http1 {
+            let why = "CONNECT is passed on over HTTP/1 only";
+            return Err(Reject::because(Stage::Route, Reason::NoRoute, why));
+        }
+        stages::attempting(record, &hop);
         let spare = retry.filter(|_| retries > 0).and_then(|_| replayable(request)).map(Box::new);
         let started = Instant::now();
         let outcome = match rule.and_then(|rule| rule.backend_timeout) {
@@ -87,14 +104,14 @@ async fn attempts(
         match outcome {
             Ok(sent) => {
                 let code = sent.response.status().as_u16();
-                stages::attempted(record, &hop, Ok(&sent.facts), us);
+                stages::attempted(record, Some(&sent.facts), None, us);
                 match spare.filter(|_| retry.is_some_and(|retry| retry.codes.contains(&code))) {
                     None => return Ok(sent.response),
                     Some(again) => *request = *again,
                 }
             }
             Err(failed) => {
-                stages::attempted(record, &hop, Err(&failed.reject), us);
+                stages::attempted(record, failed.facts.as_deref(), Some(&failed.reject), us);
                 again(failed, spare, retries, request)?;
             }
         }
@@ -123,11 +140,7 @@ async fn connect(
         ));
     }
     let hop = pick(worker, chosen, HopProtocol::Tcp, &[], record)?;
-    let started = Instant::now();
-    let outcome = worker.upstream.connect(&hop).await;
-    record.upstream_us = stages::micros(started.elapsed());
-    stages::attempted(record, &hop, outcome.as_ref().map(|connected| &*connected.facts), record.upstream_us);
-    let connected = outcome?;
+    let connected = stages::connect(worker, &hop, record).await?;
     let mut response = Response::new(Body::Empty);
     response.extensions_mut().insert(UpgradedUpstream::new(connected.io, Default::default()));
     Ok(response)
