@@ -129,8 +129,14 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         &settings.forwards,
     ))?;
     let listening: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
-    let Admin { handle: admin, addresses: admin_addresses, ready } =
-        start_admin(&settings, &telemetry, attestation, Arc::clone(&published), proxy)?;
+    let Admin { handle: admin, addresses: admin_addresses, ready } = start_admin(
+        &settings,
+        &telemetry,
+        attestation,
+        Arc::clone(&published),
+        Arc::clone(&registry),
+        proxy,
+    )?;
 
     let drain = Drain::default();
     let (stop, stopping) = watch::channel(false);
@@ -450,6 +456,7 @@ fn start_admin(
     telemetry: &Arc<Telemetry>,
     attestation: &fips::Attestation,
     published: Arc<Published>,
+    registry: Arc<Registry>,
     proxy: ProxyFacts,
 ) -> anyhow::Result<Admin> {
     let ready = Arc::new(Readiness::new(&["config", "listeners", "identity"]));
@@ -472,13 +479,13 @@ fn start_admin(
         ready: Arc::clone(&ready),
         telemetry: Arc::clone(telemetry),
         attestation: serde_json::to_value(attestation)?,
-        explain: Some(explaining(published, proxy)),
+        explain: Some(explaining(published, registry, proxy)),
     };
     Ok(Admin { handle: admin::start(sockets, state)?, addresses, ready })
 }
 
 /// `/explain?side=..&from=..&url=..`: parameters as `writ explain` has flags, percent-encoded.
-fn explaining(published: Arc<Published>, proxy: ProxyFacts) -> admin::Explain {
+fn explaining(published: Arc<Published>, registry: Arc<Registry>, proxy: ProxyFacts) -> admin::Explain {
     Arc::new(move |query| {
         let decoded: Vec<_> = query
             .split('&')
@@ -486,7 +493,7 @@ fn explaining(published: Arc<Published>, proxy: ProxyFacts) -> admin::Explain {
             .map(|(name, value)| (name, percent_encoding::percent_decode_str(value).decode_utf8_lossy()))
             .collect();
         let query = Query::parse(decoded.iter().map(|(name, value)| (*name, value.as_ref())))?;
-        explain(published.load(), &proxy, &query)
+        explain(published.load(), &registry, &proxy, &query)
     })
 }
 

@@ -119,7 +119,9 @@ impl Arrival {
     async fn look_at(&self, io: Prefixed<TcpStream>, target: Target) -> Option<Ready> {
         match target {
             Target::Application(application) => self.inbound(io, application).await,
-            Target::Destination(destination) => self.outbound(io, destination).await,
+            Target::Destination(destination) | Target::Pod(destination) => {
+                self.outbound(io, destination).await
+            }
             Target::Authority(local) => self.by_authority(io, local).await,
         }
     }
@@ -209,7 +211,11 @@ impl Arrival {
         let declared = port.and_then(|port| port.protocol);
         let routed = port.is_some_and(|port| port.has_routes());
         let peer = Peer::new(self.facts(destination, None), None, None);
-        let target = Target::Destination(destination);
+        let is_pod = || self.worker.registry.endpoint_at(destination.ip()).is_some_and(|it| it.mesh_tls);
+        let target = match service {
+            None if is_pod() => Target::Pod(destination),
+            _ => Target::Destination(destination),
+        };
         let server_first = !routed && self.worker.memory.server_first.believes(destination);
         if is_opaque(declared) || server_first {
             return Some(Ready { io: Io::Plain(io), peer, target, carries: Carries::Tcp("tcp") });

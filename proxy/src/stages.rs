@@ -23,6 +23,8 @@ pub enum Target {
     Application(Application),
     /// Outbound: to this original destination.
     Destination(SocketAddr),
+    /// Outbound: to the own address of a workload of the mesh. No routes apply, whatever the authority says.
+    Pod(SocketAddr),
     /// Outbound without interception, accepted here: wherever the authority says.
     Authority(SocketAddr),
 }
@@ -127,6 +129,12 @@ pub fn unknown(
             Err(Reject::because(Stage::Route, Reason::UnknownDestination, why))
         }
     }
+}
+
+/// Outbound to a workload's own address: known, and no route's to decide.
+pub fn to_pod(decision: &mut Decision, address: SocketAddr) -> SocketAddr {
+    decision.allow(Stage::Route, Reason::DecidedByServer, PolicyRef::NONE);
+    address
 }
 
 /// The hop to the local application.

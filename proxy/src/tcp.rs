@@ -58,7 +58,7 @@ pub async fn server_first(mut io: Io, worker: &Worker, peer: &Peer, target: Targ
             return Some(io.unread(from_client.freeze()));
         }
         Ok(First::Server(Ok(1..))) => {
-            if let Target::Destination(destination) = target {
+            if let Target::Destination(destination) | Target::Pod(destination) = target {
                 worker.memory.server_first.note(destination);
             }
         }
@@ -119,6 +119,11 @@ async fn open(
             stages::to_application(worker, application, HopProtocol::Tcp)
         }
         Target::Destination(address) => route(worker, address, held, record)?,
+        Target::Pod(address) => {
+            let address = stages::to_pod(&mut record.decision, address);
+            let hop = stages::to_address(worker, address, HopProtocol::Tcp);
+            hop.inspect_err(|reject| stages::charge_hop(&mut record.decision, reject))?
+        }
         Target::Authority(_) => {
             return Err(Reject::because(
                 Stage::Route,

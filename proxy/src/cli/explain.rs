@@ -1,6 +1,7 @@
 //! `writ explain`: the record that the proxy would leave for a request, by the same code, without traffic.
 
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -33,18 +34,18 @@ pub struct Args {
     /// The trust domain of the mesh.
     #[arg(long, env = "WRIT_TRUST_DOMAIN", default_value = "cluster.local")]
     trust_domain: String,
-    /// Which of its sides.
-    #[arg(long, value_parser = ["inbound", "outbound"], default_value = "inbound")]
-    side: String,
+    /// Which of its sides [default: inbound].
+    #[arg(long, value_parser = ["inbound", "outbound"])]
+    side: Option<String>,
     /// The caller: a verified mTLS peer.
     #[arg(long, value_name = "SPIFFE_ID", conflicts_with = "plaintext")]
     from: Option<String>,
     /// The caller has no identity.
     #[arg(long)]
     plaintext: bool,
-    /// Method.
-    #[arg(long, default_value = "GET")]
-    method: String,
+    /// Method [default: GET].
+    #[arg(long)]
+    method: Option<String>,
     /// http://HOST[:PORT]/PATH; inbound, the port is the workload's.
     #[arg(long)]
     url: Option<String>,
@@ -103,10 +104,8 @@ impl Args {
         set("sni", &self.sni);
         set("source", &self.source);
         set("destination", &self.destination);
-        if record.is_none() {
-            set("side", &Some(self.side.clone()));
-            set("method", &Some(self.method.clone()));
-        }
+        set("side", &self.side);
+        set("method", &self.method);
         if self.plaintext {
             parameters.retain(|(name, _)| name != "from");
         }
@@ -118,14 +117,15 @@ impl Args {
         for diagnostic in &loaded.diagnostics {
             eprintln!("{diagnostic}");
         }
-        let generation = reload::first(&loaded.snapshot, &Registry::new())?;
+        let registry = Registry::new();
+        let generation = reload::first(&loaded.snapshot, &registry)?;
         let proxy = ProxyFacts {
             role: "sidecar".into(),
             workload: self.workload.clone(),
             identity: None,
             version: env!("CARGO_PKG_VERSION").into(),
         };
-        explain(Arc::new(generation), &proxy, &query).map_err(anyhow::Error::msg)
+        explain(Arc::new(generation), &registry, &proxy, &query).map_err(anyhow::Error::msg)
     }
 
     fn workload(&self) -> anyhow::Result<Workload> {
@@ -161,7 +161,12 @@ fn from_record(record: &Value) -> Vec<(String, String)> {
     add("side", text("/proxy/side"));
     add("from", text("/source/identity"));
     add("source", text("/source/address"));
-    add("destination", text("/destination/address"));
+    // Outbound, a destination on loopback is the proxy's own listener: the authority alone decided.
+    let listener = |address: &str| {
+        text("/proxy/side").as_deref() == Some("outbound")
+            && address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_loopback())
+    };
+    add("destination", text("/destination/address").filter(|address| !listener(address)));
     add("method", text("/request/method"));
     let authority = text("/request/authority").or_else(|| text("/destination/address"));
     add(

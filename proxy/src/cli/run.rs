@@ -187,7 +187,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     match unit {
         "ms" => Ok(Duration::from_millis(number)),
         "s" => Ok(Duration::from_secs(number)),
-        "m" => Ok(Duration::from_secs(number * 60)),
+        "m" => Ok(Duration::from_secs(number.checked_mul(60).ok_or("longer than any wait")?)),
         _ => Err(format!("{text:?}: expected a number and ms, s or m")),
     }
 }

@@ -94,6 +94,15 @@ pub fn explained(record: &Value) -> String {
             out += &format!("    {}  {failed}\n", policy(Some(near)));
         }
     }
+    for shadow in record.get("shadow").and_then(Value::as_array).into_iter().flatten() {
+        let word = |name: &str| shadow.get(name).and_then(Value::as_str).unwrap_or_default();
+        out += &format!(
+            "\n  dry run: {} would {} ({})\n",
+            policy(shadow.get("policy")),
+            word("outcome"),
+            word("reason")
+        );
+    }
     out += &format!("\n{}\n", paint.dim(&format!("config {}", text("/config/digest"))));
     out
 }

@@ -210,3 +210,69 @@ fn replayable(request: &Request<Body>) -> Option<Request<Body>> {
     *copy.headers_mut() = request.headers().clone();
     Some(copy)
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    fn failed(stage: Stage, reason: Reason, whole: bool) -> SendError {
+        SendError { reject: Reject::new(stage, reason), whole, facts: None }
+    }
+
+    fn spare() -> Option<Box<Request<Body>>> {
+        Some(Box::new(Request::get("/spare").body(Body::Empty).unwrap()))
+    }
+
+    #[test]
+    fn only_what_is_all_here_and_no_tunnel_is_kept_to_be_sent_again() {
+        let body = || Body::full("all");
+        let put = Request::put("/a").header("x-a", "1").body(body()).unwrap();
+        let copy = replayable(&put).unwrap();
+        assert_eq!(
+            (copy.method(), copy.uri().path(), &copy.headers()["x-a"]),
+            (&Method::PUT, "/a", put.headers().get("x-a").unwrap())
+        );
+        assert!(matches!(copy.body(), Body::Full(Some(bytes)) if bytes == "all"));
+
+        let stream = Body::Stream(Box::pin(http_body_util::Empty::new().map_err(|never| match never {})));
+        assert!(replayable(&Request::put("/a").body(stream).unwrap()).is_none());
+        assert!(replayable(&Request::get("/a").header("upgrade", "x").body(Body::Empty).unwrap()).is_none());
+        assert!(replayable(&Request::connect("a:1").body(Body::Empty).unwrap()).is_none());
+    }
+
+    #[test]
+    fn what_the_server_cannot_have_acted_on_is_sent_again_and_other_things_only_where_a_policy_says_so() {
+        use Reason::*;
+        let cases = [
+            ("refused, whole", failed(Stage::Connect, ConnectRefused, true), None, Ok("/")),
+            ("refused, taken from", failed(Stage::Connect, ConnectRefused, false), None, Err(ConnectRefused)),
+            (
+                "reset, no policy",
+                failed(Stage::Send, ResetBeforeResponse, true),
+                None,
+                Err(ResetBeforeResponse),
+            ),
+            ("reset, with policy", failed(Stage::Send, ResetBeforeResponse, false), spare(), Ok("/spare")),
+            ("too slow, no policy", failed(Stage::Send, BackendTimeout, false), None, Err(BackendTimeout)),
+            ("too slow, with policy", failed(Stage::Send, BackendTimeout, false), spare(), Ok("/spare")),
+            ("not understood", failed(Stage::Send, BadResponse, true), spare(), Err(BadResponse)),
+            (
+                "another identity",
+                failed(Stage::Connect, IdentityMismatch, true),
+                spare(),
+                Err(IdentityMismatch),
+            ),
+        ];
+        for (what, failure, spare, expected) in cases {
+            let mut request = Request::get("/").body(Body::Empty).unwrap();
+            let outcome = again(failure, spare, 1, &mut request);
+            let outcome = outcome.map(|()| request.uri().path()).map_err(|reject| reject.reason);
+            assert_eq!(outcome, expected, "{what}");
+        }
+        let mut request = Request::default();
+        let last = again(failed(Stage::Connect, ConnectRefused, true), None, 0, &mut request);
+        assert_eq!(last.unwrap_err().reason, ConnectRefused, "no try is left");
+    }
+}

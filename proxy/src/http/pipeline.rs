@@ -200,6 +200,7 @@ pub fn decide<'t>(
     match target {
         Target::Application(application) => inbound(peer, application, held, request, record, memory),
         Target::Destination(address) => outbound(Some(address), held, request, record, &memory.splits),
+        Target::Pod(address) => Ok(Chosen::Address(stages::to_pod(&mut record.decision, address))),
         Target::Authority(_) => outbound(None, held, request, record, &memory.splits),
     }
 }
