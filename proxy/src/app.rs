@@ -22,13 +22,14 @@ use crate::explain::{Query, explain};
 use crate::generation::{Current, Published};
 use crate::identity::{self, Identity, SpiffeId};
 use crate::listen::{self, Accepted, Placement};
+use crate::memory::Memory;
 use crate::net::OwnListeners;
 use crate::reload;
 use crate::roles::{self, Forward, Listener, Open, Role};
 use crate::telemetry::{self, ConfigStatus, ProxyFacts, Telemetry};
 use crate::tls::{ClientTls, ServerTls};
 use crate::upstream::{self, Registry, Upstream};
-use crate::worker::{Deadlines, Memory, ServerFirst, Worker};
+use crate::worker::{Deadlines, Worker};
 
 /// What a proxy is told at start. Resources come from its source, never from here.
 #[derive(Debug, Clone)]
@@ -392,7 +393,6 @@ impl Shared {
             identity: self.identity.clone(),
             server_tls: self.server_tls.clone(),
             own: Arc::clone(&self.own),
-            server_first: ServerFirst::default(),
             deadlines: self.deadlines,
             http1: Rc::new(self.deadlines.http1()),
             draining: DrainSignal::new(),

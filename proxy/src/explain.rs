@@ -13,10 +13,10 @@ use crate::decision::Reason;
 use crate::generation::{Generation, Held};
 use crate::http::pipeline;
 use crate::identity::SpiffeId;
+use crate::memory::Memory;
 use crate::peer::{self, Peer};
 use crate::stages::{Application, Target};
 use crate::telemetry::{ConnectionFacts, ProxyFacts, Record, Shard, Side, TlsEvidence};
-use crate::worker::Memory;
 
 /// A request to be explained.
 #[derive(Debug, Clone)]

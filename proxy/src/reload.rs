@@ -115,3 +115,24 @@ fn retire(retired: &mut Vec<Arc<Generation>>, published: &Published, registry: &
         .flat_map(|generation| generation.tables.backends().iter().map(|backend| backend.id));
     registry.retire(&named.collect::<Vec<_>>());
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use control_client::{Workload, load_str};
+
+    use super::*;
+
+    /// What `writ run` would make of these resources.
+    pub(crate) fn generation_of(number: u64, resources: &str) -> Generation {
+        let workload = Workload {
+            namespace: "bookinfo".into(),
+            name: "ratings-v1".into(),
+            service_account: "ratings".into(),
+            labels: [("app".to_owned(), "ratings".to_owned())].into(),
+            trust_domain: "cluster.local".into(),
+        };
+        let snapshot = load_str(resources, &workload).snapshot;
+        let generation = first(&snapshot, &Registry::new()).unwrap();
+        Generation { number, ..generation }
+    }
+}

@@ -8,8 +8,10 @@ use control_client::snapshot::{BackendTls, OutboundTrafficPolicy};
 use crate::decision::{Check, CheckOutcome, CheckResult, Decision, Outcome, PolicyRef, Reason, Stage};
 use crate::error::Reject;
 use crate::generation::Held;
+use crate::memory::Memory;
 use crate::net::socket::to_own_application;
-use crate::tables::Authorization;
+use crate::peer::{self, Peer};
+use crate::tables::{Authorization, RequestAttributes};
 use crate::telemetry::{Attempt, Record, Side};
 use crate::upstream::{Hop, HopFacts, HopProtocol, HopTls};
 use crate::worker::Worker;
@@ -37,14 +39,34 @@ pub struct Application {
 /// For destinations that no backend's settings speak of: Envoy's default.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What is settled before a request or opaque connection is looked at: inbound, the checks of its connection; outbound,
+/// that who may do what is the server's to decide.
+pub fn admit(peer: &Peer, held: &Held, record: &mut Record) -> Result<(), Reject> {
+    match record.connection.side {
+        Side::Outbound => {
+            decided_by_server(&mut record.decision);
+            Ok(())
+        }
+        Side::Inbound | Side::Gateway => peer.admission(held).check(&mut record.decision),
+    }
+}
+
 /// End-user authentication: no RequestAuthentication is in force, and the record says so.
 pub fn authenticate(decision: &mut Decision) {
     let none = CheckResult::new(CheckOutcome::NotRequired, Reason::NoRequestAuthentication, PolicyRef::NONE);
     decision.check(Check::UserAuthentication, none);
 }
 
+/// So many of the nearest ALLOW policies are named in a record.
+const CONSIDERED: usize = 8;
+
 /// Writes an authorization down, then lets what asked for it go on or not.
-pub fn authorize(decision: &mut Decision, authorization: &Authorization) -> Result<(), Reject> {
+pub fn authorize(record: &mut Record, authorization: Authorization) -> Result<(), Reject> {
+    record.audit = authorization.audit;
+    if !authorization.shadow.is_empty() {
+        record.shadow = authorization.shadow.into_boxed_slice();
+    }
+    let decision = &mut record.decision;
     decision.check(Check::ServiceAuthorization, authorization.service);
     decision.check(Check::UserAuthorization, authorization.user);
     match authorization.outcome {
@@ -59,8 +81,24 @@ pub fn authorize(decision: &mut Decision, authorization: &Authorization) -> Resu
     }
 }
 
+/// When nothing allowed: which ALLOW policies came nearest, unless too many were told so lately. `request`: of HTTP.
+pub fn consider(
+    peer: &Peer,
+    held: &Held,
+    memory: &Memory,
+    authorization: &Authorization,
+    request: Option<&RequestAttributes<'_>>,
+) -> Option<Box<str>> {
+    let tell = authorization.reason == Reason::NoAllowMatched
+        && memory.considered.allows(peer.facts.source_identity.as_ref());
+    tell.then(|| {
+        let near = held.tables.consider(&peer::attributes(&peer.facts), request, CONSIDERED);
+        near.to_json(held.tables.objects()).to_string().into()
+    })
+}
+
 /// Outbound, the authorization and user checks are the server's.
-pub fn decided_by_server(decision: &mut Decision) {
+fn decided_by_server(decision: &mut Decision) {
     let server = CheckResult::new(CheckOutcome::NotApplicable, Reason::DecidedByServer, PolicyRef::NONE);
     for check in [Check::ServiceAuthorization, Check::UserAuthentication, Check::UserAuthorization] {
         decision.check(check, server);
@@ -98,8 +136,16 @@ pub fn to_application(worker: &Worker, application: Application, protocol: HopPr
     worker.upstream.hop_from(source, address, HopTls::Plaintext, protocol, CONNECT_TIMEOUT)
 }
 
-/// The hop to an address as it is: a pod keeps its identity check though no routes apply.
+/// The hop to an address as it is: a pod keeps its identity check though no routes apply. An authority may name our own
+/// listeners as well as any other address.
 pub fn to_address(worker: &Worker, address: SocketAddr, protocol: HopProtocol) -> Result<Hop, Reject> {
+    if worker.own.leads_back(address) {
+        return Err(Reject::because(
+            Stage::Pick,
+            Reason::LoopDetected,
+            format_args!("{address} is this proxy itself"),
+        ));
+    }
     let tls = match worker.registry.endpoint_at(address.ip()) {
         Some(endpoint) => HopTls::decide(&BackendTls::Auto, endpoint.mtls_required, &endpoint)?,
         None => HopTls::Plaintext,
@@ -132,6 +178,16 @@ fn prove_hop(decision: &mut Decision, facts: &HopFacts) {
         Check::ServiceAuthentication,
         CheckResult::new(authentication.0, authentication.1, PolicyRef::NONE),
     );
+}
+
+/// Writes down how a request or connection ended that can't go on.
+pub fn ended(reject: &Reject, record: &mut Record) {
+    record.ended = Some((reject.stage, reject.reason));
+    record.detail = reject.detail.clone();
+    if record.decision.stage == Stage::Accept {
+        // Nothing had decided yet: what ended it did.
+        record.decision.deny(reject.stage, reject.reason, PolicyRef::NONE);
+    }
 }
 
 /// Charges what failed on the way to the server to the check it failed.

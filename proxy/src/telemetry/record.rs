@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use super::Shard;
 use super::fragments::{ConfigFragment, ConnectionFragments};
 use super::render;
-use crate::decision::{Decision, Objects, Reason, Stage};
+use crate::decision::{Decision, Objects, PolicyRef, Reason, Shadow, Stage};
 
 /// Which configuration decided: made once when tables compile, shared by every record that they decide.
 #[derive(Debug, Clone, Default)]
@@ -195,6 +195,10 @@ pub struct Record {
     pub detail: Option<Box<str>>,
     /// When nothing allowed: the nearest ALLOW policies and what failed first in each, as JSON.
     pub considered: Option<Box<str>>,
+    /// The AUDIT rule that matched first.
+    pub audit: PolicyRef,
+    /// What dry-run policies would have done.
+    pub shadow: Box<[Shadow]>,
     /// Not to be emitted.
     pub(super) discarded: bool,
 }
@@ -236,6 +240,8 @@ impl Record {
             upstream_us: 0,
             ended: None,
             considered: None,
+            audit: PolicyRef::NONE,
+            shadow: Box::default(),
             discarded: false,
             detail: None,
         })

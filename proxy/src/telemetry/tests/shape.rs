@@ -14,7 +14,7 @@ use super::super::{
     render,
 };
 use super::{ROUTE, allowed, config, connection, object, proxy};
-use crate::decision::{Check, CheckOutcome, CheckResult, Objects, PolicyRef, Reason, Stage};
+use crate::decision::{Check, CheckOutcome, CheckResult, Objects, Outcome, PolicyRef, Reason, Shadow, Stage};
 
 /// The example of the decision record, with its `..` filled in, the verdicts' policies repeated by the checks that
 /// they belong to, and `not_after` as a time.
@@ -139,6 +139,20 @@ fn outbound_speaks_of_the_hop_to_the_server() {
         json!({"check": "service-authorization", "outcome": "not-applicable", "reason": "decided-by-server"})
     );
     assert_eq!(shown.get("ended"), None, "it has not ended");
+}
+
+#[test]
+fn audit_and_dry_run_policies_are_named() {
+    let shard = Shard::detached(&proxy());
+    let mut record = allowed(&shard, &config(42), &connection(Side::Inbound));
+    record.audit = PolicyRef::rule(0, 1);
+    let (policy, reason) = (PolicyRef::object(0), Reason::NoAllowMatched);
+    record.shadow = Box::new([Shadow { policy, outcome: Outcome::Deny, reason }]);
+    let line: Value = serde_json::from_str(&line(&record, 1)).unwrap();
+    let named = json!({"kind": "AuthorizationPolicy", "namespace": "bookinfo", "name": "ratings-viewer",
+        "digest": "sha256:77"});
+    assert_eq!(line["shadow"], json!([{"outcome": "deny", "reason": "no-allow-matched", "policy": named}]));
+    assert_eq!(line["audit"]["rule"], 1);
 }
 
 #[test]
