@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use control_client::snapshot::Snapshot;
+use control_client::snapshot::{Policy, Snapshot};
 use control_client::{Source, Status, Workload};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
@@ -26,7 +26,7 @@ use crate::memory::Memory;
 use crate::net::OwnListeners;
 use crate::reload;
 use crate::roles::{self, Forward, Listener, Open, Role};
-use crate::telemetry::{self, ConfigStatus, ProxyFacts, Telemetry};
+use crate::telemetry::{self, ProxyFacts, Telemetry};
 use crate::tls::{ClientTls, ServerTls};
 use crate::upstream::{self, Registry, Upstream};
 use crate::worker::{Deadlines, Worker};
@@ -104,7 +104,9 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
     };
     let configuration = Configuration::start(&settings)?;
     let registry = Registry::new();
-    let first = reload::first(&configuration.snapshots.borrow(), &registry)?;
+    let snapshot = Arc::clone(&configuration.snapshots.borrow());
+    let first = reload::first(&snapshot, &registry)?;
+    let status = reload::status_of(&snapshot, &first, None);
     let published = Published::new(first);
     let proxy = ProxyFacts {
         role: settings.role.as_str().into(),
@@ -118,7 +120,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         sample: settings.sample,
     })
     .context("can't open the record sink")?;
-    telemetry.set_config(ConfigStatus::of(&configuration.snapshots.borrow()));
+    telemetry.set_config(status);
 
     let (listeners, sockets) = listen::bind(roles::listeners(
         settings.role,
@@ -160,6 +162,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         thread("control", move |runtime| {
             runtime.block_on(control(
                 configuration,
+                Arc::clone(&snapshot.policy),
                 published,
                 registry,
                 identity,
@@ -265,6 +268,7 @@ impl Configuration {
 /// Everything that runs on the control thread.
 async fn control(
     configuration: Configuration,
+    in_force: Arc<Policy>,
     published: Arc<Published>,
     registry: Arc<Registry>,
     identity: Option<Arc<Identity>>,
@@ -273,23 +277,26 @@ async fn control(
     mut stopping: watch::Receiver<bool>,
 ) {
     let Configuration { snapshots, status, follow, _none } = configuration;
-    let reload = reload::run(snapshots, published, registry, status, |status| telemetry.set_config(status));
-    let rotation = async {
-        match identity {
-            Some(identity) => {
-                tokio::join!(Arc::clone(&identity).watch(), tell_readiness(&identity, &ready));
-            }
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = follow => tracing::error!("the source of configuration ended"),
-        () = reload => {}
-        () = rotation => {}
-        _ = stopping.wait_for(|stop| *stop) => return,
+    let report = move |status| telemetry.set_config(status);
+    keep("the source of configuration", follow);
+    keep("reload", reload::run(snapshots, in_force, published, registry, status, report));
+    if let Some(identity) = identity {
+        keep("renewal of the identity", Arc::clone(&identity).watch());
+        keep("readiness of the identity", async move { tell_readiness(&identity, &ready).await });
     }
-    // What ended was never meant to; the data path goes on with what it has.
+    // Only the runtime's end stops them.
     let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+/// Runs a background task. None is meant to end; if one does, the others and the data path go on with what they have.
+fn keep(name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    let running = tokio::spawn(task);
+    tokio::spawn(async move {
+        match running.await {
+            Ok(()) => tracing::error!("{name} ended; restart this proxy"),
+            Err(failed) => tracing::error!(%failed, "{name} failed; restart this proxy"),
+        }
+    });
 }
 
 /// An identity that can't be renewed makes the proxy unready, with the reason, while the old one still serves.
@@ -339,7 +346,7 @@ impl Shared {
         local.block_on(runtime, async {
             let worker = self.worker();
             let shard = tokio::task::spawn_local(Rc::clone(&worker.shard).run());
-            let serve = self.server(Rc::clone(&worker), index);
+            let serve = self.server(Rc::clone(&worker));
             tokio::task::spawn_local({
                 let (mut phase, signal) = (self.drain.watch(), worker.draining.clone());
                 async move {
@@ -347,6 +354,7 @@ impl Shared {
                     signal.start();
                 }
             });
+            tokio::task::spawn_local(let_go(self.published.watch(), Rc::clone(&worker)));
             if let Some(identity) = &self.identity {
                 tokio::task::spawn_local(renew_pools(identity.subscribe(), Rc::clone(&worker.upstream)));
             }
@@ -366,14 +374,17 @@ impl Shared {
                     Err(error) => tracing::error!(%error, "a listener can't be used by this worker"),
                 }
             }
+            let mut phase = self.drain.watch();
             loop {
                 tokio::select! {
                     Some(accepted) = inbox.recv() => {
-                        if let Ok(socket) = TcpStream::from_std(accepted.socket) {
-                            serve(socket, accepted.source, accepted.listener);
+                        let Accepted { socket, source, listener, occupied } = accepted;
+                        if let Ok(socket) = TcpStream::from_std(socket) {
+                            serve(socket, source, listener, occupied);
                         }
                     }
                     _ = stopping.wait_for(|stop| *stop) => break,
+                    _ = phase.wait_for(|phase| *phase == Phase::Cut) => break,
                 }
             }
             shard.abort();
@@ -400,11 +411,9 @@ impl Shared {
     }
 
     /// Serves accepted sockets, each in a task of its own that its guard accounts for.
-    fn server(&self, worker: Rc<Worker>, index: usize) -> Rc<dyn Fn(TcpStream, SocketAddr, usize)> {
-        let (listeners, placement, drain) =
-            (Arc::clone(&self.listeners), Arc::clone(&self.placement), self.drain.clone());
-        Rc::new(move |socket, source, listener| {
-            let occupied = placement.occupy(index);
+    fn server(&self, worker: Rc<Worker>) -> Rc<listen::Serve> {
+        let (listeners, drain) = (Arc::clone(&self.listeners), self.drain.clone());
+        Rc::new(move |socket, source, listener, occupied| {
             let guard = drain.guard();
             let (worker, listener) = (Rc::clone(&worker), listeners[listener]);
             tokio::task::spawn_local(async move {
@@ -415,6 +424,13 @@ impl Shared {
     }
 }
 
+/// A worker that is asked nothing holds no generation that was replaced.
+async fn let_go(mut moved: watch::Receiver<u64>, worker: Rc<Worker>) {
+    while moved.changed().await.is_ok() {
+        drop(worker.current.get());
+    }
+}
+
 /// A connection proven with an identity that was replaced serves no further request.
 async fn renew_pools(mut generation: watch::Receiver<u64>, upstream: Rc<Upstream>) {
     while generation.changed().await.is_ok() {
@@ -422,7 +438,7 @@ async fn renew_pools(mut generation: watch::Receiver<u64>, upstream: Rc<Upstream
     }
 }
 
-/// The admin thread, and what it answers readiness from.
+/// The admin side at work.
 struct Admin {
     handle: admin::Handle,
     addresses: Vec<(SocketAddr, admin::Kind)>,

@@ -150,7 +150,7 @@ impl Arrival {
     /// Whether a ClientHello is for this proxy to answer (semantics, PeerAuthentication).
     /// What could not be read might have been: a TLS stack refuses it, and no application gets it as plaintext.
     fn terminates(&self, mode: MtlsMode, hello: &net::ClientHello, declared: Option<Protocol>) -> bool {
-        let opaque = matches!(declared, Some(Protocol::Tcp | Protocol::Tls));
+        let opaque = is_opaque(declared);
         let mesh = || hello.alpn.iter().any(|protocol| protocol.starts_with(b"istio"));
         self.worker.server_tls.is_some()
             && match mode {
@@ -175,12 +175,13 @@ impl Arrival {
         let peer =
             Peer::new(self.facts(destination, Some(&accepted.peer)), own.as_ref(), Some(&accepted.peer));
         let io = Prefixed::new(Bytes::new(), accepted.stream);
-        let opaque = is_opaque(declared(&self.worker.current.get(), application));
+        let declared = declared(&self.worker.current.get(), application);
         let carries = match accepted.alpn {
-            Alpn::Http1 if !opaque => Carries::Http1,
-            Alpn::Http2 if !opaque => Carries::Http2,
-            Alpn::None if !opaque => return self.look_within(io, peer, application).await,
-            _ => Carries::Tcp("tcp"),
+            _ if is_opaque(declared) => Carries::Tcp("tcp"),
+            Alpn::Http1 => Carries::Http1,
+            Alpn::Http2 => Carries::Http2,
+            Alpn::Tcp if !is_http(declared) => Carries::Tcp("tcp"),
+            Alpn::None | Alpn::Tcp => return self.look_within(io, peer, application).await,
         };
         Some(Ready { io: Io::Tls(io), peer, target: Target::Application(application), carries })
     }

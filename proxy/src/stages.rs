@@ -12,7 +12,7 @@ use crate::memory::Memory;
 use crate::net::socket::to_own_application;
 use crate::peer::{self, Peer};
 use crate::tables::{Authorization, RequestAttributes};
-use crate::telemetry::{Attempt, Record, Side};
+use crate::telemetry::{Attempt, Marks, Record, Side};
 use crate::upstream::{Hop, HopFacts, HopProtocol, HopTls};
 use crate::worker::Worker;
 
@@ -62,9 +62,9 @@ const CONSIDERED: usize = 8;
 
 /// Writes an authorization down, then lets what asked for it go on or not.
 pub fn authorize(record: &mut Record, authorization: Authorization) -> Result<(), Reject> {
-    record.audit = authorization.audit;
-    if !authorization.shadow.is_empty() {
-        record.shadow = authorization.shadow.into_boxed_slice();
+    if !authorization.audit.is_none() || !authorization.shadow.is_empty() {
+        let shadow = authorization.shadow.into_boxed_slice();
+        record.marks = Some(Box::new(Marks { audit: authorization.audit, shadow }));
     }
     let decision = &mut record.decision;
     decision.check(Check::ServiceAuthorization, authorization.service);

@@ -136,6 +136,15 @@ pub struct Attempt {
     pub us: u32,
 }
 
+/// What policies said that decide nothing.
+#[derive(Debug, Default)]
+pub struct Marks {
+    /// The AUDIT rule that matched first.
+    pub audit: PolicyRef,
+    /// What dry-run policies would have done.
+    pub shadow: Box<[Shadow]>,
+}
+
 /// The record of one request (HTTP) or one connection (TCP, refused handshake). Boxed where it travels; dropping it emits it.
 #[derive(Debug)]
 pub struct Record {
@@ -195,10 +204,8 @@ pub struct Record {
     pub detail: Option<Box<str>>,
     /// When nothing allowed: the nearest ALLOW policies and what failed first in each, as JSON.
     pub considered: Option<Box<str>>,
-    /// The AUDIT rule that matched first.
-    pub audit: PolicyRef,
-    /// What dry-run policies would have done.
-    pub shadow: Box<[Shadow]>,
+    /// What policies said that decide nothing.
+    pub marks: Option<Box<Marks>>,
     /// Not to be emitted.
     pub(super) discarded: bool,
 }
@@ -240,8 +247,7 @@ impl Record {
             upstream_us: 0,
             ended: None,
             considered: None,
-            audit: PolicyRef::NONE,
-            shadow: Box::default(),
+            marks: None,
             discarded: false,
             detail: None,
         })

@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 use super::fragments::{self, IDENTITY_LIMIT, NAME_LIMIT};
 use super::json;
 use super::options::ProxyFragments;
-use super::record::{Attempt, ConnectionFacts, Record, Side};
+use super::record::{Attempt, ConnectionFacts, Marks, Record, Side};
 use crate::decision::{Check, Objects, Outcome, PolicyRef, Reason, Shadow};
 
 /// The whole line, with its line end.
@@ -226,14 +226,20 @@ fn decision(record: &Record, out: &mut Vec<u8>) {
         json::raw(out, r#","considered":"#);
         json::raw(out, considered);
     }
-    if objects.get(record.audit).is_some() {
-        json::raw(out, r#","audit":"#);
-        policy(objects, record.audit, Version::Stated, out);
+    if let Some(said) = &record.marks {
+        marks(said, objects, out);
     }
-    if !record.shadow.is_empty() {
+}
+
+fn marks(marks: &Marks, objects: &Objects, out: &mut Vec<u8>) {
+    if objects.get(marks.audit).is_some() {
+        json::raw(out, r#","audit":"#);
+        policy(objects, marks.audit, Version::Stated, out);
+    }
+    if !marks.shadow.is_empty() {
         json::raw(out, r#","shadow":"#);
         let mut comma = Comma::new(b'[');
-        for one in &record.shadow {
+        for one in &marks.shadow {
             comma.next(out);
             shadow(one, objects, out);
         }

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::super::options::ProxyFragments;
 use super::super::{
-    Attempt, CertificateEvidence, ConfigFacts, ConnectionFacts, ProxyFacts, Record, Shard, Side, TlsEvidence,
-    render,
+    Attempt, CertificateEvidence, ConfigFacts, ConnectionFacts, Marks, ProxyFacts, Record, Shard, Side,
+    TlsEvidence, render,
 };
 use super::{ROUTE, allowed, config, connection, object, proxy};
 use crate::decision::{Check, CheckOutcome, CheckResult, Objects, Outcome, PolicyRef, Reason, Shadow, Stage};
@@ -145,9 +145,9 @@ fn outbound_speaks_of_the_hop_to_the_server() {
 fn audit_and_dry_run_policies_are_named() {
     let shard = Shard::detached(&proxy());
     let mut record = allowed(&shard, &config(42), &connection(Side::Inbound));
-    record.audit = PolicyRef::rule(0, 1);
     let (policy, reason) = (PolicyRef::object(0), Reason::NoAllowMatched);
-    record.shadow = Box::new([Shadow { policy, outcome: Outcome::Deny, reason }]);
+    let shadow = Box::new([Shadow { policy, outcome: Outcome::Deny, reason }]);
+    record.marks = Some(Box::new(Marks { audit: PolicyRef::rule(0, 1), shadow }));
     let line: Value = serde_json::from_str(&line(&record, 1)).unwrap();
     let named = json!({"kind": "AuthorizationPolicy", "namespace": "bookinfo", "name": "ratings-viewer",
         "digest": "sha256:77"});
