@@ -1,4 +1,4 @@
-//! A caller's connection after `detect` and `terminate`: as it came, or with our TLS ended.
+//! [`Io`]: a caller's connection, in plaintext or within our TLS.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
