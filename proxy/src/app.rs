@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use control_client::snapshot::{Policy, Snapshot};
+use control_client::snapshot::Snapshot;
 use control_client::{Source, Status, Workload};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
@@ -104,10 +104,9 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
     };
     let configuration = Configuration::start(&settings)?;
     let registry = Registry::new();
-    let snapshot = Arc::clone(&configuration.snapshots.borrow());
-    let first = reload::first(&snapshot, &registry)?;
-    let status = reload::status_of(&snapshot, &first, None);
-    let published = Published::new(first);
+    let generation = reload::first(&configuration.first, &registry)?;
+    let status = reload::status_of(&configuration.first, &generation, None);
+    let published = Published::new(generation);
     let proxy = ProxyFacts {
         role: settings.role.as_str().into(),
         workload: format!("{}/{}", settings.workload.namespace, settings.workload.name),
@@ -168,7 +167,6 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         thread("control", move |runtime| {
             runtime.block_on(control(
                 configuration,
-                Arc::clone(&snapshot.policy),
                 published,
                 registry,
                 identity,
@@ -244,6 +242,8 @@ impl Running {
 
 /// The source of configuration at work.
 struct Configuration {
+    /// What came first. A newer one may already be there.
+    first: Arc<Snapshot>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     status: Status,
     follow: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -254,27 +254,27 @@ struct Configuration {
 impl Configuration {
     fn start(settings: &Settings) -> anyhow::Result<Self> {
         let Some(path) = &settings.config else {
-            let snapshot = control_client::load_str("", &settings.workload).snapshot;
-            let (sender, snapshots) = watch::channel(Arc::new(snapshot));
+            let first = Arc::new(control_client::load_str("", &settings.workload).snapshot);
+            let (sender, snapshots) = watch::channel(Arc::clone(&first));
             let follow = Box::pin(std::future::pending());
-            return Ok(Self { snapshots, status: Status::default(), follow, _none: Some(sender) });
+            return Ok(Self { first, snapshots, status: Status::default(), follow, _none: Some(sender) });
         };
         let options = control_client::Options { strict: settings.config_strict };
         let (snapshots, status, follow) =
             control_client::start(Source::Dir(path.clone()), settings.workload.clone(), options)?;
-        for verdict in snapshots.borrow().verdicts.iter() {
+        let first = Arc::clone(&snapshots.borrow());
+        for verdict in first.verdicts.iter() {
             for diagnostic in &verdict.diagnostics {
                 tracing::warn!("{diagnostic}");
             }
         }
-        Ok(Self { snapshots, status, follow: Box::pin(follow), _none: None })
+        Ok(Self { first, snapshots, status, follow: Box::pin(follow), _none: None })
     }
 }
 
 /// Everything that runs on the control thread.
 async fn control(
     configuration: Configuration,
-    in_force: Arc<Policy>,
     published: Arc<Published>,
     registry: Arc<Registry>,
     identity: Option<Arc<Identity>>,
@@ -282,9 +282,10 @@ async fn control(
     ready: Arc<Readiness>,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let Configuration { snapshots, status, follow, _none } = configuration;
+    let Configuration { first, snapshots, status, follow, _none } = configuration;
     let report = move |status| telemetry.set_config(status);
     keep("the source of configuration", follow);
+    let in_force = Arc::clone(&first.policy);
     keep("reload", reload::run(snapshots, in_force, published, registry, status, report));
     if let Some(identity) = identity {
         keep("renewal of the identity", Arc::clone(&identity).watch());
