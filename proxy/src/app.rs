@@ -22,13 +22,14 @@ use crate::explain::{Query, explain};
 use crate::generation::{Current, Published};
 use crate::identity::{self, Identity, SpiffeId};
 use crate::listen::{self, Accepted, Placement};
+use crate::memory::Memory;
 use crate::net::OwnListeners;
 use crate::reload;
 use crate::roles::{self, Forward, Listener, Open, Role};
-use crate::telemetry::{self, ConfigStatus, ProxyFacts, Telemetry};
+use crate::telemetry::{self, ProxyFacts, Telemetry};
 use crate::tls::{ClientTls, ServerTls};
 use crate::upstream::{self, Registry, Upstream};
-use crate::worker::{Deadlines, Memory, ServerFirst, Worker};
+use crate::worker::{Deadlines, Worker};
 
 /// What a proxy is told at start. Resources come from its source, never from here.
 #[derive(Debug, Clone)]
@@ -103,8 +104,9 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
     };
     let configuration = Configuration::start(&settings)?;
     let registry = Registry::new();
-    let first = reload::first(&configuration.snapshots.borrow(), &registry)?;
-    let published = Published::new(first);
+    let generation = reload::first(&configuration.first, &registry)?;
+    let status = reload::status_of(&configuration.first, &generation, None);
+    let published = Published::new(generation);
     let proxy = ProxyFacts {
         role: settings.role.as_str().into(),
         workload: format!("{}/{}", settings.workload.namespace, settings.workload.name),
@@ -117,7 +119,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         sample: settings.sample,
     })
     .context("can't open the record sink")?;
-    telemetry.set_config(ConfigStatus::of(&configuration.snapshots.borrow()));
+    telemetry.set_config(status);
 
     let (listeners, sockets) = listen::bind(roles::listeners(
         settings.role,
@@ -126,8 +128,14 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         &settings.forwards,
     ))?;
     let listening: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
-    let Admin { handle: admin, addresses: admin_addresses, ready } =
-        start_admin(&settings, &telemetry, attestation, Arc::clone(&published), proxy)?;
+    let Admin { handle: admin, addresses: admin_addresses, ready } = start_admin(
+        &settings,
+        &telemetry,
+        attestation,
+        Arc::clone(&published),
+        Arc::clone(&registry),
+        proxy,
+    )?;
 
     let drain = Drain::default();
     let (stop, stopping) = watch::channel(false);
@@ -234,6 +242,8 @@ impl Running {
 
 /// The source of configuration at work.
 struct Configuration {
+    /// What came first. A newer one may already be there.
+    first: Arc<Snapshot>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     status: Status,
     follow: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -245,15 +255,16 @@ impl Configuration {
     fn start(settings: &Settings) -> anyhow::Result<Self> {
         let Some(path) = &settings.config else {
             tracing::warn!("no --config: there are no services to route to and no policies to enforce");
-            let snapshot = control_client::load_str("", &settings.workload).snapshot;
-            let (sender, snapshots) = watch::channel(Arc::new(snapshot));
+            let first = Arc::new(control_client::load_str("", &settings.workload).snapshot);
+            let (sender, snapshots) = watch::channel(Arc::clone(&first));
             let follow = Box::pin(std::future::pending());
-            return Ok(Self { snapshots, status: Status::default(), follow, _none: Some(sender) });
+            return Ok(Self { first, snapshots, status: Status::default(), follow, _none: Some(sender) });
         };
         let options = control_client::Options { strict: settings.config_strict };
         let (snapshots, status, follow) =
             control_client::start(Source::Dir(path.clone()), settings.workload.clone(), options)?;
-        Ok(Self { snapshots, status, follow: Box::pin(follow), _none: None })
+        let first = Arc::clone(&snapshots.borrow());
+        Ok(Self { first, snapshots, status, follow: Box::pin(follow), _none: None })
     }
 }
 
@@ -267,24 +278,28 @@ async fn control(
     ready: Arc<Readiness>,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let Configuration { snapshots, status, follow, _none } = configuration;
-    let reload = reload::run(snapshots, published, registry, status, |status| telemetry.set_config(status));
-    let rotation = async {
-        match identity {
-            Some(identity) => {
-                tokio::join!(Arc::clone(&identity).watch(), tell_readiness(&identity, &ready));
-            }
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = follow => tracing::error!("the source of configuration ended"),
-        () = reload => {}
-        () = rotation => {}
-        _ = stopping.wait_for(|stop| *stop) => return,
+    let Configuration { first, snapshots, status, follow, _none } = configuration;
+    let report = move |status| telemetry.set_config(status);
+    keep("the source of configuration", follow);
+    let in_force = Arc::clone(&first.policy);
+    keep("reload", reload::run(snapshots, in_force, published, registry, status, report));
+    if let Some(identity) = identity {
+        keep("renewal of the identity", Arc::clone(&identity).watch());
+        keep("readiness of the identity", async move { tell_readiness(&identity, &ready).await });
     }
-    // What ended was never meant to; the data path goes on with what it has.
+    // Only the runtime's end stops them.
     let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+/// Runs a background task. None is meant to end; if one does, the others and the data path go on with what they have.
+fn keep(name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    let running = tokio::spawn(task);
+    tokio::spawn(async move {
+        match running.await {
+            Ok(()) => tracing::error!("{name} ended; restart this proxy"),
+            Err(failed) => tracing::error!(%failed, "{name} failed; restart this proxy"),
+        }
+    });
 }
 
 /// An identity that can't be renewed makes the proxy unready, with the reason, while the old one still serves.
@@ -334,7 +349,7 @@ impl Shared {
         local.block_on(runtime, async {
             let worker = self.worker();
             let shard = tokio::task::spawn_local(Rc::clone(&worker.shard).run());
-            let serve = self.server(Rc::clone(&worker), index);
+            let serve = self.server(Rc::clone(&worker));
             tokio::task::spawn_local({
                 let (mut phase, signal) = (self.drain.watch(), worker.draining.clone());
                 async move {
@@ -342,6 +357,7 @@ impl Shared {
                     signal.start();
                 }
             });
+            tokio::task::spawn_local(let_go(self.published.watch(), Rc::clone(&worker)));
             if let Some(identity) = &self.identity {
                 tokio::task::spawn_local(renew_pools(identity.subscribe(), Rc::clone(&worker.upstream)));
             }
@@ -361,14 +377,17 @@ impl Shared {
                     Err(error) => tracing::error!(%error, "a listener can't be used by this worker"),
                 }
             }
+            let mut phase = self.drain.watch();
             loop {
                 tokio::select! {
                     Some(accepted) = inbox.recv() => {
-                        if let Ok(socket) = TcpStream::from_std(accepted.socket) {
-                            serve(socket, accepted.source, accepted.listener);
+                        let Accepted { socket, source, listener, occupied } = accepted;
+                        if let Ok(socket) = TcpStream::from_std(socket) {
+                            serve(socket, source, listener, occupied);
                         }
                     }
                     _ = stopping.wait_for(|stop| *stop) => break,
+                    _ = phase.wait_for(|phase| *phase == Phase::Cut) => break,
                 }
             }
             shard.abort();
@@ -388,7 +407,6 @@ impl Shared {
             identity: self.identity.clone(),
             server_tls: self.server_tls.clone(),
             own: Arc::clone(&self.own),
-            server_first: ServerFirst::default(),
             deadlines: self.deadlines,
             http1: Rc::new(self.deadlines.http1()),
             draining: DrainSignal::new(),
@@ -396,11 +414,9 @@ impl Shared {
     }
 
     /// Serves accepted sockets, each in a task of its own that its guard accounts for.
-    fn server(&self, worker: Rc<Worker>, index: usize) -> Rc<dyn Fn(TcpStream, SocketAddr, usize)> {
-        let (listeners, placement, drain) =
-            (Arc::clone(&self.listeners), Arc::clone(&self.placement), self.drain.clone());
-        Rc::new(move |socket, source, listener| {
-            let occupied = placement.occupy(index);
+    fn server(&self, worker: Rc<Worker>) -> Rc<listen::Serve> {
+        let (listeners, drain) = (Arc::clone(&self.listeners), self.drain.clone());
+        Rc::new(move |socket, source, listener, occupied| {
             let guard = drain.guard();
             let (worker, listener) = (Rc::clone(&worker), listeners[listener]);
             tokio::task::spawn_local(async move {
@@ -411,6 +427,13 @@ impl Shared {
     }
 }
 
+/// A worker that is asked nothing holds no generation that was replaced.
+async fn let_go(mut moved: watch::Receiver<u64>, worker: Rc<Worker>) {
+    while moved.changed().await.is_ok() {
+        drop(worker.current.get());
+    }
+}
+
 /// A connection proven with an identity that was replaced serves no further request.
 async fn renew_pools(mut generation: watch::Receiver<u64>, upstream: Rc<Upstream>) {
     while generation.changed().await.is_ok() {
@@ -418,7 +441,7 @@ async fn renew_pools(mut generation: watch::Receiver<u64>, upstream: Rc<Upstream
     }
 }
 
-/// The admin thread, and what it answers readiness from.
+/// The admin side at work.
 struct Admin {
     handle: admin::Handle,
     addresses: Vec<(SocketAddr, admin::Kind)>,
@@ -430,6 +453,7 @@ fn start_admin(
     telemetry: &Arc<Telemetry>,
     attestation: &fips::Attestation,
     published: Arc<Published>,
+    registry: Arc<Registry>,
     proxy: ProxyFacts,
 ) -> anyhow::Result<Admin> {
     let ready = Arc::new(Readiness::new(&["config", "listeners", "identity"]));
@@ -452,13 +476,13 @@ fn start_admin(
         ready: Arc::clone(&ready),
         telemetry: Arc::clone(telemetry),
         attestation: serde_json::to_value(attestation)?,
-        explain: Some(explaining(published, proxy)),
+        explain: Some(explaining(published, registry, proxy)),
     };
     Ok(Admin { handle: admin::start(sockets, state)?, addresses, ready })
 }
 
 /// `/explain?side=..&from=..&url=..`: parameters as `writ explain` has flags, percent-encoded.
-fn explaining(published: Arc<Published>, proxy: ProxyFacts) -> admin::Explain {
+fn explaining(published: Arc<Published>, registry: Arc<Registry>, proxy: ProxyFacts) -> admin::Explain {
     Arc::new(move |query| {
         let decoded: Vec<_> = query
             .split('&')
@@ -466,7 +490,7 @@ fn explaining(published: Arc<Published>, proxy: ProxyFacts) -> admin::Explain {
             .map(|(name, value)| (name, percent_encoding::percent_decode_str(value).decode_utf8_lossy()))
             .collect();
         let query = Query::parse(decoded.iter().map(|(name, value)| (*name, value.as_ref())))?;
-        explain(published.load(), &proxy, &query)
+        explain(published.load(), &registry, &proxy, &query)
     })
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use control_client::snapshot::{MtlsMode, Protocol};
+use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
 
 use crate::decision::{PolicyRef, Reason, Stage};
@@ -14,7 +15,7 @@ use crate::error::Reject;
 use crate::generation::Held;
 use crate::http::pipeline::Line;
 use crate::http::serve;
-use crate::io::Io;
+use crate::io::{Io, TlsStream};
 use crate::net::{self, Detected, Prefixed};
 use crate::peer::Peer;
 use crate::roles::{Destination, Listener};
@@ -60,9 +61,13 @@ pub async fn serve(
             Carries::Tcp(protocol) => Box::pin(tcp::serve(io, worker, &peer, target, protocol)).await,
             Carries::Silence => {
                 // A client that was taken for silent and speaks is looked at again.
-                if let Some(Io::Plain(io)) = Box::pin(tcp::server_first(io, worker, &peer, target)).await {
-                    ready = Box::pin(arrival.look_at(io, target)).await;
-                }
+                ready = match (Box::pin(tcp::server_first(io, worker, &peer, target)).await, target) {
+                    (Some(Io::Plain(io)), _) => Box::pin(arrival.look_at(io, target)).await,
+                    (Some(Io::Tls(io)), Target::Application(application)) => {
+                        Box::pin(arrival.look_within(io, peer, application)).await
+                    }
+                    _ => None,
+                };
             }
         }
     }
@@ -114,7 +119,9 @@ impl Arrival {
     async fn look_at(&self, io: Prefixed<TcpStream>, target: Target) -> Option<Ready> {
         match target {
             Target::Application(application) => self.inbound(io, application).await,
-            Target::Destination(destination) => self.outbound(io, destination).await,
+            Target::Destination(destination) | Target::Pod(destination) => {
+                self.outbound(io, destination).await
+            }
             Target::Authority(local) => self.by_authority(io, local).await,
         }
     }
@@ -124,27 +131,28 @@ impl Arrival {
         let destination = application.address;
         let held = self.worker.current.get();
         let mode = held.tables.peer_mode(destination.port()).mode;
-        let declared = held.tables.inbound_port(destination.port()).and_then(|port| port.protocol);
+        let declared = declared(&held, application);
         let first_byte = match (mode, declared) {
             (_, declared) if is_http(declared) => self.worker.deadlines.idle,
             (MtlsMode::Strict, _) => self.worker.deadlines.handshake,
             _ => self.worker.deadlines.detect,
         };
-        let (io, detected) = self.detect(io, first_byte, destination).await?;
+        let facts = self.facts(destination, None);
+        let (io, detected) = self.detect(io, first_byte, &facts).await?;
         if let Detected::Tls(hello) = &detected
             && self.terminates(mode, hello, declared)
         {
-            return self.terminate(io, application, declared).await;
+            return self.terminate(io, application).await;
         }
-        let peer = Peer::new(self.facts(destination, None), None, None);
-        let carries = self.carries(&detected, declared, &peer.facts)?;
+        let carries = self.carries(&detected, declared, &facts)?;
+        let peer = Peer::new(facts, None, None);
         Some(Ready { io: Io::Plain(io), peer, target: Target::Application(application), carries })
     }
 
     /// Whether a ClientHello is for this proxy to answer (semantics, PeerAuthentication).
     /// What could not be read might have been: a TLS stack refuses it, and no application gets it as plaintext.
     fn terminates(&self, mode: MtlsMode, hello: &net::ClientHello, declared: Option<Protocol>) -> bool {
-        let opaque = matches!(declared, Some(Protocol::Tcp | Protocol::Tls));
+        let opaque = is_opaque(declared);
         let mesh = || hello.alpn.iter().any(|protocol| protocol.starts_with(b"istio"));
         self.worker.server_tls.is_some()
             && match mode {
@@ -155,12 +163,7 @@ impl Arrival {
     }
 
     /// Ends our own TLS.
-    async fn terminate(
-        &self,
-        io: Prefixed<TcpStream>,
-        application: Application,
-        declared: Option<Protocol>,
-    ) -> Option<Ready> {
+    async fn terminate(&self, io: Prefixed<TcpStream>, application: Application) -> Option<Ready> {
         let destination = application.address;
         let tls = self.worker.server_tls.as_ref()?;
         let accepted = match tls.accept(io, self.worker.deadlines.handshake).await {
@@ -173,28 +176,30 @@ impl Arrival {
         let own = self.worker.identity.as_ref().map(|identity| identity.id());
         let peer =
             Peer::new(self.facts(destination, Some(&accepted.peer)), own.as_ref(), Some(&accepted.peer));
-        let mut io = Prefixed::new(Bytes::new(), accepted.stream);
-        let opaque = matches!(declared, Some(Protocol::Tcp | Protocol::Tls));
+        let io = Prefixed::new(Bytes::new(), accepted.stream);
+        let declared = declared(&self.worker.current.get(), application);
         let carries = match accepted.alpn {
-            Alpn::Http1 if !opaque => Carries::Http1,
-            Alpn::Http2 if !opaque => Carries::Http2,
-            Alpn::None if !opaque => {
-                let deadlines = &self.worker.deadlines;
-                match net::detect(io, deadlines.detect, deadlines.handshake).await {
-                    Ok((again, detected)) => {
-                        io = again.flatten();
-                        self.carries(&detected, declared, &peer.facts)?
-                    }
-                    Err(error) => {
-                        self.left(&peer.facts, &error);
-                        return None;
-                    }
-                }
-            }
-            _ => Carries::Tcp("tcp"),
+            _ if is_opaque(declared) => Carries::Tcp("tcp"),
+            Alpn::Http1 => Carries::Http1,
+            Alpn::Http2 => Carries::Http2,
+            Alpn::Tcp if !is_http(declared) => Carries::Tcp("tcp"),
+            Alpn::None | Alpn::Tcp => return self.look_within(io, peer, application).await,
         };
-        // Inside mTLS a silent client is a client of a server that speaks first: nothing else is left to detect.
-        let carries = if carries == Carries::Silence { Carries::Tcp("tcp") } else { carries };
+        Some(Ready { io: Io::Tls(io), peer, target: Target::Application(application), carries })
+    }
+
+    /// Finds out what a connection carries within our TLS, of whose protocol the handshake said nothing.
+    async fn look_within(
+        &self,
+        io: Prefixed<TlsStream>,
+        peer: Peer,
+        application: Application,
+    ) -> Option<Ready> {
+        let declared = declared(&self.worker.current.get(), application);
+        let deadlines = &self.worker.deadlines;
+        let first_byte = if is_http(declared) { deadlines.idle } else { deadlines.detect };
+        let (io, detected) = self.detect(io, first_byte, &peer.facts).await?;
+        let carries = self.carries(&detected, declared, &peer.facts)?;
         Some(Ready { io: Io::Tls(io), peer, target: Target::Application(application), carries })
     }
 
@@ -206,22 +211,26 @@ impl Arrival {
         let declared = port.and_then(|port| port.protocol);
         let routed = port.is_some_and(|port| port.has_routes());
         let peer = Peer::new(self.facts(destination, None), None, None);
-        let target = Target::Destination(destination);
-        let server_first = !routed && self.worker.server_first.believes(destination);
-        if matches!(declared, Some(Protocol::Tcp | Protocol::Tls)) || server_first {
+        let is_pod = || self.worker.registry.endpoint_at(destination.ip()).is_some_and(|it| it.mesh_tls);
+        let target = match service {
+            None if is_pod() => Target::Pod(destination),
+            _ => Target::Destination(destination),
+        };
+        let server_first = !routed && self.worker.memory.server_first.believes(destination);
+        if is_opaque(declared) || server_first {
             return Some(Ready { io: Io::Plain(io), peer, target, carries: Carries::Tcp("tcp") });
         }
         let deadlines = &self.worker.deadlines;
         let first_byte = if is_http(declared) { deadlines.idle } else { deadlines.detect };
-        let (io, detected) = self.detect(io, first_byte, destination).await?;
+        let (io, detected) = self.detect(io, first_byte, &peer.facts).await?;
         let carries = self.carries(&detected, declared, &peer.facts)?;
         Some(Ready { io: Io::Plain(io), peer, target, carries })
     }
 
     /// From this workload without interception: HTTP, to wherever its authority says.
     async fn by_authority(&self, io: Prefixed<TcpStream>, local: SocketAddr) -> Option<Ready> {
-        let (io, detected) = self.detect(io, self.worker.deadlines.idle, local).await?;
         let peer = Peer::new(self.facts(local, None), None, None);
+        let (io, detected) = self.detect(io, self.worker.deadlines.idle, &peer.facts).await?;
         let carries = match detected {
             Detected::Http1 => Carries::Http1,
             Detected::Http2 => Carries::Http2,
@@ -234,12 +243,13 @@ impl Arrival {
         Some(Ready { io: Io::Plain(io), peer, target: Target::Authority(local), carries })
     }
 
-    async fn detect(
+    /// What the client speaks; `None` when it left, or the drain began before it spoke.
+    async fn detect<IO: AsyncRead + Unpin>(
         &self,
-        io: Prefixed<TcpStream>,
+        io: Prefixed<IO>,
         first_byte: Duration,
-        destination: SocketAddr,
-    ) -> Option<(Prefixed<TcpStream>, Detected)> {
+        facts: &Rc<ConnectionFacts>,
+    ) -> Option<(Prefixed<IO>, Detected)> {
         let looked = tokio::select! {
             looked = net::detect(io, first_byte, self.worker.deadlines.handshake) => looked,
             () = self.guard.reached(Phase::Draining) => return None,
@@ -248,12 +258,13 @@ impl Arrival {
             Ok((_, Detected::Closed)) => {
                 let gone =
                     Reject::because(Stage::Detect, Reason::ClientClosed, "the client left without a byte");
-                self.refused(&self.facts(destination, None), "tcp", &gone);
+                self.refused(facts, "tcp", &gone);
                 None
             }
             Ok((io, detected)) => Some((io.flatten(), detected)),
             Err(error) => {
-                self.left(&self.facts(destination, None), &error);
+                let gone = Reject::because(Stage::Detect, Reason::ClientClosed, error);
+                self.refused(facts, "tcp", &gone);
                 None
             }
         }
@@ -266,24 +277,22 @@ impl Arrival {
         declared: Option<Protocol>,
         facts: &Rc<ConnectionFacts>,
     ) -> Option<Carries> {
-        let http = is_http(declared);
-        let opaque = matches!(declared, Some(Protocol::Tcp | Protocol::Tls));
-        Some(match detected {
-            Detected::Http1 if !opaque => Carries::Http1,
-            Detected::Http2 if !opaque => Carries::Http2,
-            Detected::Silent => Carries::Silence,
-            Detected::Tls(_) if !http => Carries::Tcp("tls"),
-            Detected::Http1 | Detected::Http2 | Detected::Opaque if !http => Carries::Tcp("tcp"),
-            Detected::Stalled if opaque => Carries::Tcp("tcp"),
-            _ => {
-                let why = match detected {
-                    Detected::Stalled => "began like HTTP and stalled",
-                    _ => "the port is declared to speak HTTP, and this is not",
-                };
-                self.refused(facts, "tcp", &Reject::because(Stage::Detect, Reason::NotDetected, why));
-                return None;
+        let (http, opaque) = (is_http(declared), is_opaque(declared));
+        let (reason, why) = match detected {
+            Detected::Http1 if !opaque => return Some(Carries::Http1),
+            Detected::Http2 if !opaque => return Some(Carries::Http2),
+            Detected::Silent if !http => return Some(Carries::Silence),
+            Detected::Tls(_) if !http => return Some(Carries::Tcp("tls")),
+            Detected::Http1 | Detected::Http2 | Detected::Opaque if !http => {
+                return Some(Carries::Tcp("tcp"));
             }
-        })
+            Detected::Stalled if opaque => return Some(Carries::Tcp("tcp")),
+            Detected::Stalled => (Reason::NotDetected, "began like HTTP and stalled"),
+            Detected::Silent => (Reason::ClientStalled, "no request came"),
+            _ => (Reason::NotDetected, "the port is declared to speak HTTP, and this is not"),
+        };
+        self.refused(facts, "tcp", &Reject::because(Stage::Detect, reason, why));
+        None
     }
 
     fn facts(&self, destination: SocketAddr, tls: Option<&PeerTls>) -> Rc<ConnectionFacts> {
@@ -300,15 +309,24 @@ impl Arrival {
         let held: Rc<Held> = self.worker.current.get();
         let mut record = Record::begin(&self.worker.shard, &held.config, facts);
         record.protocol = protocol;
+        if self.side == Side::Outbound || facts.source_identity.is_some() {
+            // What is settled by now; before a handshake, nothing is about the caller.
+            let _ = stages::admit(&Peer::new(Rc::clone(facts), None, None), &held, &mut record);
+        }
         record.decision.deny(reject.stage, reject.reason, PolicyRef::NONE);
         stages::charge(&mut record.decision, reject.stage, reject.reason);
         record.ended = Some((reject.stage, reject.reason));
         record.detail = reject.detail.clone();
     }
+}
 
-    fn left(&self, facts: &Rc<ConnectionFacts>, error: &std::io::Error) {
-        self.refused(facts, "tcp", &Reject::because(Stage::Detect, Reason::ClientClosed, error));
-    }
+/// What the port of an application is declared to speak.
+fn declared(held: &Held, application: Application) -> Option<Protocol> {
+    held.tables.inbound_port(application.address.port()).and_then(|port| port.protocol)
+}
+
+fn is_opaque(declared: Option<Protocol>) -> bool {
+    matches!(declared, Some(Protocol::Tcp | Protocol::Tls))
 }
 
 fn is_http(declared: Option<Protocol>) -> bool {

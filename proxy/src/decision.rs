@@ -471,6 +471,17 @@ impl Decision {
     }
 }
 
+/// What a dry-run policy would have done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shadow {
+    /// The rule that matched; for a dry-run ALLOW none of whose rules did, the object.
+    pub policy: PolicyRef,
+    /// Allowed or denied.
+    pub outcome: Outcome,
+    /// `matched-allow`, `matched-deny`, `provider-unavailable` or `no-allow-matched`.
+    pub reason: Reason,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -66,7 +66,7 @@ impl Drain {
         }
         let cut = self.open();
         self.phase.send_replace(Phase::Cut);
-        // A cut connection only has to be polled once more to write its record.
+        // Workers drop what they have and write its records: that takes no waiting for anybody.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.none_left()).await;
         cut
     }

@@ -13,10 +13,11 @@ use crate::decision::Reason;
 use crate::generation::{Generation, Held};
 use crate::http::pipeline;
 use crate::identity::SpiffeId;
+use crate::memory::Memory;
 use crate::peer::{self, Peer};
 use crate::stages::{Application, Target};
 use crate::telemetry::{ConnectionFacts, ProxyFacts, Record, Shard, Side, TlsEvidence};
-use crate::worker::Memory;
+use crate::upstream::Registry;
 
 /// A request to be explained.
 #[derive(Debug, Clone)]
@@ -125,26 +126,33 @@ impl Query {
         }
     }
 
-    fn target(&self, destination: SocketAddr) -> Target {
-        match (self.side, self.destination) {
-            (Side::Inbound, _) => {
-                Target::Application(Application { address: destination, intercepted: false })
-            }
-            (_, Some(destination)) => Target::Destination(destination),
-            (_, None) => Target::Authority(destination),
+    /// As `conn` finds it.
+    fn target(&self, address: SocketAddr, held: &Held, registry: &Registry) -> Target {
+        let of_service = || held.tables.service_by_address(address.ip(), address.port()).is_some();
+        let of_pod = || registry.endpoint_at(address.ip()).is_some_and(|endpoint| endpoint.mesh_tls);
+        match self.side {
+            Side::Inbound => Target::Application(Application { address, intercepted: false }),
+            _ if self.destination.is_none() => Target::Authority(address),
+            _ if !of_service() && of_pod() => Target::Pod(address),
+            _ => Target::Destination(address),
         }
     }
 }
 
 /// The record that the proxy would leave, with the whole list of what was considered when nothing allowed.
-pub fn explain(generation: Arc<Generation>, proxy: &ProxyFacts, query: &Query) -> Result<Value, String> {
+pub fn explain(
+    generation: Arc<Generation>,
+    registry: &Registry,
+    proxy: &ProxyFacts,
+    query: &Query,
+) -> Result<Value, String> {
     let held = Held::of(generation);
     let shard = Shard::detached(proxy);
     let peer = Peer::new(Rc::new(query.facts()), None, None);
     let mut record = Record::begin(&shard, &held.config, &peer.facts);
     let mut request = query.request();
     pipeline::asked(&mut record, &request);
-    let target = query.target(peer.facts.destination);
+    let target = query.target(peer.facts.destination, &held, registry);
     let decided = pipeline::decide(&peer, target, &held, &mut request, &mut record, &Memory::default());
     let refused = match decided {
         Ok(_) => None,
@@ -161,4 +169,70 @@ pub fn explain(generation: Arc<Generation>, proxy: &ProxyFacts, query: &Query) -
         value["considered"] = considered.to_json(held.tables.objects());
     }
     Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reload::tests::generation_of;
+
+    const DEMO: &str = include_str!("cli/demo/config.yaml");
+
+    fn explained(parameters: &[(&str, &str)]) -> Value {
+        let proxy = ProxyFacts {
+            role: "sidecar".into(),
+            workload: "bookinfo/ratings-v1".into(),
+            identity: None,
+            version: "0".into(),
+        };
+        let query = Query::parse(parameters.iter().copied()).unwrap();
+        explain(Arc::new(generation_of(1, DEMO)), &Registry::new(), &proxy, &query).unwrap()
+    }
+
+    #[test]
+    fn a_query_is_read_and_what_is_wrong_with_it_is_said() {
+        let query = Query::parse([
+            ("side", "outbound"),
+            ("from", "spiffe://a/ns/b/sa/c"),
+            ("method", "PUT"),
+            ("header", "X-A=1=2"),
+            ("destination", "10.0.0.1:80"),
+            ("url", "http://ratings:9080/ratings/1?a=b"),
+        ])
+        .unwrap();
+        assert_eq!(
+            (query.side, query.method.as_str(), query.url.path()),
+            (Side::Outbound, "PUT", "/ratings/1")
+        );
+        assert_eq!(query.headers, [("x-a".parse().unwrap(), "1=2".parse().unwrap())]);
+        assert_eq!(query.from.unwrap().as_str(), "spiffe://a/ns/b/sa/c");
+        for (parameter, said) in [
+            (("side", "left"), "inbound or outbound"),
+            (("from", "http://a"), "from=http://a"),
+            (("destination", "here"), "ADDRESS:PORT"),
+            (("header", "x"), "NAME=VALUE"),
+            (("colour", "red"), "no such parameter"),
+            (("method", "GET"), "url is missing"),
+        ] {
+            let wrong = Query::parse([parameter]).unwrap_err();
+            assert!(wrong.contains(said), "{parameter:?}: {wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_explained_is_what_policies_decide() {
+        const CALLER: (&str, &str) = ("from", "spiffe://cluster.local/ns/bookinfo/sa/productpage");
+        let allowed = explained(&[CALLER, ("url", "http://ratings:9080/ratings/1")]);
+        assert_eq!(allowed["decision"]["policy"]["name"], "ratings-viewer");
+        let denied = explained(&[CALLER, ("url", "http://ratings:9080/other")]);
+        assert_eq!(denied["response"]["status"], 403);
+        assert_eq!(denied["considered"]["policies"][0]["name"], "ratings-viewer");
+        let plaintext = explained(&[("url", "http://ratings:9080/%zz")]);
+        assert_eq!(plaintext["decision"]["reason"], "plaintext-under-strict", "before the path is looked at");
+        let malformed = explained(&[CALLER, ("url", "http://ratings:9080/%zz")]);
+        assert_eq!(malformed["decision"]["reason"], "malformed-request");
+        assert_eq!(malformed["decision"]["checks"][0]["outcome"], "pass", "of the connection");
+        let outbound = explained(&[("side", "outbound"), ("url", "http://ratings:9080/ratings/1")]);
+        assert_eq!(outbound["route"]["policy"]["name"], "ratings");
+    }
 }

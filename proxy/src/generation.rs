@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use crate::tables::Tables;
 use crate::telemetry::ConfigFacts;
@@ -25,12 +26,17 @@ pub struct Generation {
 pub struct Published {
     number: AtomicU64,
     current: ArcSwap<Generation>,
+    moved: watch::Sender<u64>,
 }
 
 impl Published {
     /// Starts with a first generation.
     pub fn new(first: Generation) -> Arc<Self> {
-        Arc::new(Self { number: AtomicU64::new(first.number), current: ArcSwap::from_pointee(first) })
+        Arc::new(Self {
+            number: AtomicU64::new(first.number),
+            moved: watch::Sender::new(first.number),
+            current: ArcSwap::from_pointee(first),
+        })
     }
 
     /// Makes `next` the current one and gives the one it replaced, so that its memory is freed off the workers.
@@ -38,7 +44,13 @@ impl Published {
         let number = next.number;
         let old = self.current.swap(Arc::new(next));
         self.number.store(number, Ordering::Release);
+        self.moved.send_replace(number);
         old
+    }
+
+    /// Tells of each publication: for those who have nothing to ask and must let go of what they hold.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.moved.subscribe()
     }
 
     /// The current one.
@@ -83,7 +95,7 @@ impl Current {
         Self { published, number: Cell::new(held.number), held: RefCell::new(held) }
     }
 
-    /// What to decide by from here on. One relaxed load when nothing changed.
+    /// What to decide by from here on. One load when nothing changed.
     pub fn get(&self) -> Rc<Held> {
         if self.published.number.load(Ordering::Acquire) != self.number.get() {
             let held = Held::of(self.published.load());
@@ -91,5 +103,25 @@ impl Current {
             *self.held.borrow_mut() = held;
         }
         Rc::clone(&self.held.borrow())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reload::tests::generation_of;
+
+    #[test]
+    fn a_worker_sees_what_is_published_and_lets_go_of_what_was() {
+        let published = Published::new(generation_of(1, ""));
+        let current = Current::new(Arc::clone(&published));
+        let under_way = current.get();
+        assert!(Rc::ptr_eq(&under_way, &current.get()), "nothing changed, nothing is made anew");
+
+        let old = published.publish(generation_of(2, ""));
+        assert_eq!((under_way.number, current.get().number), (1, 2));
+        assert_eq!(Arc::strong_count(&old), 2, "the request under way keeps its generation");
+        drop(under_way);
+        assert_eq!(Arc::strong_count(&old), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! A caller's connection after `detect` and `terminate`: as it came, or with our TLS ended.
+//! [`Io`]: a caller's connection, in plaintext or within our TLS.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -17,7 +17,8 @@ pub enum Io {
     Tls(Prefixed<TlsStream>),
 }
 
-type TlsStream = Box<tokio_rustls::server::TlsStream<Prefixed<TcpStream>>>;
+/// Our end of a caller's TLS.
+pub type TlsStream = Box<tokio_rustls::server::TlsStream<Prefixed<TcpStream>>>;
 
 impl Io {
     /// Puts bytes back in front of what comes.

@@ -1,4 +1,4 @@
-//! Binds listeners and accepts on every worker; survives running out of descriptors; a socket goes to the least loaded worker.
+//! Binds listeners and accepts on every worker, also when descriptors run out; a socket goes to the least loaded worker.
 
 use std::cell::Cell;
 use std::io;
@@ -29,7 +29,12 @@ pub struct Accepted {
     pub source: SocketAddr,
     /// Index of the listener in the role's list.
     pub listener: usize,
+    /// Its share of that worker's load.
+    pub occupied: Occupied,
 }
+
+/// Serves an accepted socket of the listener of that index, in a task of its own.
+pub type Serve = dyn Fn(TcpStream, SocketAddr, usize, Occupied);
 
 /// How many connections each worker serves, and the way to hand it one more.
 pub struct Placement {
@@ -118,24 +123,27 @@ pub async fn accept(
     worker: usize,
     placement: Arc<Placement>,
     mut phase: watch::Receiver<Phase>,
-    serve: Rc<dyn Fn(TcpStream, SocketAddr, usize)>,
+    serve: Rc<Serve>,
 ) {
     let back_off = Cell::new(BACK_OFF_MIN);
     loop {
         let accepted = tokio::select! {
             biased;
-            accepted = listener.accept() => accepted,
+            // First, so that a flood of connections does not keep the drain from being seen.
             _ = phase.wait_for(|phase| *phase >= Phase::Draining) => return,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((socket, source)) => {
                 back_off.set(BACK_OFF_MIN);
                 let to = placement.least_loaded(worker);
+                let occupied = placement.occupy(to);
                 if to == worker {
-                    serve(socket, source, index);
+                    serve(socket, source, index, occupied);
                 } else if let Ok(socket) = socket.into_std() {
                     // The receiver lives as long as its worker; if it is gone the process is stopping.
-                    let _ = placement.workers[to].1.send(Accepted { socket, source, listener: index });
+                    let accepted = Accepted { socket, source, listener: index, occupied };
+                    let _ = placement.workers[to].1.send(accepted);
                 }
             }
             Err(error) if concerns_one_connection(&error) => {}
@@ -160,4 +168,23 @@ fn concerns_one_connection(error: &io::Error) -> bool {
             | io::ErrorKind::Interrupted
             | io::ErrorKind::PermissionDenied
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_goes_to_the_least_loaded_but_stays_where_loads_are_alike() {
+        let (placement, _inboxes) = Placement::new(3);
+        assert_eq!(placement.least_loaded(2), 2);
+        let first = placement.occupy(2);
+        assert_eq!(placement.least_loaded(2), 2, "one connection more is no reason to move");
+        let second = placement.occupy(2);
+        let third = placement.occupy(0);
+        assert_eq!(placement.least_loaded(2), 1);
+        assert_eq!(placement.least_loaded(0), 0);
+        drop((first, second, third));
+        assert_eq!(placement.least_loaded(2), 2, "what ended counts no more");
+    }
 }

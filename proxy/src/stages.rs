@@ -1,17 +1,19 @@
 //! The steps that requests and opaque connections share, each of which writes down what it decided.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use control_client::snapshot::{BackendTls, OutboundTrafficPolicy};
 
 use crate::decision::{Check, CheckOutcome, CheckResult, Decision, Outcome, PolicyRef, Reason, Stage};
 use crate::error::Reject;
 use crate::generation::Held;
+use crate::memory::Memory;
 use crate::net::socket::to_own_application;
-use crate::tables::Authorization;
-use crate::telemetry::{Attempt, Record, Side};
-use crate::upstream::{Hop, HopFacts, HopProtocol, HopTls};
+use crate::peer::{self, Peer};
+use crate::tables::{Authorization, RequestAttributes};
+use crate::telemetry::{Attempt, Marks, Record, Side};
+use crate::upstream::{Connected, Hop, HopFacts, HopProtocol, HopTls};
 use crate::worker::Worker;
 
 /// Where what arrives on a connection wants to go.
@@ -21,6 +23,8 @@ pub enum Target {
     Application(Application),
     /// Outbound: to this original destination.
     Destination(SocketAddr),
+    /// Outbound: to the own address of a workload of the mesh. No routes apply, whatever the authority says.
+    Pod(SocketAddr),
     /// Outbound without interception, accepted here: wherever the authority says.
     Authority(SocketAddr),
 }
@@ -37,14 +41,34 @@ pub struct Application {
 /// For destinations that no backend's settings speak of: Envoy's default.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What is settled before a request or opaque connection is looked at: inbound, the checks of its connection; outbound,
+/// that who may do what is the server's to decide.
+pub fn admit(peer: &Peer, held: &Held, record: &mut Record) -> Result<(), Reject> {
+    match record.connection.side {
+        Side::Outbound => {
+            decided_by_server(&mut record.decision);
+            Ok(())
+        }
+        Side::Inbound | Side::Gateway => peer.admission(held).check(&mut record.decision),
+    }
+}
+
 /// End-user authentication: no RequestAuthentication is in force, and the record says so.
 pub fn authenticate(decision: &mut Decision) {
     let none = CheckResult::new(CheckOutcome::NotRequired, Reason::NoRequestAuthentication, PolicyRef::NONE);
     decision.check(Check::UserAuthentication, none);
 }
 
+/// So many of the nearest ALLOW policies are named in a record.
+const CONSIDERED: usize = 8;
+
 /// Writes an authorization down, then lets what asked for it go on or not.
-pub fn authorize(decision: &mut Decision, authorization: &Authorization) -> Result<(), Reject> {
+pub fn authorize(record: &mut Record, authorization: Authorization) -> Result<(), Reject> {
+    if !authorization.audit.is_none() || !authorization.shadow.is_empty() {
+        let shadow = authorization.shadow.into_boxed_slice();
+        record.marks = Some(Box::new(Marks { audit: authorization.audit, shadow }));
+    }
+    let decision = &mut record.decision;
     decision.check(Check::ServiceAuthorization, authorization.service);
     decision.check(Check::UserAuthorization, authorization.user);
     match authorization.outcome {
@@ -59,8 +83,24 @@ pub fn authorize(decision: &mut Decision, authorization: &Authorization) -> Resu
     }
 }
 
+/// When nothing allowed: which ALLOW policies came nearest, unless too many were told so lately. `request`: of HTTP.
+pub fn consider(
+    peer: &Peer,
+    held: &Held,
+    memory: &Memory,
+    authorization: &Authorization,
+    request: Option<&RequestAttributes<'_>>,
+) -> Option<Box<str>> {
+    let tell = authorization.reason == Reason::NoAllowMatched
+        && memory.considered.allows(peer.facts.source_identity.as_ref());
+    tell.then(|| {
+        let near = held.tables.consider(&peer::attributes(&peer.facts), request, CONSIDERED);
+        near.to_json(held.tables.objects()).to_string().into()
+    })
+}
+
 /// Outbound, the authorization and user checks are the server's.
-pub fn decided_by_server(decision: &mut Decision) {
+fn decided_by_server(decision: &mut Decision) {
     let server = CheckResult::new(CheckOutcome::NotApplicable, Reason::DecidedByServer, PolicyRef::NONE);
     for check in [Check::ServiceAuthorization, Check::UserAuthentication, Check::UserAuthorization] {
         decision.check(check, server);
@@ -91,6 +131,12 @@ pub fn unknown(
     }
 }
 
+/// Outbound to a workload's own address: known, and no route's to decide.
+pub fn to_pod(decision: &mut Decision, address: SocketAddr) -> SocketAddr {
+    decision.allow(Stage::Route, Reason::DecidedByServer, PolicyRef::NONE);
+    address
+}
+
 /// The hop to the local application.
 pub fn to_application(worker: &Worker, application: Application, protocol: HopProtocol) -> Hop {
     let Application { address, intercepted } = application;
@@ -98,8 +144,16 @@ pub fn to_application(worker: &Worker, application: Application, protocol: HopPr
     worker.upstream.hop_from(source, address, HopTls::Plaintext, protocol, CONNECT_TIMEOUT)
 }
 
-/// The hop to an address as it is: a pod keeps its identity check though no routes apply.
+/// The hop to an address as it is: a pod keeps its identity check though no routes apply. An authority may name our own
+/// listeners as well as any other address.
 pub fn to_address(worker: &Worker, address: SocketAddr, protocol: HopProtocol) -> Result<Hop, Reject> {
+    if worker.own.leads_back(address) {
+        return Err(Reject::because(
+            Stage::Pick,
+            Reason::LoopDetected,
+            format_args!("{address} is this proxy itself"),
+        ));
+    }
     let tls = match worker.registry.endpoint_at(address.ip()) {
         Some(endpoint) => HopTls::decide(&BackendTls::Auto, endpoint.mtls_required, &endpoint)?,
         None => HopTls::Plaintext,
@@ -107,17 +161,48 @@ pub fn to_address(worker: &Worker, address: SocketAddr, protocol: HopProtocol) -
     Ok(worker.upstream.hop_to(address, tls, protocol, CONNECT_TIMEOUT))
 }
 
-/// Writes a try into the record; outbound, also what it proved about the hop into the checks.
-pub fn attempted(record: &mut Record, hop: &Hop, outcome: Result<&HopFacts, &Reject>, us: u32) {
+/// Opens a connection of its own to a hop, as the one try of a tunnel.
+pub async fn connect(worker: &Worker, hop: &Hop, record: &mut Record) -> Result<Connected, Reject> {
+    let started = Instant::now();
+    attempting(record, hop);
+    let outcome = worker.upstream.connect(hop).await;
+    record.upstream_us = micros(started.elapsed());
+    let facts = outcome.as_ref().ok().map(|connected| &*connected.facts);
+    attempted(record, facts, outcome.as_ref().err(), record.upstream_us);
+    outcome
+}
+
+/// Writes a try into the record as it begins. If nothing more is heard of it, its client has left.
+pub fn attempting(record: &mut Record, hop: &Hop) {
+    let (endpoint, failed) = (hop.address(), Some(Reason::ClientClosed));
+    record.attempts.push(Attempt { endpoint, identity: None, tls: None, failed, us: 0 });
+}
+
+/// Writes down what the try that began last came to: what is known of its connection, if there was one, and why it
+/// failed, if it did. Outbound, what it proved about the hop is written into the checks as well.
+pub fn attempted(record: &mut Record, facts: Option<&HopFacts>, failed: Option<&Reject>, us: u32) {
+    if let Some(attempt) = record.attempts.last_mut() {
+        attempt.identity = facts.and_then(|facts| facts.identity.clone());
+        attempt.tls = facts.and_then(|facts| facts.tls.clone());
+        attempt.failed = failed.map(|reject| reject.reason);
+        attempt.us = us;
+    }
     if record.connection.side == Side::Outbound {
-        match outcome {
-            Ok(facts) => prove_hop(&mut record.decision, facts),
-            Err(reject) => charge_hop(&mut record.decision, reject),
+        if let Some(facts) = facts {
+            prove_hop(&mut record.decision, facts);
+        }
+        if let Some(reject) = failed {
+            charge_hop(&mut record.decision, reject);
         }
     }
-    let (identity, tls) = outcome.map_or((None, None), |facts| (facts.identity.clone(), facts.tls.clone()));
-    let failed = outcome.err().map(|reject| reject.reason);
-    record.attempts.push(Attempt { endpoint: hop.address(), identity, tls, failed, us });
+}
+
+/// Writes down that a deadline of the whole ended the try under way, if one was.
+pub fn overtaken(record: &mut Record, reason: Reason, us: u32) {
+    if let Some(attempt) = record.attempts.last_mut().filter(|each| each.failed == Some(Reason::ClientClosed))
+    {
+        (attempt.failed, attempt.us) = (Some(reason), us);
+    }
 }
 
 /// Outbound, `encryption` and `service-authentication` speak of the hop to the server.
@@ -132,6 +217,16 @@ fn prove_hop(decision: &mut Decision, facts: &HopFacts) {
         Check::ServiceAuthentication,
         CheckResult::new(authentication.0, authentication.1, PolicyRef::NONE),
     );
+}
+
+/// Writes down how a request or connection ended that can't go on.
+pub fn ended(reject: &Reject, record: &mut Record) {
+    record.ended = Some((reject.stage, reject.reason));
+    record.detail = reject.detail.clone();
+    if record.decision.stage == Stage::Accept {
+        // Nothing had decided yet: what ended it did.
+        record.decision.deny(reject.stage, reject.reason, PolicyRef::NONE);
+    }
 }
 
 /// Charges what failed on the way to the server to the check it failed.

@@ -1,7 +1,6 @@
 //! Opaque TCP: authorized by the rules that need no request, sent to one endpoint, recorded once.
 
 use std::io;
-use std::time::Instant;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -11,6 +10,7 @@ use crate::decision::{PolicyRef, Reason, Stage};
 use crate::error::Reject;
 use crate::generation::Held;
 use crate::io::Io;
+use crate::memory::Memory;
 use crate::net::Prefixed;
 use crate::peer::Peer;
 use crate::stages::{self, Target};
@@ -26,7 +26,7 @@ pub async fn serve(io: Io, worker: &Worker, peer: &Peer, target: Target, protoco
     record.protocol = protocol;
     match Box::pin(open(worker, peer, target, &held, &mut record)).await {
         Ok(server) => tunnel::run(io, server, record, worker.deadlines.idle).await,
-        Err(reject) => ended(record, &reject),
+        Err(reject) => stages::ended(&reject, &mut record),
     }
 }
 
@@ -58,8 +58,8 @@ pub async fn server_first(mut io: Io, worker: &Worker, peer: &Peer, target: Targ
             return Some(io.unread(from_client.freeze()));
         }
         Ok(First::Server(Ok(1..))) => {
-            if let Target::Destination(destination) = target {
-                worker.server_first.note(destination);
+            if let Target::Destination(destination) | Target::Pod(destination) = target {
+                worker.memory.server_first.note(destination);
             }
         }
         // One of them ended its half, or is gone, without a byte: the other may still have something to say.
@@ -77,7 +77,12 @@ enum First {
 }
 
 /// A silent client that may not go on as it is gets the time of a handshake to say who it is.
-async fn refused_in_silence(mut io: Io, worker: &Worker, record: Box<Record>, reject: &Reject) -> Option<Io> {
+async fn refused_in_silence(
+    mut io: Io,
+    worker: &Worker,
+    mut record: Box<Record>,
+    reject: &Reject,
+) -> Option<Io> {
     let mut from_client = BytesMut::new();
     match timeout(worker.deadlines.handshake, read_some(&mut io, &mut from_client)).await {
         Ok(Ok(1..)) => {
@@ -85,7 +90,7 @@ async fn refused_in_silence(mut io: Io, worker: &Worker, record: Box<Record>, re
             Some(io.unread(from_client.freeze()))
         }
         _ => {
-            ended(record, reject);
+            stages::ended(reject, &mut record);
             None
         }
     }
@@ -99,14 +104,6 @@ async fn read_some<IO: AsyncRead + Unpin>(io: &mut IO, into: &mut BytesMut) -> i
     io.read_buf(into).await
 }
 
-fn ended(mut record: Box<Record>, reject: &Reject) {
-    if record.decision.stage == Stage::Accept {
-        record.decision.deny(reject.stage, reject.reason, PolicyRef::NONE);
-    }
-    record.ended = Some((reject.stage, reject.reason));
-    record.detail = reject.detail.clone();
-}
-
 /// Decides about a connection as a whole, and opens the way to the server if it may go on.
 async fn open(
     worker: &Worker,
@@ -115,12 +112,18 @@ async fn open(
     held: &Held,
     record: &mut Record,
 ) -> Result<upstream::Io, Reject> {
+    stages::admit(peer, held, record)?;
     let hop = match target {
         Target::Application(application) => {
-            authorize(peer, held, record)?;
+            authorize(peer, held, &worker.memory, record)?;
             stages::to_application(worker, application, HopProtocol::Tcp)
         }
         Target::Destination(address) => route(worker, address, held, record)?,
+        Target::Pod(address) => {
+            let address = stages::to_pod(&mut record.decision, address);
+            let hop = stages::to_address(worker, address, HopProtocol::Tcp);
+            hop.inspect_err(|reject| stages::charge_hop(&mut record.decision, reject))?
+        }
         Target::Authority(_) => {
             return Err(Reject::because(
                 Stage::Route,
@@ -129,22 +132,17 @@ async fn open(
             ));
         }
     };
-    let started = Instant::now();
-    let outcome = worker.upstream.connect(&hop).await;
-    let us = crate::stages::micros(started.elapsed());
-    record.upstream_us = us;
-    stages::attempted(record, &hop, outcome.as_ref().map(|connected| &*connected.facts), us);
-    outcome.map(|connected| connected.io)
+    stages::connect(worker, &hop, record).await.map(|connected| connected.io)
 }
 
-/// The five checks, of a connection.
-fn authorize(peer: &Peer, held: &Held, record: &mut Record) -> Result<(), Reject> {
+/// The checks of an opaque connection to the application.
+fn authorize(peer: &Peer, held: &Held, memory: &Memory, record: &mut Record) -> Result<(), Reject> {
     let port = record.connection.destination.port();
     record.service = held.tables.inbound_port(port).and_then(|port| port.service.clone());
-    let admission = peer.admission(held);
-    admission.check(&mut record.decision)?;
     stages::authenticate(&mut record.decision);
-    stages::authorize(&mut record.decision, &held.tables.authorize_tcp(&admission.remainder))
+    let authorization = held.tables.authorize_tcp(&peer.admission(held).remainder);
+    record.considered = stages::consider(peer, held, memory, &authorization, None);
+    stages::authorize(record, authorization)
 }
 
 /// To the backend of the service that owns the address, or to the address as it is.
@@ -154,7 +152,6 @@ fn route(
     held: &Held,
     record: &mut Record,
 ) -> Result<Hop, Reject> {
-    stages::decided_by_server(&mut record.decision);
     let picked = match held.tables.service_by_address(address.ip(), address.port()) {
         Some(id) => {
             let port = held.tables.service_port(id);

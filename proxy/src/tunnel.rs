@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::decision::{Reason, Stage};
-use crate::net::{Copy, Ended, How, Transferred};
+use crate::net::{Copy, How, Transferred};
 use crate::telemetry::Record;
 
 /// Copies between a client and a server until both are done, one breaks off, or nothing moves for `idle`. The record is
@@ -20,7 +20,8 @@ where
     let copy = Copy::new(client, server, Rc::clone(&tunnel.transferred), Some(idle));
     tunnel.record.checkpoint();
     let ended = copy.await;
-    tunnel.record.ended = Some((Stage::Relay, reason(ended)));
+    tunnel.record.ended = Some((Stage::Relay, reason(ended.how)));
+    tunnel.record.detail = ended.error.map(|error| error.to_string().into());
 }
 
 /// A record that learns at the end how much went each way.
@@ -45,8 +46,8 @@ impl Drop for Tunnel {
     }
 }
 
-fn reason(ended: Ended) -> Reason {
-    match ended.how {
+fn reason(how: How) -> Reason {
+    match how {
         How::Complete => Reason::Complete,
         How::ClientClosed => Reason::ClientClosed,
         How::UpstreamReset => Reason::UpstreamReset,

@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["tunnel", "stages"],
     &["peer", "worker"],
     &["upstream"],
-    &["generation", "io", "roles", "tls"],
+    &["generation", "io", "memory", "roles", "tls"],
     &["telemetry", "tables", "limits"],
     &["body", "error", "h1", "identity", "net", "drain"],
     &["decision"],

@@ -65,7 +65,7 @@ pub struct Args {
     /// A record (JSON line) to take the request from, or - for standard input; flags beside it win.
     #[arg(long, value_name = "FILE")]
     from_record: Option<PathBuf>,
-    /// Print JSON, as is done where nobody looks.
+    /// Print JSON, as is always done into a pipe or file.
     #[arg(long)]
     json: bool,
     /// File with the user's token (not supported yet).
@@ -143,14 +143,15 @@ impl Args {
         for doubt in self.doubts(workload, query.side, &loaded, record) {
             eprintln!("writ explain: {doubt}");
         }
-        let generation = reload::first(&loaded.snapshot, &Registry::new())?;
+        let registry = Registry::new();
+        let generation = reload::first(&loaded.snapshot, &registry)?;
         let proxy = ProxyFacts {
             role: "sidecar".into(),
             workload: format!("{}/{}", workload.namespace, workload.name),
             identity: None,
             version: env!("CARGO_PKG_VERSION").into(),
         };
-        explain(Arc::new(generation), &proxy, query).map_err(anyhow::Error::msg)
+        explain(Arc::new(generation), &registry, &proxy, query).map_err(anyhow::Error::msg)
     }
 
     /// Why the answer may not be the one that was sought.

@@ -75,7 +75,7 @@ pub struct Args {
     #[arg(long, env = "WRIT_MARK", value_name = "MARK", value_parser = super::intercept::mark)]
     mark: Option<u32>,
     /// Whether to refuse to start without approved crypto throughout.
-    #[arg(long, env = "WRIT_FIPS", value_name = "WHETHER", value_enum, default_value_t = Fips::Off)]
+    #[arg(long, env = "WRIT_FIPS", value_name = "MODE", value_enum, default_value_t = Fips::Off)]
     fips: Fips,
     /// Deadline of a graceful stop, as 500ms, 25s or 2m.
     #[arg(long, env = "WRIT_DRAIN", value_name = "DURATION", default_value = "25s", value_parser = duration)]
@@ -232,7 +232,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     match unit {
         "ms" => Ok(Duration::from_millis(number)),
         "s" => Ok(Duration::from_secs(number)),
-        "m" => Ok(Duration::from_secs(number * 60)),
+        "m" => Ok(Duration::from_secs(number.checked_mul(60).ok_or("longer than any wait")?)),
         _ => Err(format!("{text:?}: expected a number and ms, s or m")),
     }
 }

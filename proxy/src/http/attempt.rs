@@ -1,11 +1,12 @@
 //! The bounded loop of `pick -> connect -> send`: each try is written into the record, and no try sends twice what can't be repeated.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ::http::{Method, Request, Response};
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
+use super::deadline::timed;
 use super::pipeline::Chosen;
 use super::serve_h1::CanUpgrade;
 use crate::body::Body;
@@ -36,19 +37,30 @@ pub async fn send(
     let sent = match rule.and_then(|rule| rule.request_timeout) {
         None => attempts(worker, chosen, rule, request, record).await,
         // Boxed: the other requests must not carry the timer's place.
-        Some(limit) => {
-            match Box::pin(timeout(limit, attempts(worker, chosen, rule, request, record))).await {
-                Ok(sent) => sent,
-                Err(_) => Err(Reject::because(
-                    Stage::Send,
-                    Reason::RequestTimeout,
-                    format_args!("no response in {limit:?}"),
-                )),
-            }
-        }
+        Some(limit) => Box::pin(within(limit, worker, chosen, rule, request, record)).await,
     };
     record.upstream_us = stages::micros(started.elapsed());
     sent
+}
+
+/// All tries and the response within `timeouts.request`.
+async fn within(
+    limit: Duration,
+    worker: &Worker,
+    chosen: &Chosen<'_>,
+    rule: Option<&Rule>,
+    request: &mut Request<Body>,
+    record: &mut Record,
+) -> Result<Response<Body>, Reject> {
+    let deadline = tokio::time::Instant::now() + limit;
+    match timeout_at(deadline, attempts(worker, chosen, rule, request, record)).await {
+        Ok(sent) => sent.map(|response| response.map(|body| timed(body, deadline))),
+        Err(_) => {
+            stages::overtaken(record, Reason::RequestTimeout, stages::micros(limit));
+            let why = format_args!("no response in {limit:?}");
+            Err(Reject::because(Stage::Send, Reason::RequestTimeout, why))
+        }
+    }
 }
 
 fn rule<'t>(chosen: &Chosen<'t>) -> Option<&'t Rule> {
@@ -70,6 +82,11 @@ async fn attempts(
     let mut tried = Vec::new();
     loop {
         let hop = pick(worker, chosen, as_asked(request), &tried, record)?;
+        if request.method() == Method::CONNECT && hop.protocol() != HopProtocol::Http1 {
+            let why = "CONNECT is passed on over HTTP/1 only";
+            return Err(Reject::because(Stage::Route, Reason::NoRoute, why));
+        }
+        stages::attempting(record, &hop);
         let spare = retry.filter(|_| retries > 0).and_then(|_| replayable(request)).map(Box::new);
         let started = Instant::now();
         let outcome = match rule.and_then(|rule| rule.backend_timeout) {
@@ -87,14 +104,14 @@ async fn attempts(
         match outcome {
             Ok(sent) => {
                 let code = sent.response.status().as_u16();
-                stages::attempted(record, &hop, Ok(&sent.facts), us);
+                stages::attempted(record, Some(&sent.facts), None, us);
                 match spare.filter(|_| retry.is_some_and(|retry| retry.codes.contains(&code))) {
                     None => return Ok(sent.response),
                     Some(again) => *request = *again,
                 }
             }
             Err(failed) => {
-                stages::attempted(record, &hop, Err(&failed.reject), us);
+                stages::attempted(record, failed.facts.as_deref(), Some(&failed.reject), us);
                 again(failed, spare, retries, request)?;
             }
         }
@@ -123,11 +140,7 @@ async fn connect(
         ));
     }
     let hop = pick(worker, chosen, HopProtocol::Tcp, &[], record)?;
-    let started = Instant::now();
-    let outcome = worker.upstream.connect(&hop).await;
-    record.upstream_us = stages::micros(started.elapsed());
-    stages::attempted(record, &hop, outcome.as_ref().map(|connected| &*connected.facts), record.upstream_us);
-    let connected = outcome?;
+    let connected = stages::connect(worker, &hop, record).await?;
     let mut response = Response::new(Body::Empty);
     response.extensions_mut().insert(UpgradedUpstream::new(connected.io, Default::default()));
     Ok(response)
@@ -196,4 +209,70 @@ fn replayable(request: &Request<Body>) -> Option<Request<Body>> {
     *copy.version_mut() = request.version();
     *copy.headers_mut() = request.headers().clone();
     Some(copy)
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    fn failed(stage: Stage, reason: Reason, whole: bool) -> SendError {
+        SendError { reject: Reject::new(stage, reason), whole, facts: None }
+    }
+
+    fn spare() -> Option<Box<Request<Body>>> {
+        Some(Box::new(Request::get("/spare").body(Body::Empty).unwrap()))
+    }
+
+    #[test]
+    fn only_what_is_all_here_and_no_tunnel_is_kept_to_be_sent_again() {
+        let body = || Body::full("all");
+        let put = Request::put("/a").header("x-a", "1").body(body()).unwrap();
+        let copy = replayable(&put).unwrap();
+        assert_eq!(
+            (copy.method(), copy.uri().path(), &copy.headers()["x-a"]),
+            (&Method::PUT, "/a", put.headers().get("x-a").unwrap())
+        );
+        assert!(matches!(copy.body(), Body::Full(Some(bytes)) if bytes == "all"));
+
+        let stream = Body::Stream(Box::pin(http_body_util::Empty::new().map_err(|never| match never {})));
+        assert!(replayable(&Request::put("/a").body(stream).unwrap()).is_none());
+        assert!(replayable(&Request::get("/a").header("upgrade", "x").body(Body::Empty).unwrap()).is_none());
+        assert!(replayable(&Request::connect("a:1").body(Body::Empty).unwrap()).is_none());
+    }
+
+    #[test]
+    fn what_the_server_cannot_have_acted_on_is_sent_again_and_other_things_only_where_a_policy_says_so() {
+        use Reason::*;
+        let cases = [
+            ("refused, whole", failed(Stage::Connect, ConnectRefused, true), None, Ok("/")),
+            ("refused, taken from", failed(Stage::Connect, ConnectRefused, false), None, Err(ConnectRefused)),
+            (
+                "reset, no policy",
+                failed(Stage::Send, ResetBeforeResponse, true),
+                None,
+                Err(ResetBeforeResponse),
+            ),
+            ("reset, with policy", failed(Stage::Send, ResetBeforeResponse, false), spare(), Ok("/spare")),
+            ("too slow, no policy", failed(Stage::Send, BackendTimeout, false), None, Err(BackendTimeout)),
+            ("too slow, with policy", failed(Stage::Send, BackendTimeout, false), spare(), Ok("/spare")),
+            ("not understood", failed(Stage::Send, BadResponse, true), spare(), Err(BadResponse)),
+            (
+                "another identity",
+                failed(Stage::Connect, IdentityMismatch, true),
+                spare(),
+                Err(IdentityMismatch),
+            ),
+        ];
+        for (what, failure, spare, expected) in cases {
+            let mut request = Request::get("/").body(Body::Empty).unwrap();
+            let outcome = again(failure, spare, 1, &mut request);
+            let outcome = outcome.map(|()| request.uri().path()).map_err(|reject| reject.reason);
+            assert_eq!(outcome, expected, "{what}");
+        }
+        let mut request = Request::default();
+        let last = again(failed(Stage::Connect, ConnectRefused, true), None, 0, &mut request);
+        assert_eq!(last.unwrap_err().reason, ConnectRefused, "no try is left");
+    }
 }

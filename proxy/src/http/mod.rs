@@ -1,6 +1,7 @@
 //! The straight line of a request.
 
 pub mod attempt;
+pub mod deadline;
 pub mod pipeline;
 pub mod recorded;
 pub mod reply;

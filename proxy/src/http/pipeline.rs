@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 
-use ::http::{Method, Request, Response};
+use ::http::{Method, Request, Response, StatusCode};
 
 use super::recorded::{RecordedBody, counted, grpc_status};
-use super::serve_h1::Partial;
+use super::serve_h1::{CanUpgrade, Partial};
 use super::{attempt, reply, rewrite, sanitize};
 use control_client::snapshot::BackendIndex;
 
@@ -16,11 +16,12 @@ use crate::body::Body;
 use crate::decision::{PolicyRef, Reason, Stage};
 use crate::error::Reject;
 use crate::generation::Held;
-use crate::peer::{self, Peer};
+use crate::memory::{Memory, Splits};
+use crate::peer::Peer;
 use crate::stages::{self, Application, Target};
 use crate::tables::{self, Filters, RequestAttributes, RouteAttributes, RouteChoice, Rule, ServicePortId};
 use crate::telemetry::{Record, Side};
-use crate::worker::{Memory, Splits, Worker};
+use crate::worker::Worker;
 
 /// The straight line as one connection sees it: its worker, its caller, and where its requests want to go.
 pub struct Line {
@@ -31,9 +32,6 @@ pub struct Line {
     /// Where requests want to go.
     pub target: Target,
 }
-
-/// So many of the nearest ALLOW policies are named in a record.
-const CONSIDERED: usize = 8;
 
 /// An answer to come.
 pub type Answer = Pin<Box<dyn Future<Output = Response<RecordedBody>>>>;
@@ -79,11 +77,15 @@ impl Line {
             let mut record = Record::begin(&self.worker.shard, &held.config, &self.peer.facts);
             asked(&mut record, &request);
             let grpc = reply::is_grpc(request.headers());
+            let head = request.method() == Method::HEAD;
             record.upload = counted(request.body_mut());
-            let response = match self.forward(&held, &mut request, &mut record).await {
+            let mut response = match self.forward(&held, &mut request, &mut record).await {
                 Ok(response) => response,
                 Err(reject) => refused(&reject, grpc, &mut record),
             };
+            if head || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+                *response.body_mut() = Body::Empty;
+            }
             answered(&mut record, &response);
             response.map(|body| RecordedBody::new(body, record)) // emitted when the body ends, fails or is dropped
         })
@@ -99,47 +101,51 @@ impl Line {
         let chosen = decide(&self.peer, self.target, held, request, record, &self.worker.memory)?;
         record.policy_us = stages::micros(record.started.elapsed());
         rewrite::request(&chosen, held, &self.peer, request, record);
+        let switchable = request.extensions().get::<CanUpgrade>().is_some();
         let mut response = attempt::send(&self.worker, self.target, &chosen, request, record).await?;
+        final_answer(response.status(), switchable)?;
         rewrite::response(&chosen, &mut response);
         Ok(response)
     }
 
     /// The record and answer of what is not a request: a parse error, or a head that never came.
     pub fn refuse(&self, reject: &Reject, partial: Partial) -> Response<RecordedBody> {
-        let held = self.worker.current.get();
-        let mut record = Record::begin(&self.worker.shard, &held.config, &self.peer.facts);
-        record.protocol = "HTTP/1.1";
+        let mut record = self.begin_without_request("HTTP/1.1");
         record.path = partial.path;
         record.method = partial.method;
         let response = refused(reject, false, &mut record);
         answered(&mut record, &response);
         response.map(|body| RecordedBody::new(body, record))
     }
-}
 
-impl Line {
-    /// The record of an HTTP/2 connection that the library ended: a client that breaks the protocol, or that left.
+    /// The record of an HTTP/2 connection whose client broke the protocol. One that merely left asked nothing that has no
+    /// record of its own.
     pub fn broken(&self, error: &hyper::Error) {
-        let held = self.worker.current.get();
-        let mut record = Record::begin(&self.worker.shard, &held.config, &self.peer.facts);
-        record.protocol = "HTTP/2";
-        let left = error.is_incomplete_message() || io_error(error).is_some();
-        let reason = if left { Reason::ClientClosed } else { Reason::MalformedRequest };
-        record.decision.deny(Stage::Sanitize, reason, PolicyRef::NONE);
-        record.ended = Some((Stage::Sanitize, reason));
-        record.detail = Some(error_chain(error).into());
+        if !error.is_incomplete_message() && io_error(error).is_none() {
+            self.malformed_h2(error_chain(error).into());
+        }
     }
-}
 
-impl Line {
     /// The record of a request that the HTTP/2 library refused below us (RFC 9113 section 8.1.1).
     pub fn refused_stream(&self) {
+        self.malformed_h2("not a request: the stream was reset with PROTOCOL_ERROR".into());
+    }
+
+    fn malformed_h2(&self, detail: Box<str>) {
+        let mut record = self.begin_without_request("HTTP/2");
+        let reject =
+            Reject { detail: Some(detail), ..Reject::new(Stage::Sanitize, Reason::MalformedRequest) };
+        stages::ended(&reject, &mut record);
+    }
+
+    /// A record with what is settled before any request: the checks of the connection.
+    fn begin_without_request(&self, protocol: &'static str) -> Box<Record> {
         let held = self.worker.current.get();
         let mut record = Record::begin(&self.worker.shard, &held.config, &self.peer.facts);
-        record.protocol = "HTTP/2";
-        record.decision.deny(Stage::Sanitize, Reason::MalformedRequest, PolicyRef::NONE);
-        record.ended = Some((Stage::Sanitize, Reason::MalformedRequest));
-        record.detail = Some("not a request: the stream was reset with PROTOCOL_ERROR".into());
+        record.protocol = protocol;
+        // The connection may have been refused as well; what ends the record is said by who asks for it.
+        let _ = stages::admit(&self.peer, &held, &mut record);
+        record
     }
 }
 
@@ -189,15 +195,17 @@ pub fn decide<'t>(
     record: &mut Record,
     memory: &Memory,
 ) -> Result<Chosen<'t>, Reject> {
+    stages::admit(peer, held, record)?;
     sanitize::request(request, held.tables.mesh().path_normalization)?;
     match target {
         Target::Application(application) => inbound(peer, application, held, request, record, memory),
         Target::Destination(address) => outbound(Some(address), held, request, record, &memory.splits),
+        Target::Pod(address) => Ok(Chosen::Address(stages::to_pod(&mut record.decision, address))),
         Target::Authority(_) => outbound(None, held, request, record, &memory.splits),
     }
 }
 
-/// To the local application: the five checks.
+/// To the local application, whose policies decide.
 fn inbound<'t>(
     peer: &Peer,
     application: Application,
@@ -208,18 +216,11 @@ fn inbound<'t>(
 ) -> Result<Chosen<'t>, Reject> {
     record.service =
         held.tables.inbound_port(record.connection.destination.port()).and_then(|p| p.service.clone());
-    let admission = peer.admission(held);
-    admission.check(&mut record.decision)?;
     stages::authenticate(&mut record.decision);
     let attributes = attributes(request, record);
-    let authorization = held.tables.authorize(&admission.remainder, &attributes);
-    if authorization.reason == Reason::NoAllowMatched
-        && memory.considered.allows(peer.facts.source_identity.as_ref())
-    {
-        let near = held.tables.consider(&peer::attributes(&peer.facts), Some(&attributes), CONSIDERED);
-        record.considered = Some(near.to_json(held.tables.objects()).to_string().into());
-    }
-    stages::authorize(&mut record.decision, &authorization)?;
+    let authorization = held.tables.authorize(&peer.admission(held).remainder, &attributes);
+    record.considered = stages::consider(peer, held, memory, &authorization, Some(&attributes));
+    stages::authorize(record, authorization)?;
     if request.method() == Method::CONNECT {
         return Err(Reject::because(Stage::Route, Reason::NoRoute, "CONNECT to a workload"));
     }
@@ -246,7 +247,6 @@ fn outbound<'t>(
     record: &mut Record,
     splits: &Splits,
 ) -> Result<Chosen<'t>, Reject> {
-    stages::decided_by_server(&mut record.decision);
     let Some(id) = service(address, held, request) else {
         return unknown(address, held, request, record);
     };
@@ -370,6 +370,9 @@ fn trace(record: &mut Record, request: &Request<Body>) {
 
 /// `00-<32 hex>-<16 hex>-<2 hex>`, ids not zero (W3C Trace Context section 3.2).
 fn traceparent(text: &str) -> Option<(u128, u64)> {
+    if !text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-')) {
+        return None;
+    }
     let mut fields = text.split('-');
     let (version, trace, span, flags) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
     if (version.len(), trace.len(), span.len(), flags.len()) != (2, 32, 16, 2) || version == "ff" {
@@ -381,13 +384,17 @@ fn traceparent(text: &str) -> Option<(u128, u64)> {
 
 /// The answer to a rejection, written down.
 pub fn refused(reject: &Reject, grpc: bool, record: &mut Record) -> Response<Body> {
-    record.ended = Some((reject.stage, reject.reason));
-    record.detail = reject.detail.clone();
-    if record.decision.stage == Stage::Accept {
-        // Nothing had decided yet: what ended the request did.
-        record.decision.deny(reject.stage, reject.reason, PolicyRef::NONE);
-    }
+    stages::ended(reject, record);
     reply::reply(reject, grpc, record.id)
+}
+
+/// An interim response is no answer, and a switch of protocols is one only where the caller's connection can be switched.
+fn final_answer(status: StatusCode, switchable: bool) -> Result<(), Reject> {
+    if status.is_informational() && !(switchable && status == StatusCode::SWITCHING_PROTOCOLS) {
+        let why = format_args!("the response has status {status}, which answers no such request");
+        return Err(Reject::because(Stage::Send, Reason::BadResponse, why));
+    }
+    Ok(())
 }
 
 fn answered(record: &mut Record, response: &Response<Body>) {
@@ -406,7 +413,13 @@ mod tests {
             traceparent(good),
             Some((0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736, 0x00f0_67aa_0ba9_02b7))
         );
-        for bad in ["", "00-1-1-1", "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"] {
+        for bad in [
+            "",
+            "00-1-1-1",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-+bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+        ] {
             assert_eq!(traceparent(bad), None, "{bad}");
         }
     }

@@ -174,3 +174,81 @@ impl http_body::Body for CountedBody {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt as _, StreamBody};
+
+    use super::*;
+    use crate::telemetry::{ConnectionFacts, ProxyFacts, Shard, Side};
+
+    fn record() -> Box<Record> {
+        let proxy = ProxyFacts {
+            role: String::new(),
+            workload: String::new(),
+            identity: None,
+            version: String::new(),
+        };
+        let anywhere = ([127, 0, 0, 1], 1).into();
+        let facts = Rc::new(ConnectionFacts::new(Side::Inbound, anywhere, anywhere));
+        Record::begin(&Shard::detached(&proxy), &Default::default(), &facts)
+    }
+
+    fn stream(frames: Vec<Result<Frame<Bytes>, BodyError>>) -> Body {
+        Body::Stream(Box::pin(StreamBody::new(futures_util::stream::iter(frames))))
+    }
+
+    fn data(text: &'static str) -> Result<Frame<Bytes>, BodyError> {
+        Ok(Frame::data(Bytes::from_static(text.as_bytes())))
+    }
+
+    /// What the record would say, were it to end here.
+    fn ended(body: &RecordedBody) -> Option<(Stage, Reason)> {
+        body.record.as_ref().and_then(|record| record.ended)
+    }
+
+    #[tokio::test]
+    async fn bytes_and_trailers_of_a_response_are_in_its_record() {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", 5.into());
+        let frames = vec![data("four"), data("five5"), Ok(Frame::trailers(trailers))];
+        let mut body = RecordedBody::new(stream(frames), record());
+        for _ in 0..3 {
+            body.frame().await.unwrap().unwrap();
+        }
+        let record = body.take_record().unwrap();
+        assert_eq!((record.response_bytes, record.grpc_status, record.ended), (9, Some(5), None));
+    }
+
+    #[tokio::test]
+    async fn the_record_ends_once_with_the_body() {
+        let mut body = RecordedBody::new(stream(vec![data("four")]), record());
+        body.frame().await.unwrap().unwrap();
+        assert_eq!(ended(&body), None);
+        assert!(body.frame().await.is_none());
+        assert!(body.take_record().is_none(), "it was emitted");
+    }
+
+    #[tokio::test]
+    async fn a_broken_request_is_why_its_response_broke() {
+        let mut one = record();
+        one.upload = Some(Rc::new(Upload::default()));
+        one.upload.as_ref().unwrap().failed.set(Some(Reason::ClientStalled));
+        let mut body = RecordedBody::new(stream(vec![Err(BodyError::new(Reason::UpstreamReset))]), one);
+        assert_eq!(body.record.as_deref().and_then(upload_failed), Some(Reason::ClientStalled));
+        assert!(body.frame().await.unwrap().is_err());
+        assert!(body.take_record().is_none());
+    }
+
+    #[tokio::test]
+    async fn request_bodies_that_come_are_counted_and_those_that_are_here_need_not_be() {
+        assert!(counted(&mut Body::full("here")).is_none());
+        assert!(counted(&mut Body::Empty).is_none());
+        let mut body = stream(vec![data("four"), Err(BodyError::new(Reason::ClientClosed))]);
+        let upload = counted(&mut body).unwrap();
+        body.frame().await.unwrap().unwrap();
+        assert_eq!((upload.bytes.get(), upload.failed.get()), (4, None));
+        body.frame().await.unwrap().unwrap_err();
+        assert_eq!(upload.failed.get(), Some(Reason::ClientClosed));
+    }
+}

@@ -21,13 +21,26 @@ pub struct Resets {
     recorded: Cell<u32>,
     /// Requests under way, which may yet come to know of one.
     open: Cell<u32>,
+    /// Requests there ever were.
+    begun: Cell<u64>,
 }
 
 impl Resets {
     /// A request is under way until the guard is dropped.
     pub fn request(self: &Rc<Self>) -> Underway {
         self.open.set(self.open.get() + 1);
+        self.begun.set(self.begun.get() + 1);
         Underway(Rc::clone(self))
+    }
+
+    /// Requests there ever were on the connection.
+    pub fn begun(&self) -> u64 {
+        self.begun.get()
+    }
+
+    /// Whether a request is under way.
+    pub fn is_busy(&self) -> bool {
+        self.open.get() > 0
     }
 
     /// Streams that no request of ours will record. Counts each once.

@@ -4,6 +4,7 @@ use ::http::header::{self, HeaderName};
 use ::http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 use control_client::snapshot::PathNormalization;
 
+use super::serve_h1::CanUpgrade;
 use crate::decision::{Reason, Stage};
 use crate::error::Reject;
 use crate::tables::normalize;
@@ -20,7 +21,7 @@ const HOP_BY_HOP: [HeaderName; 5] = [
 const RESERVED: [&str; 2] = ["x-writ-", "x-envoy-"];
 
 /// Makes a request unambiguous: its authority agrees with itself, its path is in the form that policies match, and
-/// headers of the hop it came by are gone. `Upgrade` survives where the request asks for one over HTTP/1.
+/// headers of the hop it came by are gone. `Upgrade` survives where the connection can be switched ([`CanUpgrade`]).
 pub fn request<B>(request: &mut Request<B>, normalization: PathNormalization) -> Result<(), Reject> {
     authority_agrees(request)?;
     normalize_path(request, normalization)?;
@@ -28,6 +29,7 @@ pub fn request<B>(request: &mut Request<B>, normalization: PathNormalization) ->
     let te_trailers = request.headers().get(header::TE).is_some_and(accepts_trailers);
     strip_hop(request.headers_mut())?;
     strip_reserved(request.headers_mut());
+    join_cookies(request.headers_mut());
     if request.headers_mut().remove(header::TE).is_some() && te_trailers {
         request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
     }
@@ -88,9 +90,6 @@ fn authority_agrees<B>(request: &Request<B>) -> Result<(), Reject> {
         return Err(malformed("several Host headers"));
     }
     if let Some(authority) = request.uri().authority() {
-        if authority.as_str().contains('@') {
-            return Err(malformed("user information in the authority"));
-        }
         if let Some(host) = host
             && !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())
         {
@@ -100,6 +99,7 @@ fn authority_agrees<B>(request: &Request<B>) -> Result<(), Reject> {
         return Err(malformed("neither an authority nor Host"));
     }
     match authority(request) {
+        Some(authority) if authority.contains('@') => Err(malformed("user information in the authority")),
         Some(authority) if split_authority(authority).is_none() => {
             Err(malformed("the authority is not HOST[:PORT]"))
         }
@@ -128,17 +128,17 @@ fn normalize_path<B>(request: &mut Request<B>, normalization: PathNormalization)
     Ok(())
 }
 
-/// The protocol to upgrade to, when an HTTP/1.1 request asks properly (RFC 9110 section 7.8).
+/// The protocol to upgrade to, of a request whose connection can be switched; others lose the field, which a server may
+/// ignore anyway (RFC 9110 section 7.8), so that no server switches what the caller's side can't.
 fn wants_upgrade<B>(request: &Request<B>) -> Option<HeaderValue> {
-    if request.version() != Version::HTTP_11 {
-        return None;
-    }
-    let protocol = request.headers().get(header::UPGRADE)?;
-    let named = request.headers().get_all(header::CONNECTION).iter().any(|value| {
-        value.to_str().is_ok_and(|text| tokens(text).any(|token| token.eq_ignore_ascii_case("upgrade")))
-    });
+    request.extensions().get::<CanUpgrade>().filter(|_| request.method() != Method::CONNECT)?;
+    let mut protocols = request.headers().get_all(header::UPGRADE).iter();
+    let protocol = protocols.next().filter(|_| protocols.next().is_none())?;
     // h2c by Upgrade would hide the requests after the first from policy: not offered, as in Envoy and hyper.
-    (named && !protocol.as_bytes().eq_ignore_ascii_case(b"h2c")).then(|| protocol.clone())
+    let hides = |offer: &[u8]| {
+        offer.split(|&byte| byte == b',').any(|each| each.trim_ascii().eq_ignore_ascii_case(b"h2c"))
+    };
+    (!hides(protocol.as_bytes())).then(|| protocol.clone())
 }
 
 fn accepts_trailers(te: &HeaderValue) -> bool {
@@ -179,6 +179,22 @@ fn strip_hop(headers: &mut HeaderMap) -> Result<(), Reject> {
     if host_named { Err(malformed("Connection names Host")) } else { Ok(()) }
 }
 
+/// HTTP/2 may send a cookie a field, and HTTP/1 knows only one field of them all (RFC 9113 section 8.2.3): joined here, so
+/// that policies see what an HTTP/1 server will.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(header::COOKIE).iter();
+    let (Some(first), Some(_)) = (cookies.next(), cookies.next()) else { return };
+    let mut joined = first.as_bytes().to_vec();
+    for cookie in headers.get_all(header::COOKIE).iter().skip(1) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(cookie.as_bytes());
+    }
+    // Valid values joined by a valid separator are a valid value.
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
 fn strip_reserved(headers: &mut HeaderMap) {
     let reserved = |name: &HeaderName| RESERVED.iter().any(|prefix| name.as_str().starts_with(prefix));
     if headers.keys().any(reserved) {
@@ -207,6 +223,7 @@ mod tests {
         assert!(get("http://ratings:9080/", "Ratings:9080").is_ok());
         assert_eq!(get("http://ratings:9080/", "admin").unwrap_err().reason, Reason::MalformedRequest);
         assert!(get("http://a@ratings/", "a@ratings").is_err());
+        assert!(get("/", "a@ratings").is_err());
         assert!(sanitized(Request::get("/").version(Version::HTTP_11)).is_err());
         assert!(sanitized(Request::get("/").version(Version::HTTP_10)).is_ok());
         assert!(sanitized(Request::get("/").header("host", "a").header("host", "a")).is_err());
@@ -235,14 +252,23 @@ mod tests {
 
     #[test]
     fn an_upgrade_survives_and_h2c_does_not() {
-        let upgrade = |to: &str| {
-            sanitized(
-                Request::get("/").header("host", "a").header("connection", "Upgrade").header("upgrade", to),
-            )
-            .unwrap()
+        let asking = |to: &str| {
+            Request::get("/").header("host", "a").header("connection", "Upgrade").header("upgrade", to)
         };
+        let upgrade = |to: &str| sanitized(asking(to).extension(CanUpgrade)).unwrap();
         assert_eq!(upgrade("websocket").headers()["connection"], "upgrade");
-        assert!(upgrade("h2c").headers().get("upgrade").is_none());
+        for hidden in ["h2c", "H2C", "websocket, h2c"] {
+            assert!(upgrade(hidden).headers().get("upgrade").is_none(), "{hidden}");
+        }
+        let bound = sanitized(asking("websocket")).unwrap();
+        assert!(bound.headers().get("upgrade").is_none(), "the connection can't be switched");
+    }
+
+    #[test]
+    fn cookies_become_one_field() {
+        let r = Request::get("http://a/").version(Version::HTTP_2);
+        let r = sanitized(r.header("cookie", "a=1").header("cookie", "b=2").header("cookie", "c=3")).unwrap();
+        assert_eq!(r.headers().get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2; c=3"]);
     }
 
     #[test]

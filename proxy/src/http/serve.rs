@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use ::http::Request;
@@ -70,11 +71,19 @@ pub async fn http2(io: Io, line: Rc<Line>, guard: &Guard) {
         .serve_connection(TokioIo::new(Watched::new(io, Rc::clone(&resets))), service);
     let mut connection = pin!(connection);
     let mut draining = pin!(guard.reached(Phase::Draining));
+    let mut idle = Box::pin(idle(&resets, line.worker.deadlines.idle));
     let mut asked_to_end = false;
     let ended = poll_fn(|cx| {
-        if !asked_to_end && draining.as_mut().poll(cx).is_ready() {
-            asked_to_end = true;
-            connection.as_mut().graceful_shutdown();
+        if !asked_to_end {
+            let is_idle = idle.as_mut().poll(cx).is_ready();
+            if is_idle && resets.begun() == 0 {
+                // Perhaps not even the preface came, and then there is nobody to say good-bye to.
+                return Poll::Ready(Ok(()));
+            }
+            if is_idle || draining.as_mut().poll(cx).is_ready() {
+                asked_to_end = true;
+                connection.as_mut().graceful_shutdown();
+            }
         }
         let polled = connection.as_mut().poll(cx);
         for _ in 0..resets.take_unrecorded() {
@@ -85,6 +94,19 @@ pub async fn http2(io: Io, line: Rc<Line>, guard: &Guard) {
     .await;
     if let Err(error) = ended {
         line.broken(&error);
+    }
+}
+
+/// Resolves when no request was under way for at least `timeout`, and at most twice that.
+async fn idle(resets: &Resets, timeout: Duration) {
+    let mut seen = resets.begun();
+    loop {
+        tokio::time::sleep(timeout).await;
+        let begun = resets.begun();
+        if begun == seen && !resets.is_busy() {
+            return;
+        }
+        seen = begun;
     }
 }
 
@@ -112,5 +134,20 @@ mod tests {
         let http1 = future_size(|io, line, (): ()| http1(io, line));
         let http2 = future_size(http2);
         assert!(http1 <= 640 && http2 <= 2048, "{http1} {http2}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_idle_only_without_requests() {
+        const TIMEOUT: Duration = Duration::from_secs(10);
+        let resets = Rc::new(Resets::default());
+        let idle = idle(&resets, TIMEOUT);
+        let mut idle = pin!(idle);
+        let mut is_idle_after = async |time| tokio::time::timeout(time, idle.as_mut()).await.is_ok();
+        let underway = resets.request();
+        assert!(!is_idle_after(10 * TIMEOUT).await, "a request is under way");
+        drop(underway);
+        drop(resets.request());
+        assert!(!is_idle_after(TIMEOUT).await, "one was a moment ago");
+        assert!(is_idle_after(2 * TIMEOUT).await);
     }
 }

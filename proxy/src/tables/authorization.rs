@@ -17,7 +17,7 @@ use super::index::Next;
 use super::policies::{Compiled, in_order, understand};
 use super::remainder::{LookedAt, Remainder, Remainders};
 use super::rule::{Label, Met, Residual, Rule};
-use crate::decision::{CheckOutcome, CheckResult, Outcome, PolicyRef, Reason};
+use crate::decision::{CheckOutcome, CheckResult, Outcome, PolicyRef, Reason, Shadow};
 
 /// What authorization decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,17 +36,6 @@ pub struct Authorization {
     pub audit: PolicyRef,
     /// What dry-run policies would have done.
     pub shadow: SmallVec<[Shadow; 1]>,
-}
-
-/// What a dry-run policy would have done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shadow {
-    /// The rule that matched; for a dry-run ALLOW none of whose rules did, the object.
-    pub policy: PolicyRef,
-    /// Allowed or denied.
-    pub outcome: Outcome,
-    /// `matched-allow`, `matched-deny`, `provider-unavailable` or `no-allow-matched`.
-    pub reason: Reason,
 }
 
 /// At most so many dry-run policies are named for a request.

@@ -32,7 +32,7 @@ mod services;
 mod split;
 
 pub use attributes::{ConnectionAttributes, RequestAttributes, UserAttributes};
-pub use authorization::{Authorization, Shadow};
+pub use authorization::Authorization;
 pub use consider::{Considered, NearMiss};
 pub use filters::{Filters, HeaderEdit};
 pub use remainder::Remainder;

@@ -77,6 +77,10 @@ fn peers(source: SocketAddr, identity: Option<&str>, destination: SocketAddr) ->
 
 /// The `evidence` member of the `encryption` check.
 pub(super) fn tls_evidence(tls: &TlsEvidence, out: &mut Vec<u8>) {
+    if tls.version.is_empty() {
+        // What `writ explain` is told of a handshake that did not happen proves nothing.
+        return;
+    }
     json::raw(out, r#","evidence":{"tls":"#);
     json::string(out, tls.version);
     json::raw(out, r#","suite":"#);

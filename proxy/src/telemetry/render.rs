@@ -6,8 +6,8 @@ use std::time::{Instant, SystemTime};
 use super::fragments::{self, IDENTITY_LIMIT, NAME_LIMIT};
 use super::json;
 use super::options::ProxyFragments;
-use super::record::{Attempt, ConnectionFacts, Record, Side};
-use crate::decision::{Check, Objects, Outcome, PolicyRef, Reason};
+use super::record::{Attempt, ConnectionFacts, Marks, Record, Side};
+use crate::decision::{Check, Objects, Outcome, PolicyRef, Reason, Shadow};
 
 /// The whole line, with its line end.
 pub(super) fn line(record: &Record, elapsed_us: u64, proxy: &ProxyFragments, out: &mut Vec<u8>) {
@@ -226,6 +226,39 @@ fn decision(record: &Record, out: &mut Vec<u8>) {
         json::raw(out, r#","considered":"#);
         json::raw(out, considered);
     }
+    if let Some(said) = &record.marks {
+        marks(said, objects, out);
+    }
+}
+
+fn marks(marks: &Marks, objects: &Objects, out: &mut Vec<u8>) {
+    if objects.get(marks.audit).is_some() {
+        json::raw(out, r#","audit":"#);
+        policy(objects, marks.audit, Version::Stated, out);
+    }
+    if !marks.shadow.is_empty() {
+        json::raw(out, r#","shadow":"#);
+        let mut comma = Comma::new(b'[');
+        for one in &marks.shadow {
+            comma.next(out);
+            shadow(one, objects, out);
+        }
+        json::raw(out, "]");
+    }
+}
+
+/// What a dry-run policy would have done.
+fn shadow(shadow: &Shadow, objects: &Objects, out: &mut Vec<u8>) {
+    json::raw(out, r#"{"outcome":""#);
+    json::raw(out, shadow.outcome.as_str());
+    json::raw(out, r#"","reason":""#);
+    json::raw(out, shadow.reason.as_str());
+    json::raw(out, "\"");
+    if objects.get(shadow.policy).is_some() {
+        json::raw(out, r#","policy":"#);
+        policy(objects, shadow.policy, Version::Stated, out);
+    }
+    json::raw(out, "}");
 }
 
 fn check(record: &Record, kind: Check, out: &mut Vec<u8>) {

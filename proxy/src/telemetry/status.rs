@@ -23,6 +23,8 @@ pub struct ConfigStatus {
     pub verdicts: Arc<Vec<Verdict>>,
     /// Why the newest snapshot is not the one in force, if it is not.
     pub rejected: Option<String>,
+    /// Policies in force that could not be compiled, and fail closed.
+    pub refused: Vec<Diagnostic>,
 }
 
 impl ConfigStatus {
@@ -36,6 +38,7 @@ impl ConfigStatus {
             stale: snapshot.stale,
             verdicts: Arc::clone(&snapshot.verdicts),
             rejected: None,
+            refused: Vec::new(),
         }
     }
 
@@ -50,6 +53,9 @@ impl ConfigStatus {
         });
         set(&mut status, "revision", self.revision.as_deref());
         set(&mut status, "rejected", self.rejected.as_deref());
+        if !self.refused.is_empty() {
+            status["refused"] = self.refused.iter().map(diagnostic).collect();
+        }
         status
     }
 }

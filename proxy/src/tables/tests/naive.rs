@@ -8,8 +8,9 @@ use control_client::snapshot::*;
 use regex::Regex;
 use smallvec::SmallVec;
 
+use crate::decision::Shadow;
 use crate::decision::{CheckOutcome, CheckResult, Outcome, PolicyRef, Reason};
-use crate::tables::{Authorization, ConnectionAttributes, RequestAttributes, Shadow};
+use crate::tables::{Authorization, ConnectionAttributes, RequestAttributes};
 
 /// A connection, and the request on it unless it is opaque.
 #[derive(Clone, Copy)]

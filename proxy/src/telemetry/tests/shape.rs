@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 
 use super::super::options::ProxyFragments;
 use super::super::{
-    Attempt, CertificateEvidence, ConfigFacts, ConnectionFacts, ProxyFacts, Record, Shard, Side, TlsEvidence,
-    render,
+    Attempt, CertificateEvidence, ConfigFacts, ConnectionFacts, Marks, ProxyFacts, Record, Shard, Side,
+    TlsEvidence, render,
 };
 use super::{ROUTE, allowed, config, connection, object, proxy};
-use crate::decision::{Check, CheckOutcome, CheckResult, Objects, PolicyRef, Reason, Stage};
+use crate::decision::{Check, CheckOutcome, CheckResult, Objects, Outcome, PolicyRef, Reason, Shadow, Stage};
 
 /// The example of the decision record, with its `..` filled in, the verdicts' policies repeated by the checks that
 /// they belong to, and `not_after` as a time.
@@ -139,6 +139,20 @@ fn outbound_speaks_of_the_hop_to_the_server() {
         json!({"check": "service-authorization", "outcome": "not-applicable", "reason": "decided-by-server"})
     );
     assert_eq!(shown.get("ended"), None, "it has not ended");
+}
+
+#[test]
+fn audit_and_dry_run_policies_are_named() {
+    let shard = Shard::detached(&proxy());
+    let mut record = allowed(&shard, &config(42), &connection(Side::Inbound));
+    let (policy, reason) = (PolicyRef::object(0), Reason::NoAllowMatched);
+    let shadow = Box::new([Shadow { policy, outcome: Outcome::Deny, reason }]);
+    record.marks = Some(Box::new(Marks { audit: PolicyRef::rule(0, 1), shadow }));
+    let line: Value = serde_json::from_str(&line(&record, 1)).unwrap();
+    let named = json!({"kind": "AuthorizationPolicy", "namespace": "bookinfo", "name": "ratings-viewer",
+        "digest": "sha256:77"});
+    assert_eq!(line["shadow"], json!([{"outcome": "deny", "reason": "no-allow-matched", "policy": named}]));
+    assert_eq!(line["audit"]["rule"], 1);
 }
 
 #[test]
