@@ -24,7 +24,7 @@ pub struct Args {
     #[arg(long, env = "WRIT_CONFIG", value_name = "SOURCE")]
     config: Option<ConfigSource>,
     /// Refuse the whole configuration for any mistake in it.
-    #[arg(long, env = "WRIT_CONFIG_STRICT")]
+    #[arg(long, env = "WRIT_CONFIG_STRICT", value_parser = clap::builder::BoolishValueParser::new())]
     config_strict: bool,
     /// The workload that it stands for.
     #[arg(long, env = "WRIT_WORKLOAD", value_name = "NAMESPACE/NAME", default_value = "default/local")]
