@@ -262,7 +262,11 @@ impl Named {
         }
         let (is, none, excluded) = match self.shown(question) {
             Shown::Secret => {
-                text.push_str("what was sent, or that nothing was sent, does not match");
+                text.push_str("what was sent, which is not shown, does not match");
+                return text;
+            }
+            Shown::NotSent(why) => {
+                text.push_str(why);
                 return text;
             }
             Shown::Absent => ("nothing was given".into(), &self.values, &self.not_values),
@@ -305,11 +309,17 @@ impl Named {
                 Some(request) => request.remote_ip().map(|address| address.to_string()),
                 None => Some(connection.source_ip.to_canonical().to_string()),
             },
-            Attribute::Header(_)
-            | Attribute::RequestPrincipal
+            Attribute::Header(name) => {
+                let sent = request.is_some_and(|request| request.attributes.headers.contains_key(name));
+                return if sent { Shown::Secret } else { Shown::NotSent("it was not sent") };
+            }
+            Attribute::RequestPrincipal
             | Attribute::RequestAudiences
             | Attribute::RequestPresenter
-            | Attribute::RequestClaim(_) => return Shown::Secret,
+            | Attribute::RequestClaim(_) => {
+                let verified = request.is_some_and(|request| request.attributes.user.is_some());
+                return if verified { Shown::Secret } else { Shown::NotSent("no verified token came along") };
+            }
         };
         shown.map_or(Shown::Absent, Shown::Text)
     }
@@ -319,6 +329,8 @@ enum Shown {
     Text(String),
     Absent,
     Secret,
+    /// Why there is nothing to show.
+    NotSent(&'static str),
 }
 
 fn shorten(text: &str) -> String {

@@ -304,10 +304,19 @@ fn considered_never_shows_headers_or_claims() {
         condition(Attribute::Header("x-key".into()), "when[request.headers[x-key]]", &["s3cret"], &[]);
     let mut headers = HeaderMap::new();
     headers.insert("x-key", HeaderValue::from_static("guess"));
-    let found = consider(vec![policy(0, Allow, vec![rule(&[], &[], &[secret])])], &get("/", &headers), 8);
+    let policies = vec![policy(0, Allow, vec![rule(&[], &[], &[secret])])];
+    let found = consider(policies.clone(), &get("/", &headers), 8);
     let text = &found.nearest[0].failed;
-    assert!(text.starts_with("when[request.headers[x-key]]: "), "{text}");
+    assert!(text.starts_with("when[request.headers[x-key]]: what was sent"), "{text}");
     assert!(!text.contains("s3cret") && !text.contains("guess"), "{text}");
+    let none = HeaderMap::new();
+    let text = &consider(policies, &get("/", &none), 8).nearest[0].failed;
+    assert_eq!(text, "when[request.headers[x-key]]: it was not sent");
+
+    let principal = condition(Attribute::RequestPrincipal, "from.requestPrincipals", &["*"], &[]);
+    let policies = vec![policy(0, Allow, vec![rule(&[principal], &[], &[])])];
+    let text = &consider(policies, &get("/", &none), 8).nearest[0].failed;
+    assert_eq!(text, "from.requestPrincipals: no verified token came along");
 }
 
 #[test]
