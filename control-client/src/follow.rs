@@ -57,11 +57,12 @@ pub(crate) fn start(
     workload: Workload,
     options: Options,
 ) -> Result<(Receiver<Arc<Snapshot>>, impl Future<Output = ()> + Send + 'static), StartError> {
+    let unreadable = |error| StartError::Unreadable { path: path.display().to_string(), error };
+    std::fs::metadata(&path).map_err(unreadable)?;
     // Watched before it is read, so that no change falls between.
     let watch = Watch::new(&path);
     let mut dir = Dir::new(&path);
-    let files =
-        dir.read().map_err(|error| StartError::Unreadable { path: path.display().to_string(), error })?;
+    let files = dir.read().map_err(unreadable)?;
     let (pipeline, loaded) = Pipeline::first(workload, &files, options.strict);
     if options.strict && !loaded.diagnostics.is_empty() {
         return Err(StartError::Strict(loaded.diagnostics));
@@ -110,9 +111,10 @@ async fn sleep_until(seconds: Option<i64>) {
 
 fn report<'d>(diagnostics: impl IntoIterator<Item = &'d Diagnostic>) {
     for diagnostic in diagnostics {
+        // The level says how bad it is.
         match diagnostic.severity {
-            Severity::Error => tracing::error!("{diagnostic}"),
-            Severity::Warning => tracing::warn!("{diagnostic}"),
+            Severity::Error => tracing::error!("{}", diagnostic.unrated()),
+            Severity::Warning => tracing::warn!("{}", diagnostic.unrated()),
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod status;
 pub mod verdict;
 mod workload;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -47,8 +48,12 @@ pub struct Loaded {
     pub snapshot: Snapshot,
     /// Everything wrong with it, by file and line.
     pub diagnostics: Vec<Diagnostic>,
-    /// Objects of groups that are not read.
-    pub skipped: usize,
+    /// How many objects there are, live ones (Pods, EndpointSlices) among them.
+    pub objects: usize,
+    /// Whether it is known what selects the workload: it has labels, or a Pod or WorkloadEntry of its name is here.
+    pub workload_known: bool,
+    /// How many objects of each kind were not read, as `Deployment.apps`: those of other groups.
+    pub skipped: BTreeMap<String, usize>,
 }
 
 /// Why a source could not be started.
@@ -63,8 +68,12 @@ pub enum StartError {
         error: std::io::Error,
     },
     /// `strict`, and there are diagnostics.
-    #[error("configuration refused: {} diagnostics and --config-strict; `writ check` lists them", .0.len())]
+    #[error("configuration refused (--config-strict){}; `writ check` lists everything", first(.0))]
     Strict(Vec<Diagnostic>),
+}
+
+fn first(diagnostics: &[Diagnostic]) -> String {
+    diagnostics.first().map(|diagnostic| format!(", first for {diagnostic}")).unwrap_or_default()
 }
 
 /// Reads a directory or file once.

@@ -104,8 +104,29 @@ impl Pipeline {
             verdicts: self.verdicts.clone(),
             stale: false,
         };
-        Loaded { snapshot, diagnostics, skipped: files.values().map(|file| file.skipped).sum() }
+        Loaded {
+            snapshot,
+            diagnostics,
+            objects: self.in_force.len(),
+            workload_known: self.workload_known(),
+            skipped: skipped(files),
+        }
     }
+
+    fn workload_known(&self) -> bool {
+        let Workload { namespace, name, labels, .. } = &self.workload;
+        let key = |kind: &str| Key { kind: kind.into(), namespace: namespace.clone(), name: name.clone() };
+        !labels.is_empty()
+            || ["Pod", "WorkloadEntry"].iter().any(|kind| self.in_force.contains_key(&key(kind)))
+    }
+}
+
+fn skipped(files: &Files) -> BTreeMap<String, usize> {
+    let mut all = BTreeMap::new();
+    for (kind, number) in files.values().flat_map(|file| &file.skipped) {
+        *all.entry(kind.clone()).or_default() += number;
+    }
+    all
 }
 
 /// What comes next, before it is decided whether it does.

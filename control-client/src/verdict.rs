@@ -52,15 +52,17 @@ pub struct Diagnostic {
     pub line: Option<u32>,
 }
 
-impl fmt::Display for Diagnostic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Diagnostic {
+    /// As it is displayed, but without its severity: for where that is told otherwise.
+    pub fn unrated(&self) -> impl fmt::Display + '_ {
+        fmt::from_fn(|f| self.write(f, ""))
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>, severity: &str) -> fmt::Result {
         if let Some(file) = &self.file {
             write!(f, "{file}:{}: ", self.line.unwrap_or(1))?;
         }
-        f.write_str(match self.severity {
-            Severity::Error => "error: ",
-            Severity::Warning => "warning: ",
-        })?;
+        f.write_str(severity)?;
         if let Some((kind, namespace, name)) = &self.object {
             write!(f, "{kind} {namespace}/{name}: ")?;
         }
@@ -68,5 +70,17 @@ impl fmt::Display for Diagnostic {
             write!(f, "{}: ", self.field)?;
         }
         f.write_str(&self.message)
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(
+            f,
+            match self.severity {
+                Severity::Error => "error: ",
+                Severity::Warning => "warning: ",
+            },
+        )
     }
 }

@@ -254,6 +254,7 @@ struct Configuration {
 impl Configuration {
     fn start(settings: &Settings) -> anyhow::Result<Self> {
         let Some(path) = &settings.config else {
+            tracing::warn!("no --config: there are no services to route to and no policies to enforce");
             let first = Arc::new(control_client::load_str("", &settings.workload).snapshot);
             let (sender, snapshots) = watch::channel(Arc::clone(&first));
             let follow = Box::pin(std::future::pending());
@@ -263,11 +264,6 @@ impl Configuration {
         let (snapshots, status, follow) =
             control_client::start(Source::Dir(path.clone()), settings.workload.clone(), options)?;
         let first = Arc::clone(&snapshots.borrow());
-        for verdict in first.verdicts.iter() {
-            for diagnostic in &verdict.diagnostics {
-                tracing::warn!("{diagnostic}");
-            }
-        }
         Ok(Self { first, snapshots, status, follow: Box::pin(follow), _none: None })
     }
 }
@@ -462,15 +458,15 @@ fn start_admin(
 ) -> anyhow::Result<Admin> {
     let ready = Arc::new(Readiness::new(&["config", "listeners", "identity"]));
     let wanted = [
-        (settings.admin.addresses(true), admin::Kind::Admin),
-        (settings.health.addresses(false), admin::Kind::Health),
-        (settings.metrics.addresses(false), admin::Kind::Metrics),
+        ("--admin", settings.admin.addresses(true), admin::Kind::Admin),
+        ("--health", settings.health.addresses(false), admin::Kind::Health),
+        ("--metrics", settings.metrics.addresses(false), admin::Kind::Metrics),
     ];
     let mut sockets = Vec::new();
     let mut addresses = Vec::new();
-    for (wanted, kind) in wanted {
+    for (flag, wanted, kind) in wanted {
         for address in wanted {
-            if let Some(socket) = listen::bind_one(address)? {
+            if let Some(socket) = listen::bind_one(flag, address)? {
                 addresses.push((socket.local_addr()?, kind));
                 sockets.push((admin::Socket::Tcp(socket), kind));
             }

@@ -61,7 +61,7 @@ impl Query {
             query.set(name, value).map_err(|why| format!("{name}={value}: {why}"))?;
         }
         if query.url.authority().is_none() {
-            return Err("url is missing: http://HOST[:PORT]/PATH".into());
+            return Err("url is missing; expected http://HOST[:PORT]/PATH".into());
         }
         Ok(query)
     }
@@ -82,7 +82,12 @@ impl Query {
             "destination" => self.destination = Some(address()?),
             "sni" => self.sni = Some(value.into()),
             "method" => self.method = value.parse().map_err(|_| "not a method".to_owned())?,
-            "url" => self.url = value.parse().map_err(|error| format!("{error}"))?,
+            "url" => {
+                self.url = value.parse().map_err(|error| format!("{error}"))?;
+                if self.url.scheme_str() != Some("http") || self.url.authority().is_none() {
+                    return Err("expected http://HOST[:PORT]/PATH".into());
+                }
+            }
             "header" => {
                 let (name, value) = value.split_once('=').ok_or("expected NAME=VALUE")?;
                 let name = name.trim().parse::<HeaderName>().map_err(|error| error.to_string())?;

@@ -79,7 +79,7 @@ impl Drop for Occupied {
 pub fn bind(wanted: Vec<Listener>) -> anyhow::Result<(Vec<Listener>, Vec<std::net::TcpListener>)> {
     let (mut listeners, mut sockets) = (Vec::new(), Vec::new());
     for listener in wanted {
-        if let Some(socket) = bind_one(listener.address)? {
+        if let Some(socket) = bind_one(listener.flag(), listener.address)? {
             // Port 0 has become a real one.
             listeners.push(Listener { address: socket.local_addr()?, ..listener });
             sockets.push(socket);
@@ -88,17 +88,23 @@ pub fn bind(wanted: Vec<Listener>) -> anyhow::Result<(Vec<Listener>, Vec<std::ne
     Ok((listeners, sockets))
 }
 
-/// Binds one address; `None` if the host has no such address family.
-pub fn bind_one(address: SocketAddr) -> anyhow::Result<Option<std::net::TcpListener>> {
+/// Binds one address, which `flag` gave; `None` if the host has no such address family.
+pub fn bind_one(flag: &str, address: SocketAddr) -> anyhow::Result<Option<std::net::TcpListener>> {
     match socket::listen(address, socket::ListenOptions::default()) {
         Ok(socket) => Ok(Some(socket)),
         Err(error) if address.is_ipv6() && lacks_family(&error) => {
             tracing::warn!(%address, %error, "no IPv6 here: not listening on it");
             Ok(None)
         }
-        Err(error) => Err(anyhow::anyhow!(
-            "can't listen on {address}: {error}; is another process there, or the port below 1024?"
-        )),
+        Err(error) => {
+            let hint = match error.kind() {
+                io::ErrorKind::AddrInUse => "; another process is there: stop it, or choose another port",
+                io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE",
+                io::ErrorKind::AddrNotAvailable => "; the host has no such address",
+                _ => "",
+            };
+            Err(anyhow::anyhow!("{flag}: can't listen on {address}: {error}{hint}"))
+        }
     }
 }
 

@@ -8,11 +8,11 @@ use crate::telemetry::Side;
 /// What the proxy stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub enum Role {
-    /// Beside one workload: outbound and inbound.
+    /// Stand beside one workload: outbound and inbound.
     Sidecar,
-    /// Edge or east-west, as its Gateway resource says.
+    /// Stand at the edge, as a Gateway says (not supported yet).
     Gateway,
-    /// For local work: outbound by authority on loopback, and forwards.
+    /// Serve local work: outbound by authority on loopback, and forwards.
     Standalone,
 }
 
@@ -36,6 +36,17 @@ pub struct Listener {
     pub side: Side,
     /// Where its connections want to go.
     pub destination: Destination,
+}
+
+impl Listener {
+    /// The flag that asked for it.
+    pub const fn flag(&self) -> &'static str {
+        match (self.destination, self.side) {
+            (Destination::Fixed(_), _) => "--forward",
+            (Destination::Original, Side::Outbound) => "--outbound",
+            (Destination::Original, _) => "--inbound",
+        }
+    }
 }
 
 /// How the destination of an accepted connection is found.

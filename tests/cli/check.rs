@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use tests::Directory;
 use tests::program::beside;
 
 use crate::writ;
@@ -58,6 +59,72 @@ fn what_is_not_there_is_wrong_usage() {
     let finished = writ(&["check", "/nonexistent/directory"]);
     assert_eq!(finished.status.code(), Some(2));
     assert!(finished.stderr.contains("/nonexistent/directory"), "{finished:?}");
+}
+
+#[test]
+fn a_directory_without_objects_is_a_mistaken_path() {
+    let directory = Directory::new();
+    let path = directory.path().to_str().unwrap();
+    let finished = writ(&["check", path]);
+    assert_eq!(finished.status.code(), Some(2), "{finished:?}");
+    assert!(finished.stderr.contains("holds no objects"), "{finished:?}");
+    for config in [path, "/nonexistent/directory"] {
+        let finished = writ(&["explain", "--config", config, "--url=http://ratings:9080/"]);
+        assert_eq!((finished.status.code(), finished.stdout.as_str()), (Some(1), ""), "{finished:?}");
+        assert!(finished.stderr.contains(config), "{finished:?}");
+    }
+}
+
+#[test]
+fn explain_doubts_a_workload_that_is_not_there() {
+    let config = beside("interop/mesh.yaml");
+    let ask = |workload: &str| {
+        let config = config.to_str().unwrap();
+        writ(&["explain", "--config", config, "--workload", workload, "--url=http://ratings:9080/ratings/1"])
+    };
+    assert_eq!(ask("bookinfo/ratings-v1").stderr, "");
+    let doubted = ask("bookinfo/raitngs-v1");
+    assert!(doubted.stderr.contains("policies with a selector are left out"), "{doubted:?}");
+    doubted.well();
+}
+
+/// A record is explained by itself: its workload, side, caller and request. Flags beside it win.
+#[test]
+fn a_record_is_explained() {
+    let config = beside("interop/mesh.yaml");
+    let directory = Directory::new();
+    let file = directory.path().join("record.json");
+    let explain = |record: &Value, flags: &[&str]| -> Value {
+        fs::write(&file, record.to_string()).unwrap();
+        let record =
+            ["explain", "--config", config.to_str().unwrap(), "--from-record", file.to_str().unwrap()];
+        serde_json::from_str(&writ(&[&record, flags].concat()).well()).unwrap()
+    };
+    let inbound = json!({
+        "proxy": {"side": "inbound", "workload": "bookinfo/ratings-v1"},
+        "source": {"address": "10.1.0.7:41234", "identity": "spiffe://cluster.local/ns/bookinfo/sa/client"},
+        "destination": {"address": "10.1.0.9:9080"},
+        "request": {"method": "GET", "authority": "ratings:9080", "path": "/ratings/1"},
+    });
+    let decision =
+        |explained: &Value| (explained["proxy"]["workload"].clone(), explained["decision"]["reason"].clone());
+    let workload = json!("bookinfo/ratings-v1");
+    assert_eq!(decision(&explain(&inbound, &[])), (workload.clone(), "matched-allow".into()));
+    let other_caller = explain(&inbound, &["--from=spiffe://cluster.local/ns/other/sa/other"]);
+    assert_eq!(decision(&other_caller), (workload.clone(), "no-allow-matched".into()));
+    let without_any = explain(&inbound, &["--plaintext"]);
+    assert_eq!(decision(&without_any), (workload, "plaintext-under-strict".into()));
+
+    // Sent to the outbound listener itself, which routed it by its authority.
+    let outbound = json!({
+        "proxy": {"side": "outbound", "workload": "bookinfo/client"},
+        "source": {"address": "127.0.0.1:41234"},
+        "destination": {"address": "127.0.0.1:15001", "service": "ratings.bookinfo.svc.cluster.local:9080"},
+        "request": {"method": "GET", "authority": "ratings:9080", "path": "/ratings/1"},
+    });
+    let explained = explain(&outbound, &[]);
+    assert_eq!(explained["destination"]["service"], outbound["destination"]["service"], "{explained:#}");
+    assert_eq!(explain(&outbound, &["--side=inbound"])["proxy"]["side"], "inbound");
 }
 
 #[test]

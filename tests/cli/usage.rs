@@ -1,6 +1,9 @@
 //! Wrong usage, and the commands that need nothing.
 
+use std::process::{Command, Stdio};
+
 use serde_json::Value;
+use tests::program::{self, beside};
 
 use crate::writ;
 
@@ -14,6 +17,11 @@ fn wrong_usage_exits_2_and_says_why() {
         (&["run", "--role=sidecar"], "--identity"),
         (&["run", "--role=captain"], "sidecar"),
         (&["run", "--workload=nameless"], "NAMESPACE/NAME"),
+        (&["run", "--workload=a/b/c"], "NAMESPACE/NAME"),
+        (&["run", "--trust-domain=Not A Domain"], "--trust-domain"),
+        (&["explain", "--config=.", "--url=/ratings/1"], "--url=/ratings/1: expected http://"),
+        (&["explain", "--config=.", "--url=http://a/", "--from=me"], "--from=me"),
+        (&["explain", "--config=.", "--url=http://a/", "--header=x"], "NAME=VALUE"),
         (&["run", "--drain=soon"], "ms, s or m"),
         (&["run", "--forward=19080"], "LISTEN=APP"),
         (&["admin", "ready"], "begins with /"),
@@ -59,4 +67,46 @@ fn the_demo_goes_as_its_policies_say() {
         assert!(said.contains(reason), "{said}");
     }
     assert!(said.contains("All went as the policies say."), "{said}");
+}
+
+/// What is documented for later must not be passed over in silence.
+#[test]
+fn what_is_to_come_says_so() {
+    for arguments in [
+        &["run", "--role=gateway"][..],
+        &["run", "--gateway=edge/public"],
+        &["run", "--otlp=http://collector:4317"],
+        &["run", "--record=otlp"],
+        &["run", "--state=/var/lib/writ"],
+        &["run", "--config=kubernetes:"],
+        &["run", "--config=ads:https://control:15012"],
+        &["explain", "--config=.", "--url=http://a/", "--jwt=token"],
+    ] {
+        let finished = writ(arguments);
+        assert_eq!(finished.status.code(), Some(2), "{arguments:?}: {finished:#?}");
+        assert!(finished.stderr.contains("not supported yet"), "{arguments:?}: {finished:#?}");
+    }
+}
+
+/// As with `| head`: the exit code says it, and nothing else.
+#[test]
+fn a_reader_that_has_gone_away_is_no_panic() {
+    let mesh = beside("interop/mesh.yaml");
+    let mesh = mesh.to_str().unwrap();
+    for arguments in [
+        &["demo", "--once"][..],
+        &["check", mesh],
+        &["explain", "--config", mesh, "--workload=bookinfo/ratings-v1", "--url=http://ratings:9080/"],
+        &["attest"],
+        &["intercept", "install", "--dry-run"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(program::writ());
+        let child = command.args(arguments).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(!said.contains("panicked"), "{arguments:?}: {said}");
+    }
 }

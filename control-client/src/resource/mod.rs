@@ -12,6 +12,7 @@ pub(crate) mod text;
 pub(crate) mod traffic;
 pub(crate) mod yaml;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use self::kinds::{Kind, Reading};
@@ -26,8 +27,8 @@ pub(crate) struct ParsedFile {
     pub(crate) objects: Vec<Arc<Object>>,
     /// What can't be attributed to an object. Objects of this file that are now missing keep their last good version.
     pub(crate) broken: Vec<Diagnostic>,
-    /// Objects of groups that are not read.
-    pub(crate) skipped: usize,
+    /// Objects that are not read, by `Kind.group`.
+    pub(crate) skipped: BTreeMap<String, usize>,
 }
 
 /// An object as written.
@@ -131,7 +132,14 @@ impl ParsedFile {
     fn append(&mut self, other: Self) {
         self.objects.extend(other.objects);
         self.broken.extend(other.broken);
-        self.skipped += other.skipped;
+        for (kind, number) in other.skipped {
+            *self.skipped.entry(kind).or_default() += number;
+        }
+    }
+
+    fn skip(&mut self, group: &str, kind: &str) {
+        let name = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
+        *self.skipped.entry(name).or_default() += 1;
     }
 }
 
@@ -176,13 +184,9 @@ fn no_identity(field: &str) -> String {
 
 fn read_object(file: &Arc<str>, root: &Node, api_version: &str, kind_name: &str, parsed: &mut ParsedFile) {
     let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
-    if !kinds::is_read(group) {
-        parsed.skipped += 1;
-        return;
-    }
     let kind = kinds::find(group, kind_name);
-    if kind.is_some_and(|kind| matches!(kind.reading, Reading::Skip)) {
-        parsed.skipped += 1;
+    if !kinds::is_read(group) || kind.is_some_and(|kind| matches!(kind.reading, Reading::Skip)) {
+        parsed.skip(group, kind_name);
         return;
     }
     let reader = Reader::new(root);
@@ -261,7 +265,9 @@ pub(crate) mod tests {
             &Arc::from("a.yaml"),
             "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\n---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n",
         );
-        assert_eq!((parsed.skipped, parsed.objects.len(), parsed.broken.len()), (2, 1, 0));
+        let skipped: Vec<_> = parsed.skipped.iter().map(|(kind, number)| (kind.as_str(), *number)).collect();
+        assert_eq!(skipped, [("Deployment.apps", 1), ("ServiceAccount", 1)]);
+        assert_eq!((parsed.objects.len(), parsed.broken.len()), (1, 0));
     }
 
     #[test]

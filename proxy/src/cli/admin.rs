@@ -9,14 +9,14 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Asks a running proxy: `writ admin /ready`. `writ admin /` lists what can be asked.
+/// Flags of `writ admin`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Path to ask for: /ready, /live, /metrics, /config, /attestation, /explain?..
+    /// What to ask for: /ready, /live, /metrics, /config, /attestation, /explain?..; / lists them.
     #[arg(value_name = "URL-PATH", default_value = "/")]
     path: UrlPath,
-    /// Where the proxy's admin interface listens: HOST:PORT (an IP address), PORT (on loopback) or unix:PATH.
-    #[arg(long, value_name = "ADDR", env = "WRIT_ADMIN", default_value = "127.0.0.1:15000")]
+    /// Where the proxy's admin listener is: a port (on loopback), ADDRESS:PORT or unix:PATH.
+    #[arg(long, value_name = "WHERE", env = "WRIT_ADMIN", default_value = "127.0.0.1:15000")]
     admin: Target,
 }
 
@@ -74,7 +74,7 @@ impl FromStr for Target {
         if let Ok(port) = text.parse() {
             return Ok(Self::Tcp((Ipv4Addr::LOCALHOST, port).into()));
         }
-        text.parse().map(Self::Tcp).map_err(|_| "expected IP:PORT, PORT or unix:PATH".into())
+        text.parse().map(Self::Tcp).map_err(|_| "expected a port, ADDRESS:PORT or unix:PATH".into())
     }
 }
 

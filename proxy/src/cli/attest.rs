@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use fips::Attestation;
 
-/// Shows what crypto this binary runs: module, version, self-test, suites and groups.
+/// Flags of `writ attest`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// As JSON.
+    /// Print JSON.
     #[arg(long)]
     pub json: bool,
 }

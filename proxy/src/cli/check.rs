@@ -1,40 +1,60 @@
 //! `writ check`: compiles a configuration as the proxy would and tells everything that is wrong with it.
 
-use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use control_client::verdict::{Diagnostic, Severity, Verdict, VerdictState};
 use control_client::{Loaded, Workload, load_once};
 use serde_json::{Value, json};
 
-/// Arguments of `writ check`.
+use super::{colours, print};
+
+/// Flags of `writ check`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Directory (searched recursively for *.yaml, *.yml and *.json) or file
+    /// A directory, searched recursively for *.yaml, *.yml and *.json, or one file.
     pub dir: PathBuf,
-    /// Print one JSON object: digest, objects with their verdicts, diagnostics
+    /// Print JSON: the digest, each object's verdict, and all diagnostics.
     #[arg(long)]
     pub json: bool,
 }
 
 /// Exit codes: 0 without errors (there may be warnings), 1 with errors, 2 if there is nothing to check.
 pub fn run(args: Args) -> ExitCode {
-    if let Err(error) = std::fs::metadata(&args.dir) {
-        // Nobody is left to tell if this fails.
-        let _ = writeln!(io::stderr(), "writ check: can't read {}: {error}", args.dir.display());
-        return ExitCode::from(2);
-    }
-    let loaded = load_once(&args.dir, &Workload::default());
-    let colour =
-        io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let text = if args.json { format!("{}\n", to_json(&loaded)) } else { to_text(&loaded, colour) };
-    let written = io::stdout().write_all(text.as_bytes());
-    let failed = written.is_err() || count(&loaded, Severity::Error) > 0;
-    ExitCode::from(u8::from(failed))
+    let loaded = match load(&args.dir, &Workload::default()) {
+        Ok(loaded) => loaded,
+        Err(why) => {
+            // Nobody is left to tell if this fails.
+            let _ = writeln!(io::stderr(), "writ check: {why}");
+            return ExitCode::from(2);
+        }
+    };
+    let text = match args.json {
+        true => format!("{}\n", to_json(&loaded)),
+        false => to_text(&loaded, colours(&io::stdout())),
+    };
+    let printed = print(&text);
+    if count(&loaded, Severity::Error) > 0 { ExitCode::FAILURE } else { printed }
 }
 
-fn count(loaded: &Loaded, severity: Severity) -> usize {
+/// Reads a configuration that somebody asks about. One without anything in it is a mistaken path, not an answer.
+pub fn load(dir: &Path, workload: &Workload) -> Result<Loaded, String> {
+    if let Err(error) = std::fs::metadata(dir) {
+        return Err(format!("can't read {}: {error}", dir.display()));
+    }
+    let loaded = load_once(dir, workload);
+    if loaded.objects == 0 && loaded.skipped.is_empty() && loaded.diagnostics.is_empty() {
+        return Err(format!(
+            "{} holds no objects; they are read from *.yaml, *.yml and *.json",
+            dir.display()
+        ));
+    }
+    Ok(loaded)
+}
+
+/// How many errors or warnings there are.
+pub fn count(loaded: &Loaded, severity: Severity) -> usize {
     loaded.diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count()
 }
 
@@ -44,19 +64,21 @@ fn to_text(loaded: &Loaded, colour: bool) -> String {
         text.push_str(&line(diagnostic, colour));
         text.push('\n');
     }
-    let objects = loaded.snapshot.verdicts.iter().filter(|verdict| verdict.object.kind != "File").count();
-    let summary = format!(
-        "{}, {}, {}, {} of groups that are not read; policy {}\n",
-        counted(objects, "object"),
+    if !loaded.skipped.is_empty() {
+        let kinds: Vec<_> = loaded.skipped.iter().map(|(kind, number)| format!("{number} {kind}")).collect();
+        text += &format!("kinds that are not read: {}\n", kinds.join(", "));
+    }
+    text + &format!(
+        "{}, {}, {}; policy {}\n",
+        counted(loaded.objects, "object"),
         counted(count(loaded, Severity::Error), "error"),
         counted(count(loaded, Severity::Warning), "warning"),
-        loaded.skipped,
         loaded.snapshot.policy.digest
-    );
-    text + &summary
+    )
 }
 
-fn counted(number: usize, noun: &str) -> String {
+/// `1 error`, `2 errors`.
+pub fn counted(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
@@ -136,10 +158,8 @@ mod tests {
         assert!(lines[0].starts_with(
             "<memory>:4: error: PeerAuthentication default/p: spec.mtls.mode: unknown value `X`"
         ));
-        assert!(
-            lines[1]
-                .starts_with("1 object, 1 error, 0 warnings, 1 of groups that are not read; policy sha256:")
-        );
+        assert_eq!(lines[1], "kinds that are not read: 1 Deployment.apps");
+        assert!(lines[2].starts_with("1 object, 1 error, 0 warnings; policy sha256:"), "{text}");
         assert!(to_text(&loaded(), true).contains("\x1b[1;31merror:\x1b[0m PeerAuthentication"));
     }
 

@@ -1,177 +1,231 @@
 //! `writ explain`: the record that the proxy would leave for a request, by the same code, without traffic.
 
-use std::io::IsTerminal;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use control_client::Workload;
+use control_client::verdict::Severity;
+use control_client::{Loaded, Workload};
 use serde_json::Value;
 
-use super::failed;
+use super::check::{count, counted};
+use super::{check, failed, print, run, table};
 use crate::explain::{Query, explain};
 use crate::reload;
-use crate::telemetry::ProxyFacts;
+use crate::telemetry::{ProxyFacts, Side};
 use crate::upstream::Registry;
 
 /// Flags of `writ explain`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The configuration: a directory or file of YAML.
+    /// A directory or file of Kubernetes YAML.
     #[arg(long, env = "WRIT_CONFIG", value_name = "DIR")]
     config: PathBuf,
-    /// Whose proxy decides.
-    #[arg(long, env = "WRIT_WORKLOAD", value_name = "NAMESPACE/NAME", default_value = "default/local")]
-    workload: String,
-    /// Its service account.
+    /// The workload whose proxy decides; default: default/local, or that of the record.
+    #[arg(long, env = "WRIT_WORKLOAD", value_name = "NAMESPACE/NAME")]
+    workload: Option<String>,
+    /// The workload's service account.
     #[arg(long, env = "WRIT_SERVICE_ACCOUNT", value_name = "NAME", default_value = "default")]
     service_account: String,
-    /// Its labels; default: those of the Pod or WorkloadEntry of this name in the configuration.
-    #[arg(long, env = "WRIT_LABELS", value_name = "KEY=VALUE,..", value_delimiter = ',', value_parser = super::run::label)]
-    labels: Option<Vec<(String, String)>>,
+    /// The workload's labels; default: those of the Pod or WorkloadEntry of this name.
+    #[arg(long, env = "WRIT_LABELS", value_name = "KEY=VALUE,..", value_delimiter = ',', value_parser = run::label)]
+    labels: Vec<(String, String)>,
     /// The trust domain of the mesh.
-    #[arg(long, env = "WRIT_TRUST_DOMAIN", default_value = "cluster.local")]
+    #[arg(long, env = "WRIT_TRUST_DOMAIN", value_name = "DOMAIN", default_value = "cluster.local")]
     trust_domain: String,
-    /// Which of its sides [default: inbound].
+    /// The proxy's side [default: inbound].
     #[arg(long, value_parser = ["inbound", "outbound"])]
     side: Option<String>,
-    /// The caller: a verified mTLS peer.
+    /// The caller's identity, as if its mutual TLS were verified.
     #[arg(long, value_name = "SPIFFE_ID", conflicts_with = "plaintext")]
     from: Option<String>,
-    /// The caller has no identity.
+    /// The caller speaks plaintext, which is the default without --from.
     #[arg(long)]
     plaintext: bool,
-    /// Method [default: GET].
-    #[arg(long)]
+    /// The request's method [default: GET].
+    #[arg(long, value_name = "METHOD")]
     method: Option<String>,
-    /// http://HOST[:PORT]/PATH; inbound, the port is the workload's.
-    #[arg(long)]
+    /// The request's URL, http://HOST[:PORT]/PATH; inbound, the port is the workload's.
+    #[arg(long, value_name = "URL")]
     url: Option<String>,
-    /// A header; may be given several times.
+    /// A header of the request; may be given several times.
     #[arg(long, value_name = "NAME=VALUE")]
     header: Vec<String>,
-    /// Server name of the ClientHello.
-    #[arg(long)]
+    /// The server name in the caller's ClientHello.
+    #[arg(long, value_name = "NAME")]
     sni: Option<String>,
     /// The caller's address.
     #[arg(long, value_name = "ADDRESS:PORT")]
     source: Option<String>,
-    /// Where the caller connected to.
+    /// The address that the caller connected to.
     #[arg(long, value_name = "ADDRESS:PORT")]
     destination: Option<String>,
-    /// Take the request from a record (a JSON line); flags given beside it win.
+    /// A record (JSON line) to take the request from, or - for standard input; flags beside it win.
     #[arg(long, value_name = "FILE")]
     from_record: Option<PathBuf>,
-    /// JSON, also on a terminal.
+    /// Print JSON, as is done where nobody looks.
     #[arg(long)]
     json: bool,
+    /// File with the user's token (not supported yet).
+    #[arg(long, value_name = "FILE", hide = true)]
+    jwt: Option<PathBuf>,
 }
 
-/// Explains, and prints.
+/// Explains, and prints. Exit codes: 0 explained, whatever was decided; 1 failed; 2 wrong usage.
 pub fn run(args: Args) -> ExitCode {
-    let json = args.json || !std::io::stdout().is_terminal();
-    match args.explain() {
-        Ok(record) => {
-            if json {
-                println!("{record}");
-            } else {
-                print!("{}", super::table::explained(&record));
-            }
-            ExitCode::SUCCESS
+    let record = match args.from_record.as_deref().map(read_record).transpose() {
+        Ok(record) => record,
+        Err(error) => return failed(&error),
+    };
+    let (workload, query) = match args.question(record.as_ref()) {
+        Ok(question) => question,
+        Err(wrong) => {
+            eprintln!("writ explain: {wrong}");
+            return ExitCode::from(2);
         }
+    };
+    match args.explain(&workload, &query, record.as_ref()) {
+        Ok(explained) if args.json || !std::io::stdout().is_terminal() => print(&format!("{explained}\n")),
+        Ok(explained) => print(&table::explained(&explained)),
         Err(error) => failed(&error),
     }
 }
 
 impl Args {
-    fn explain(&self) -> anyhow::Result<Value> {
-        let workload = self.workload()?;
-        let record = match &self.from_record {
-            Some(path) => Some(read_record(path)?),
-            None => None,
-        };
-        let mut parameters = record.as_ref().map(from_record).unwrap_or_default();
-        let mut set = |name: &str, value: &Option<String>| {
+    /// Who is asked, and what.
+    fn question(&self, record: Option<&Value>) -> Result<(Workload, Query), String> {
+        if self.jwt.is_some() {
+            return Err("--jwt is not supported yet".into());
+        }
+        let of_record = record.and_then(|record| text(record, "/proxy/workload"));
+        let name = self.workload.as_deref().or(of_record).unwrap_or("default/local");
+        let (account, labels) = (self.service_account.clone(), self.labels.clone());
+        let workload = run::workload(name, account, labels, self.trust_domain.clone())?;
+        let parameters = self.parameters(record);
+        if record.is_some() && !parameters.iter().any(|(name, _)| name == "url") {
+            return Err("the record is not one of a request; give --url".into());
+        }
+        let pairs = parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        // What is wrong begins with the parameter's name, which is the flag's.
+        let query = Query::parse(pairs).map_err(|wrong| format!("--{wrong}"))?;
+        Ok((workload, query))
+    }
+
+    /// The record's; those of flags win.
+    fn parameters(&self, record: Option<&Value>) -> Vec<(String, String)> {
+        let mut parameters = record.map(from_record).unwrap_or_default();
+        let flags = [
+            ("side", &self.side),
+            ("from", &self.from),
+            ("method", &self.method),
+            ("url", &self.url),
+            ("sni", &self.sni),
+            ("source", &self.source),
+            ("destination", &self.destination),
+        ];
+        for (name, value) in flags {
             if let Some(value) = value {
                 parameters.retain(|(given, _)| given != name);
                 parameters.push((name.into(), value.clone()));
             }
-        };
-        set("from", &self.from);
-        set("url", &self.url);
-        set("sni", &self.sni);
-        set("source", &self.source);
-        set("destination", &self.destination);
-        set("side", &self.side);
-        set("method", &self.method);
+        }
         if self.plaintext {
             parameters.retain(|(name, _)| name != "from");
         }
         parameters.extend(self.header.iter().map(|header| ("header".to_owned(), header.clone())));
-        let pairs = parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let query = Query::parse(pairs).map_err(anyhow::Error::msg)?;
+        parameters
+    }
 
-        let loaded = control_client::load_once(&self.config, &workload);
-        for diagnostic in &loaded.diagnostics {
-            eprintln!("{diagnostic}");
+    fn explain(&self, workload: &Workload, query: &Query, record: Option<&Value>) -> anyhow::Result<Value> {
+        let loaded = check::load(&self.config, workload).map_err(anyhow::Error::msg)?;
+        for doubt in self.doubts(workload, query.side, &loaded, record) {
+            eprintln!("writ explain: {doubt}");
         }
         let registry = Registry::new();
         let generation = reload::first(&loaded.snapshot, &registry)?;
         let proxy = ProxyFacts {
             role: "sidecar".into(),
-            workload: self.workload.clone(),
+            workload: format!("{}/{}", workload.namespace, workload.name),
             identity: None,
             version: env!("CARGO_PKG_VERSION").into(),
         };
-        explain(Arc::new(generation), &registry, &proxy, &query).map_err(anyhow::Error::msg)
+        explain(Arc::new(generation), &registry, &proxy, query).map_err(anyhow::Error::msg)
     }
 
-    fn workload(&self) -> anyhow::Result<Workload> {
-        let (namespace, name) =
-            self.workload.split_once('/').context("--workload: expected NAMESPACE/NAME")?;
-        let workload = Workload {
-            namespace: namespace.into(),
-            name: name.into(),
-            service_account: self.service_account.clone(),
-            // None given: those of the Pod or WorkloadEntry of this name.
-            labels: self.labels.iter().flatten().cloned().collect(),
-            trust_domain: self.trust_domain.clone(),
-        };
-        Ok(workload)
+    /// Why the answer may not be the one that was sought.
+    fn doubts(
+        &self,
+        workload: &Workload,
+        side: Side,
+        loaded: &Loaded,
+        record: Option<&Value>,
+    ) -> Vec<String> {
+        let mut doubts = Vec::new();
+        if !loaded.diagnostics.is_empty() {
+            doubts.push(format!(
+                "the configuration has {} and {}; `writ check {}` lists them",
+                counted(count(loaded, Severity::Error), "error"),
+                counted(count(loaded, Severity::Warning), "warning"),
+                self.config.display(),
+            ));
+        }
+        if side == Side::Inbound && !loaded.workload_known {
+            doubts.push(format!(
+                "policies with a selector are left out: there is no Pod or WorkloadEntry {}/{}, and no --labels",
+                workload.namespace, workload.name
+            ));
+        }
+        let digest = record.and_then(|record| text(record, "/config/digest"));
+        if digest.is_some_and(|digest| digest != loaded.snapshot.policy.digest) {
+            doubts.push("the record was left under another configuration than this one".into());
+        }
+        doubts
     }
 }
 
-fn read_record(path: &std::path::Path) -> anyhow::Result<Value> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
-    let line = text.lines().find(|line| !line.trim().is_empty()).context("the file holds no record")?;
-    serde_json::from_str(line).with_context(|| format!("{} does not hold a JSON record", path.display()))
+fn read_record(path: &Path) -> anyhow::Result<Value> {
+    let name = path.display();
+    let mut lines = String::new();
+    let read = match path.to_str() {
+        Some("-") => std::io::stdin().read_to_string(&mut lines),
+        _ => std::fs::File::open(path).and_then(|mut file| file.read_to_string(&mut lines)),
+    };
+    read.with_context(|| format!("can't read {name}"))?;
+    let line = lines.lines().find(|line| !line.trim().is_empty());
+    let line = line.with_context(|| format!("{name} holds no record"))?;
+    serde_json::from_str(line).with_context(|| format!("{name} does not begin with a record, a line of JSON"))
 }
 
 /// The parameters of the request that a record is about. Headers are not in records: give them as flags.
 fn from_record(record: &Value) -> Vec<(String, String)> {
-    let text = |pointer: &str| record.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-    let mut parameters = Vec::new();
-    let mut add = |name: &str, value: Option<String>| {
-        if let Some(value) = value {
-            parameters.push((name.to_owned(), value));
-        }
+    let authority = text(record, "/request/authority").or_else(|| text(record, "/destination/address"));
+    let url = authority.zip(text(record, "/request/path"));
+    let url = url.map(|(authority, path)| format!("http://{authority}{path}"));
+    let parameters = [
+        ("side", text(record, "/proxy/side")),
+        ("from", text(record, "/source/identity")),
+        ("source", text(record, "/source/address")),
+        ("destination", text(record, "/destination/address").filter(|_| !went_by_authority(record))),
+        ("method", text(record, "/request/method")),
+        ("url", url.as_deref()),
+    ];
+    parameters.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))).collect()
+}
+
+/// Whether the request was sent to the outbound listener itself, whose address then stands as the destination. What
+/// was redirected there had an address that is neither loopback nor of another port than its service.
+fn went_by_authority(record: &Value) -> bool {
+    let address = text(record, "/destination/address");
+    let Some(address) = address.and_then(|address| address.parse::<std::net::SocketAddr>().ok()) else {
+        return false;
     };
-    add("side", text("/proxy/side"));
-    add("from", text("/source/identity"));
-    add("source", text("/source/address"));
-    // Outbound, a destination on loopback is the proxy's own listener: the authority alone decided.
-    let listener = |address: &str| {
-        text("/proxy/side").as_deref() == Some("outbound")
-            && address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_loopback())
-    };
-    add("destination", text("/destination/address").filter(|address| !listener(address)));
-    add("method", text("/request/method"));
-    let authority = text("/request/authority").or_else(|| text("/destination/address"));
-    add(
-        "url",
-        authority.zip(text("/request/path")).map(|(authority, path)| format!("http://{authority}{path}")),
-    );
-    parameters
+    let service_port = text(record, "/destination/service").and_then(|service| service.rsplit(':').next());
+    text(record, "/proxy/side") == Some("outbound")
+        && (address.ip().is_loopback() || service_port.is_some_and(|port| port != address.port().to_string()))
+}
+
+fn text<'r>(record: &'r Value, pointer: &str) -> Option<&'r str> {
+    record.pointer(pointer).and_then(Value::as_str)
 }

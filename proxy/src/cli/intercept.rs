@@ -1,17 +1,18 @@
 //! `writ intercept`: redirection rules of the current network namespace.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use ipnet::IpNet;
 
+use super::{colours, print};
 use crate::net::intercept::{
     Backend, Error, Identity, Outcome, Plan, Report, Selection, Spec, is_privileged, namespace, verify,
 };
 
-/// Redirect this network namespace's TCP to the proxy, show that it is redirected, or stop redirecting it.
+/// Redirects this network namespace's TCP to the proxy, shows that it is redirected, or stops redirecting it.
 #[derive(Debug, Parser)]
 pub struct Args {
     #[command(subcommand)]
@@ -20,28 +21,28 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Install the rules in place of any earlier ones of ours. Doing it twice is as doing it once.
+    /// Install the rules in place of any that Writ installed before; doing it twice is as doing it once.
     Install {
         #[command(flatten)]
         rules: RuleArgs,
         /// What puts the rules into the kernel.
         #[arg(long, value_enum, default_value = "auto", env = "WRIT_INTERCEPT_BACKEND")]
         backend: Backend,
-        /// Print what would be done, as a shell script, and do nothing. Without privileges it is the script for a
-        /// namespace that has no rules of ours.
+        /// Print what would be done, as a shell script, and do nothing; without privileges, the script for a namespace
+        /// that has no rules of Writ yet.
         #[arg(long)]
         dry_run: bool,
     },
-    /// Compare the rules in the kernel with those that the same flags would install, and make connections that show
-    /// whether traffic is captured. Exits 1 if some would not be.
+    /// Compare the kernel's rules with those that the same flags would install, and make connections that show whether
+    /// traffic is captured; exit 1 if some would not be.
     Verify {
         #[command(flatten)]
         rules: RuleArgs,
-        /// Print the report as JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Remove everything that `install` has put in place, by whichever back end and with whichever flags.
+    /// Remove everything that `install` put in place, by whichever back end and with whichever flags.
     Remove {
         /// Print what would be done, as a shell script, and do nothing.
         #[arg(long)]
@@ -57,25 +58,25 @@ struct RuleArgs {
     /// Where the proxy takes what others send to the application.
     #[arg(long, value_name = "PORT", default_value_t = 15006, env = "WRIT_INTERCEPT_INBOUND_PORT")]
     inbound_port: u16,
-    /// User id of the proxy, whose connections pass; 1337 if neither uid, gid nor mark is given.
-    #[arg(long, value_delimiter = ',', env = "WRIT_INTERCEPT_UID")]
+    /// User ids of the proxy, whose connections pass; default: 1337, unless --gid or --mark is given.
+    #[arg(long, value_name = "UIDS", value_delimiter = ',', env = "WRIT_INTERCEPT_UID")]
     uid: Vec<u32>,
-    /// Group id of the proxy.
-    #[arg(long, value_delimiter = ',', env = "WRIT_INTERCEPT_GID")]
+    /// Group ids of the proxy, whose connections pass.
+    #[arg(long, value_name = "GIDS", value_delimiter = ',', env = "WRIT_INTERCEPT_GID")]
     gid: Vec<u32>,
-    /// SO_MARK of the proxy's sockets, decimal or 0x...
+    /// SO_MARK of the proxy's sockets (`run --mark`), which pass; decimal or 0x..
     #[arg(long, value_parser = mark, env = "WRIT_INTERCEPT_MARK")]
     mark: Option<u32>,
     /// Inbound ports to capture, or `*` for all.
     #[arg(long, value_name = "PORTS", default_value = "*", env = "WRIT_INTERCEPT_INCLUDE_INBOUND_PORTS")]
     include_inbound_ports: Selection<u16>,
-    /// Inbound ports not to capture; the proxy's two ports never are. The default are the ports of the proxy's admin,
-    /// HBONE, merged metrics, health and metrics listeners.
+    /// Inbound ports not to capture, beside --inbound-port and --outbound-port, which never are.
     #[arg(
         long,
         value_name = "PORTS",
         default_value = "15000,15008,15020,15021,15090",
         value_delimiter = ',',
+        value_parser = port,
         env = "WRIT_INTERCEPT_EXCLUDE_INBOUND_PORTS"
     )]
     exclude_inbound_ports: Vec<u16>,
@@ -88,7 +89,8 @@ struct RuleArgs {
         env = "WRIT_INTERCEPT_EXCLUDE_OUTBOUND_CIDRS")]
     exclude_outbound_cidrs: Vec<IpNet>,
     /// Destination ports not to capture.
-    #[arg(long, value_name = "PORTS", value_delimiter = ',', env = "WRIT_INTERCEPT_EXCLUDE_OUTBOUND_PORTS")]
+    #[arg(long, value_name = "PORTS", value_delimiter = ',', value_parser = port,
+        env = "WRIT_INTERCEPT_EXCLUDE_OUTBOUND_PORTS")]
     exclude_outbound_ports: Vec<u16>,
 }
 
@@ -140,27 +142,15 @@ fn remove(dry_run: bool) -> Result<ExitCode, Error> {
 
 fn report(spec: &Spec, json: bool) -> Result<ExitCode, Error> {
     let report = verify(spec)?;
-    let text = if json { json_of(&report) } else { table(&report, colour()) };
+    let text = if json { json_of(&report) } else { table(&report, colours(&io::stdout())) };
     let printed = print(&text);
     Ok(if report.captured() { printed } else { ExitCode::FAILURE })
-}
-
-/// A reader that has gone away (`| head`) is told by the exit code alone.
-fn print(text: &str) -> ExitCode {
-    match io::stdout().write_all(text.as_bytes()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    }
 }
 
 fn json_of(report: &Report) -> String {
     let mut value = serde_json::json!(report);
     value["captured"] = report.captured().into();
     format!("{value:#}\n")
-}
-
-fn colour() -> bool {
-    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 fn table(report: &Report, colour: bool) -> String {
@@ -246,7 +236,8 @@ impl From<RuleArgs> for Spec {
 /// The user id that Istio's proxy has, for which manifests and security contexts are written.
 const DEFAULT_UID: u32 = 1337;
 
-fn mark(text: &str) -> Result<u32, String> {
+/// Decimal or `0x..`, and not 0.
+pub fn mark(text: &str) -> Result<u32, String> {
     let parsed = match text.strip_prefix("0x") {
         Some(hex) => u32::from_str_radix(hex, 16),
         None => text.parse(),
@@ -254,8 +245,12 @@ fn mark(text: &str) -> Result<u32, String> {
     match parsed {
         Ok(0) => Err("mark 0 is that of every other socket".to_owned()),
         Ok(mark) => Ok(mark),
-        Err(error) => Err(error.to_string()),
+        Err(_) => Err("expected a number of 32 bits, decimal or 0x..".to_owned()),
     }
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    text.trim().parse().map_err(|_| format!("`{text}` is not a port"))
 }
 
 /// A network, or one address; host bits are cleared.
@@ -311,9 +306,13 @@ mod tests {
 
     #[test]
     fn nonsense_is_wrong_usage() {
-        for flag in
-            ["--mark=0", "--exclude-outbound-cidrs=300.1.1.1", "--include-inbound-ports=http", "--uid=me"]
-        {
+        for flag in [
+            "--mark=0",
+            "--exclude-outbound-cidrs=300.1.1.1",
+            "--exclude-outbound-ports=http",
+            "--include-inbound-ports=http",
+            "--uid=me",
+        ] {
             assert!(Args::try_parse_from(["intercept", "install", flag]).is_err(), "{flag}");
         }
     }

@@ -9,7 +9,7 @@ pub mod intercept;
 pub mod run;
 pub mod table;
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -17,17 +17,18 @@ use tracing_subscriber::EnvFilter;
 
 /// A mesh proxy that names the policy behind every decision.
 ///
-/// Writ stands beside a workload (or at the edge), carries its traffic over mutual TLS, decides who may do what, and
-/// leaves one record a request that says which policy decided, and why.
+/// Writ stands beside a workload, carries its traffic over mutual TLS, decides who may do what, and leaves one record a
+/// request that says which policy decided, and why.
 #[derive(Debug, Parser)]
 #[command(name = "writ", version, max_term_width = 110, arg_required_else_help = true)]
 #[command(after_help = "\
 Start here:
-  writ demo                         everything on loopback: services, two sidecars, policies; nothing to install
-  writ check DIR                    what a proxy would make of a directory of resources
-  writ run --config DIR             a local proxy; resources are Kubernetes YAML (Gateway API, Istio security)
+  writ demo              a small mesh on loopback, nothing to install
+  writ check DIR         what a proxy makes of Kubernetes YAML in DIR
+  writ run --config DIR  a local proxy that follows DIR
 
-Exit codes: 0 well, 1 failed, 2 wrong usage. Every flag of `run` is also an environment variable: --record = WRIT_RECORD.")]
+Exit codes: 0 well, 1 failed, 2 wrong usage.
+Every flag of `run` is also an environment variable: --record = WRIT_RECORD.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -35,27 +36,27 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Try it: a small mesh on loopback, its decisions shown live.
+    /// Start a small mesh on loopback and show its decisions live.
     Demo(demo::Args),
-    /// The proxy.
+    /// Run the proxy.
     Run(Box<run::Args>),
-    /// Compile a configuration as the proxy would, and list everything wrong with it.
+    /// List everything wrong with a configuration, as the proxy would compile it.
     Check(check::Args),
-    /// The record that the proxy would leave for a request, without sending one.
+    /// Show the record that the proxy would leave for a request, without sending one.
     Explain(Box<explain::Args>),
-    /// Redirection rules in the current network namespace.
+    /// Install, verify or remove redirection rules in this network namespace.
     Intercept(intercept::Args),
-    /// What crypto this binary runs.
+    /// Show what crypto this binary runs.
     Attest(attest::Args),
-    /// Ask a running proxy.
+    /// Ask a running proxy about itself.
     Admin(admin::Args),
 }
 
 /// Parses the command line and runs the command.
 pub fn main() -> ExitCode {
     let command = Cli::parse().command;
-    // The demo's own table is what its user came for.
-    log(if matches!(command, Command::Demo(_)) { "error" } else { "info" });
+    // The demo shows what its three sidecars would each say.
+    log(if matches!(command, Command::Demo(_)) { "off" } else { "info" });
     match command {
         Command::Demo(args) => demo::run(args),
         Command::Run(args) => run::run(*args),
@@ -70,11 +71,9 @@ pub fn main() -> ExitCode {
 /// The program's own log: standard error, `WRIT_LOG` as filter; JSON when nobody looks.
 fn log(default: &str) {
     let filter = EnvFilter::try_from_env("WRIT_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    let terminal = std::io::stderr().is_terminal();
-    if terminal {
-        log.with_ansi(std::env::var_os("NO_COLOR").is_none()).compact().init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    if io::stderr().is_terminal() {
+        log.with_ansi(colours(&io::stderr())).compact().init();
     } else {
         log.json().flatten_event(true).init();
     }
@@ -84,4 +83,26 @@ fn log(default: &str) {
 pub fn failed(error: &anyhow::Error) -> ExitCode {
     eprintln!("writ: {error:#}");
     ExitCode::FAILURE
+}
+
+/// Prints a command's result. A reader that has gone away (`| head`) is told by the exit code alone.
+pub fn print(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Whether to write in colours: on a terminal, unless `NO_COLOR` is set and not empty (no-color.org).
+pub fn colours(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Waits for SIGTERM or Ctrl-C.
+pub async fn told_to_stop() -> io::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        interrupted = tokio::signal::ctrl_c() => interrupted,
+    }
 }

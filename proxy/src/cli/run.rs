@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::Duration;
 
 use control_client::Workload;
 
-use super::failed;
+use super::{failed, told_to_stop};
 use crate::app::{self, Settings};
-use crate::identity;
+use crate::identity::{self, SpiffeId};
 use crate::roles::{Forward, Open, Role};
 use crate::telemetry::{Sample, Sink};
 use crate::worker::Deadlines;
@@ -16,80 +17,103 @@ use crate::worker::Deadlines;
 /// Flags of `writ run`; each is also an environment variable.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Which listeners to open.
+    /// What this proxy stands for: which listeners it opens.
     #[arg(long, env = "WRIT_ROLE", value_enum, default_value_t = Role::Standalone)]
     role: Role,
-    /// A directory or file of YAML; watched.
+    /// A directory or file of Kubernetes YAML, which is watched.
     #[arg(long, env = "WRIT_CONFIG", value_name = "SOURCE")]
-    config: Option<PathBuf>,
-    /// Any diagnostic refuses the whole configuration.
+    config: Option<ConfigSource>,
+    /// Refuse the whole configuration for any mistake in it.
     #[arg(long, env = "WRIT_CONFIG_STRICT")]
     config_strict: bool,
-    /// The workload that this proxy stands for.
+    /// The workload that it stands for.
     #[arg(long, env = "WRIT_WORKLOAD", value_name = "NAMESPACE/NAME", default_value = "default/local")]
     workload: String,
-    /// Its service account.
+    /// The workload's service account.
     #[arg(long, env = "WRIT_SERVICE_ACCOUNT", value_name = "NAME", default_value = "default")]
     service_account: String,
-    /// Its labels, which select policies.
+    /// The workload's labels, by which policies select it; default: those of the Pod or WorkloadEntry of this name.
     #[arg(long, env = "WRIT_LABELS", value_name = "KEY=VALUE,..", value_delimiter = ',', value_parser = label)]
     labels: Vec<(String, String)>,
-    /// The Gateway that a gateway serves.
-    #[arg(long, env = "WRIT_GATEWAY", value_name = "NAMESPACE/NAME")]
+    /// The Gateway that a gateway serves (not supported yet).
+    #[arg(long, env = "WRIT_GATEWAY", value_name = "NAMESPACE/NAME", hide = true)]
     gateway: Option<String>,
-    /// Where this proxy's identity comes from: files:DIR, dev:DIR (a throw-away CA), spiffe:unix:///path.
+    /// Where its identity comes from: files:DIR, or dev:DIR for a throw-away CA kept there; a sidecar needs one.
     #[arg(long, env = "WRIT_IDENTITY", value_name = "SOURCE")]
     identity: Option<identity::Source>,
-    /// The trust domain of this mesh.
-    #[arg(long, env = "WRIT_TRUST_DOMAIN", default_value = "cluster.local")]
+    /// The trust domain of the mesh.
+    #[arg(long, env = "WRIT_TRUST_DOMAIN", value_name = "DOMAIN", default_value = "cluster.local")]
     trust_domain: String,
     /// Outbound listener: a port (loopback, both families), ADDRESS:PORT, or off.
     #[arg(long, env = "WRIT_OUTBOUND", value_name = "WHERE", default_value = "15001")]
     outbound: Open,
-    /// Inbound listener: a port (every interface, both families), ADDRESS:PORT, or off.
+    /// Inbound listener of a sidecar: a port (every interface, both families), ADDRESS:PORT, or off.
     #[arg(long, env = "WRIT_INBOUND", value_name = "WHERE", default_value = "15006")]
     inbound: Open,
-    /// Inbound without interception; may be given several times.
+    /// Inbound listener without interception, before the application at APP; may be given several times.
     #[arg(long, env = "WRIT_FORWARD", value_name = "LISTEN=APP", value_delimiter = ',')]
     forward: Vec<Forward>,
-    /// Admin listener (loopback; only reads).
+    /// Admin listener, which only reads: a port (loopback, both families), ADDRESS:PORT, or off.
     #[arg(long, env = "WRIT_ADMIN", value_name = "WHERE", default_value = "15000")]
     admin: Open,
-    /// Health listener.
+    /// Health listener: a port (every interface, both families), ADDRESS:PORT, or off.
     #[arg(long, env = "WRIT_HEALTH", value_name = "WHERE", default_value = "15021")]
     health: Open,
-    /// Metrics listener.
+    /// Metrics listener: a port (every interface, both families), ADDRESS:PORT, or off.
     #[arg(long, env = "WRIT_METRICS", value_name = "WHERE", default_value = "15090")]
     metrics: Open,
-    /// Data threads; default: cores, at most 2 for a sidecar.
+    /// Data threads; default: as many as cores, at most 2 for a sidecar.
     #[arg(long, env = "WRIT_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
-    /// Where decision records go: off, stdout, file:PATH.
+    /// Where decision records go: off, stdout or file:PATH.
     #[arg(long, env = "WRIT_RECORD", value_name = "SINK", default_value = "stdout")]
     record: Sink,
-    /// Keep all refusals and this share of the rest, from 0 to 1.
+    /// Share of the records to keep, from 0 to 1; refusals are always kept.
     #[arg(long, env = "WRIT_RECORD_SAMPLE", value_name = "SHARE", default_value = "1")]
     record_sample: Sample,
-    /// Socket mark of the proxy's own connections, for interception rules that go by mark.
-    #[arg(long, env = "WRIT_MARK", value_name = "N")]
+    /// SO_MARK of the proxy's own connections, for `intercept --mark`; decimal or 0x..
+    #[arg(long, env = "WRIT_MARK", value_name = "MARK", value_parser = super::intercept::mark)]
     mark: Option<u32>,
-    /// Refuse to start, or to accept a configuration, that is not FIPS throughout.
-    #[arg(long, env = "WRIT_FIPS", value_enum, default_value_t = Fips::Off)]
+    /// Whether to refuse to start without approved crypto throughout.
+    #[arg(long, env = "WRIT_FIPS", value_name = "WHETHER", value_enum, default_value_t = Fips::Off)]
     fips: Fips,
-    /// Deadline of a graceful stop.
+    /// Deadline of a graceful stop, as 500ms, 25s or 2m.
     #[arg(long, env = "WRIT_DRAIN", value_name = "DURATION", default_value = "25s", value_parser = duration)]
     drain: Duration,
     /// How long accepting goes on at a stop while readiness already fails.
     #[arg(long, env = "WRIT_LAME_DUCK", value_name = "DURATION", default_value = "5s", value_parser = duration)]
     lame_duck: Duration,
+    /// Collector for OTLP (not supported yet).
+    #[arg(long, env = "WRIT_OTLP", value_name = "URL", hide = true)]
+    otlp: Option<String>,
+    /// Directory for the last known good configuration (not supported yet).
+    #[arg(long, env = "WRIT_STATE", value_name = "DIR", hide = true)]
+    state: Option<PathBuf>,
+}
+
+/// `--config`.
+#[derive(Debug, Clone)]
+struct ConfigSource(PathBuf);
+
+impl FromStr for ConfigSource {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some((scheme @ ("kubernetes" | "ads"), _)) => {
+                Err(format!("{scheme}: is not supported yet as a source; use a directory or file"))
+            }
+            _ => Ok(Self(text.into())),
+        }
+    }
 }
 
 /// `--fips`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Fips {
-    /// Whatever crypto this binary has.
+    /// Start with whatever crypto this binary has.
     Off,
-    /// Approved crypto only.
+    /// Start only if the crypto of this binary is approved throughout.
     Required,
 }
 
@@ -110,14 +134,7 @@ pub fn run(args: Args) -> ExitCode {
 
 fn until_told(running: app::Running) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = tokio::signal::ctrl_c() => {}
-        }
-        anyhow::Ok(())
-    })?;
+    runtime.block_on(told_to_stop())?;
     tracing::info!(open = running.open(), "stopping");
     let cut = running.stop()?;
     tracing::info!(cut, "stopped");
@@ -125,36 +142,41 @@ fn until_told(running: app::Running) -> anyhow::Result<()> {
 }
 
 impl Args {
-    fn settings(self) -> Result<Settings, String> {
-        let (namespace, name) = self
-            .workload
-            .split_once('/')
-            .ok_or_else(|| format!("--workload {:?}: expected NAMESPACE/NAME", self.workload))?;
-        if self.role == Role::Gateway {
-            return Err("--role gateway is not supported yet".into());
+    /// What is to come fails, rather than being passed over in silence.
+    fn supported(&self) -> Result<(), String> {
+        let absent = [
+            ("--role gateway", self.role == Role::Gateway),
+            ("--gateway", self.gateway.is_some()),
+            ("--otlp", self.otlp.is_some()),
+            ("--state", self.state.is_some()),
+        ];
+        match absent.iter().find(|(_, asked_for)| *asked_for) {
+            Some((what, _)) => Err(format!("{what} is not supported yet")),
+            None => Ok(()),
         }
+    }
+
+    fn settings(self) -> Result<Settings, String> {
+        self.supported()?;
+        let workload = workload(&self.workload, self.service_account, self.labels, self.trust_domain)?;
         if self.role == Role::Sidecar && self.identity.is_none() {
             return Err("--role sidecar needs --identity (files:DIR, or dev:DIR for a throw-away CA)".into());
         }
         if self.fips == Fips::Required {
             let attestation = fips::install();
             if !attestation.fips {
-                return Err(format!("--fips required, but this binary runs {attestation}"));
+                return Err(format!(
+                    "--fips required, but this binary runs {attestation}; `writ attest` says what is missing"
+                ));
             }
         }
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let default = if self.role == Role::Sidecar { cores.min(2) } else { cores };
         Ok(Settings {
             role: self.role,
-            config: self.config,
+            config: self.config.map(|source| source.0),
             config_strict: self.config_strict,
-            workload: Workload {
-                namespace: namespace.into(),
-                name: name.into(),
-                service_account: self.service_account,
-                labels: self.labels.into_iter().collect(),
-                trust_domain: self.trust_domain,
-            },
+            workload,
             identity: self.identity,
             outbound: self.outbound,
             inbound: self.inbound,
@@ -171,6 +193,29 @@ impl Args {
             deadlines: Deadlines::default(),
         })
     }
+}
+
+/// The workload that flags describe.
+pub fn workload(
+    name: &str,
+    service_account: String,
+    labels: Vec<(String, String)>,
+    trust_domain: String,
+) -> Result<Workload, String> {
+    let (namespace, name) = name
+        .split_once('/')
+        .filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty() && !name.contains('/'))
+        .ok_or_else(|| format!("--workload {name:?}: expected NAMESPACE/NAME, as bookinfo/ratings-v1"))?;
+    SpiffeId::for_workload(&trust_domain, namespace, &service_account).map_err(|error| {
+        format!("--workload, --service-account and --trust-domain make no SPIFFE id: {error}")
+    })?;
+    Ok(Workload {
+        namespace: namespace.into(),
+        name: name.into(),
+        service_account,
+        labels: labels.into_iter().collect(),
+        trust_domain,
+    })
 }
 
 /// `KEY=VALUE`.

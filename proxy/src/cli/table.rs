@@ -1,7 +1,5 @@
 //! Records for people: tables and colours on a terminal.
 
-use std::io::IsTerminal;
-
 use serde_json::Value;
 
 /// Paints text unless nobody would see it.
@@ -9,9 +7,9 @@ use serde_json::Value;
 pub struct Paint(bool);
 
 impl Paint {
-    /// For standard output: colours on a terminal, unless `NO_COLOR` is set (no-color.org).
+    /// For standard output.
     pub fn stdout() -> Self {
-        Self(std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        Self(super::colours(&std::io::stdout()))
     }
 
     fn wrap(self, code: &str, text: &str) -> String {
@@ -52,57 +50,119 @@ pub fn policy(value: Option<&Value>) -> String {
 pub fn explained(record: &Value) -> String {
     let paint = Paint::stdout();
     let text = |pointer: &str| record.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-    let outcome = |word: &str| match word {
-        "allow" | "pass" => paint.good(word),
-        "deny" | "fail" => paint.bad(word),
-        _ => paint.dim(word),
-    };
-    let mut out = format!(
-        "{} {} {}{}  {} at {}: {}  {}\n\n",
+    let mut out = String::new();
+    let decided =
+        format!("{} at {}: {}", text("/decision/outcome"), text("/decision/stage"), text("/decision/reason"));
+    let by = policy(record.pointer("/decision/policy"));
+    out += &format!(
+        "{} {} http://{}{}\n{}{}\n\n",
         paint.strong(text("/proxy/side")),
         text("/request/method"),
         text("/request/authority"),
         text("/request/path"),
-        outcome(text("/decision/outcome")),
-        text("/decision/stage"),
-        text("/decision/reason"),
-        paint.strong(&policy(record.pointer("/decision/policy"))),
+        outcome(paint, text("/decision/outcome"), &decided),
+        if by.is_empty() { by } else { format!(", by {}", paint.strong(&by)) },
     );
     for check in record.pointer("/decision/checks").and_then(Value::as_array).into_iter().flatten() {
-        let word = |name: &str| check.get(name).and_then(Value::as_str).unwrap_or_default();
-        out += &format!(
-            "  {:<24}{:<24}{:<28}{}\n",
-            word("check"),
-            outcome(word("outcome")),
-            word("reason"),
-            policy(check.get("policy"))
-        );
+        out += &check_row(paint, check);
     }
-    if let Some(route) = record.get("route") {
-        let word = |name: &str| route.get(name).and_then(Value::as_str).unwrap_or_default();
-        out += &format!(
-            "\n  route {}  backend {} {}\n",
-            policy(route.get("policy")),
-            word("backend"),
-            word("weight")
-        );
+    out += &route(record);
+    out += &considered(record);
+    out += &shadow(record);
+    out + &format!("\n{}\n", paint.dim(&format!("config {}", text("/config/digest"))))
+}
+
+/// Green for what went well, red for what did not.
+fn outcome(paint: Paint, word: &str, text: &str) -> String {
+    match word {
+        "allow" | "pass" => paint.good(text),
+        "deny" | "fail" => paint.bad(text),
+        _ => paint.dim(text),
     }
-    if let Some(considered) = record.get("considered") {
-        out += "\n  considered, and why each does not allow it:\n";
-        for near in considered.get("policies").and_then(Value::as_array).into_iter().flatten() {
-            let failed = near.get("failed").and_then(Value::as_str).unwrap_or_default();
-            out += &format!("    {}  {failed}\n", policy(Some(near)));
-        }
+}
+
+fn check_row(paint: Paint, check: &Value) -> String {
+    let word = |name: &str| check.get(name).and_then(Value::as_str).unwrap_or_default();
+    // `not-reached` is both an outcome and its reason.
+    let reason = if word("reason") == word("outcome") { "" } else { word("reason") };
+    // Padded before it is painted: escapes have no width.
+    let padded = format!("{:<15}", word("outcome"));
+    let row = format!(
+        "  {:<24}{}{reason:<27}{}",
+        word("check"),
+        outcome(paint, word("outcome"), &padded),
+        policy(check.get("policy"))
+    );
+    format!("{}\n", row.trim_end())
+}
+
+fn route(record: &Value) -> String {
+    let Some(route) = record.get("route") else { return String::new() };
+    let word = |name: &str| route.get(name).and_then(Value::as_str).unwrap_or_default();
+    let weight = if word("weight").is_empty() { String::new() } else { format!(", {}", word("weight")) };
+    format!("\n  to {}{weight} by {}\n", word("backend"), policy(route.get("policy")))
+}
+
+fn considered(record: &Value) -> String {
+    let Some(considered) = record.get("considered") else { return String::new() };
+    let policies = considered.get("policies").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    if policies.is_empty() {
+        return String::new();
     }
+    let mut out = "\n  what could have allowed it, and why it did not:\n".to_owned();
+    for near in policies {
+        let failed = near.get("failed").and_then(Value::as_str).unwrap_or_default();
+        out += &format!("    {}\n      {failed}\n", policy(Some(near)));
+    }
+    match considered.get("others").and_then(Value::as_u64) {
+        Some(others) if others > 0 => out + &format!("    and {others} more\n"),
+        _ => out,
+    }
+}
+
+/// What dry-run policies would have done.
+fn shadow(record: &Value) -> String {
+    let mut out = String::new();
     for shadow in record.get("shadow").and_then(Value::as_array).into_iter().flatten() {
         let word = |name: &str| shadow.get(name).and_then(Value::as_str).unwrap_or_default();
-        out += &format!(
-            "\n  dry run: {} would {} ({})\n",
-            policy(shadow.get("policy")),
-            word("outcome"),
-            word("reason")
-        );
+        let would = format!("{} ({})", word("outcome"), word("reason"));
+        out += &format!("\n  dry run: {} would {would}\n", policy(shadow.get("policy")));
     }
-    out += &format!("\n{}\n", paint.dim(&format!("config {}", text("/config/digest"))));
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_what_came_near() {
+        let record = serde_json::json!({
+            "proxy": {"side": "inbound"},
+            "request": {"method": "GET", "authority": "ratings:9080", "path": "/metrics"},
+            "config": {"digest": "sha256:77"},
+            "decision": {"outcome": "deny", "stage": "authorize", "reason": "no-allow-matched", "checks": [
+                {"check": "encryption", "outcome": "pass", "reason": "mtls",
+                 "policy": {"kind": "PeerAuthentication", "namespace": "istio-system", "name": "default"}},
+                {"check": "user-authorization", "outcome": "not-reached", "reason": "not-reached"}]},
+            "considered": {"others": 3, "policies": [
+                {"kind": "AuthorizationPolicy", "namespace": "bookinfo", "name": "viewer", "rule": 0,
+                 "failed": "to.paths: /metrics is none of [/ratings/*]"}]},
+        });
+        let expected = "\
+inbound GET http://ratings:9080/metrics
+deny at authorize: no-allow-matched
+
+  encryption              pass           mtls                       PeerAuthentication istio-system/default
+  user-authorization      not-reached
+
+  what could have allowed it, and why it did not:
+    AuthorizationPolicy bookinfo/viewer rule 0
+      to.paths: /metrics is none of [/ratings/*]
+    and 3 more
+
+config sha256:77
+";
+        assert_eq!(explained(&record), expected);
+    }
 }

@@ -118,7 +118,9 @@ fn value(meta: &Meta, at: At<'_>, attribute: &Attribute) -> Option<ValueMatch> {
         Attribute::DestinationPort => port(at, &text).map(ValueMatch::Port),
         Attribute::SourceNamespace if text.contains('*') => Some(ValueMatch::Glob(text)),
         Attribute::SourceNamespace => Some(ValueMatch::Exact(text)),
+        Attribute::SourcePrincipal => Some(source_principal(at, &text)),
         Attribute::SourceServiceAccount => service_account(meta, at, text).map(ValueMatch::Exact),
+        Attribute::Method => Some(method(at, &text)),
         Attribute::Path => path(at, text),
         _ => Some(string_match(&text)),
     }
@@ -135,6 +137,23 @@ fn string_match(text: &str) -> ValueMatch {
     } else {
         ValueMatch::Exact(text.to_owned())
     }
+}
+
+/// As Istio compares them: without the scheme, so that a value with one is nobody's.
+fn source_principal(at: At<'_>, text: &str) -> ValueMatch {
+    if let Some(principal) = text.strip_prefix("spiffe://") {
+        at.warn(format!("matches nobody: a principal is written without `spiffe://`, as `{principal}`"));
+    }
+    string_match(text)
+}
+
+fn method(at: At<'_>, text: &str) -> ValueMatch {
+    const METHODS: [&str; 9] =
+        ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
+    if let Some(meant) = METHODS.iter().find(|method| text != **method && method.eq_ignore_ascii_case(text)) {
+        at.warn(format!("methods are compared with their letter case; did you mean `{meant}`?"));
+    }
+    string_match(text)
 }
 
 fn port(at: At<'_>, text: &str) -> Option<u16> {
@@ -259,6 +278,27 @@ spec:
         assert_eq!(rule.when[0].attribute, Attribute::Header("x-header".into()));
         assert_eq!(rule.when[0].values, [exact("a*b")]);
         assert_eq!(rule.when[1].attribute, Attribute::RequestClaim(vec!["nested1".into(), "nested2".into()]));
+    }
+
+    #[test]
+    fn what_can_match_nobody_is_warned_of() {
+        let (object, found) = only(
+            r#"
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: a}
+spec:
+  rules:
+  - from: [{source: {notPrincipals: ["spiffe://cluster.local/ns/a/sa/b"]}}]
+    to: [{operation: {methods: [get, GET, purge]}}]
+"#,
+        );
+        assert!(object.good);
+        assert!(
+            found[0].ends_with("a principal is written without `spiffe://`, as `cluster.local/ns/a/sa/b`")
+        );
+        assert!(found[1].ends_with("did you mean `GET`?"), "{found:?}");
+        assert_eq!(found.len(), 2, "{found:?}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,8 +26,7 @@ pub struct Mesh {
     pub entrance: SocketAddr,
     /// The inbound listener of the first version's sidecar, to be called past the entrance.
     pub ratings: SocketAddr,
-    /// The configuration, to be edited.
-    pub directory: PathBuf,
+    directory: Scratch,
     sidecars: Vec<Running>,
     _backends: Vec<oneshot::Sender<()>>,
 }
@@ -38,10 +38,10 @@ const RECORDS: usize = 4096;
 impl Mesh {
     /// Starts everything; port 0 lets the system choose the entrance's. The receiver gets all records as JSON lines.
     pub fn start(port: u16) -> anyhow::Result<(Self, mpsc::Receiver<String>)> {
-        let directory = std::env::temp_dir().join(format!("writ-demo-{}", std::process::id()));
-        let authority = directory.join("authority");
-        let config = directory.join("config");
-        std::fs::create_dir_all(&config).with_context(|| format!("can't make {}", config.display()))?;
+        let directory = Scratch::new()?;
+        let authority = directory.0.join("authority");
+        let config = directory.config();
+        std::fs::create_dir(&config).with_context(|| format!("can't make {}", config.display()))?;
         let (sender, records) = mpsc::channel(RECORDS);
 
         let mut backends = Vec::new();
@@ -103,9 +103,9 @@ impl Mesh {
         Ok((mesh, records))
     }
 
-    /// The configuration that the sidecars follow.
+    /// The configuration that the sidecars follow, to be edited.
     pub fn config(&self) -> PathBuf {
-        self.directory.join("config")
+        self.directory.config()
     }
 
     /// Stops everything and removes what was written.
@@ -115,8 +115,30 @@ impl Mesh {
         for stopped in stopping {
             stopped.join().map_err(|_| anyhow::anyhow!("a sidecar panicked"))??;
         }
-        std::fs::remove_dir_all(&self.directory).ok();
         Ok(())
+    }
+}
+
+/// A directory for keys and configuration: the user's alone, and removed in the end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> anyhow::Result<Self> {
+        let path = std::env::temp_dir().join(format!("writ-demo-{}", std::process::id()));
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
+        made.with_context(|| format!("can't make {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    fn config(&self) -> PathBuf {
+        self.0.join("config")
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What can't be removed is left to whoever clears temporary files.
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

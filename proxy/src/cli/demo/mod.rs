@@ -3,15 +3,21 @@
 //! A `productpage` calls `ratings`, of which there are two versions, 90/10. Each has a sidecar; between them is mutual
 //! TLS under a throw-away authority. What is decided is shown as it is recorded.
 
+mod follow;
 mod mesh;
+mod once;
 mod show;
 
+use std::io;
 use std::process::ExitCode;
-use std::time::Duration;
 
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::follow::Configuration;
 use self::mesh::Mesh;
 use self::show::Live;
-use super::failed;
+use super::{failed, told_to_stop};
 
 /// Flags of `writ demo`.
 #[derive(Debug, clap::Args)]
@@ -19,7 +25,7 @@ pub struct Args {
     /// Send a fixed set of requests, print a table, and exit 0 only if all went as the policies say.
     #[arg(long)]
     once: bool,
-    /// Where to send requests to (loopback).
+    /// Port on loopback to send requests to.
     #[arg(long, value_name = "N", default_value_t = 8080)]
     port: u16,
 }
@@ -30,35 +36,47 @@ pub fn run(args: Args) -> ExitCode {
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
+        // A reader that has gone away (`| head`) is told by the exit code alone.
+        Err(error) if is_broken_pipe(&error) => ExitCode::FAILURE,
         Err(error) => failed(&error),
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// The fixed set of requests.
 fn once() -> anyhow::Result<bool> {
     let (mesh, mut records) = Mesh::start(0)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let went_well = runtime.block_on(show::fixed_set(&mesh, &mut records));
+    let went_well = runtime.block_on(once::fixed_set(&mesh, &mut records, &mut io::stdout()));
     mesh.stop()?;
     went_well
 }
 
-/// Until Ctrl-C.
+/// Until Ctrl-C, or until nobody reads any more.
 fn live(port: u16) -> anyhow::Result<bool> {
-    let (mesh, mut records) = Mesh::start(port)?;
-    print!("{}", show::invitation(&mesh));
+    let (mesh, mut records) =
+        Mesh::start(port).context("the demo does not start (--port chooses another port)")?;
+    let (mut configuration, follow) = Configuration::follow(mesh.config())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut live = Live::default();
+    let shown = runtime.block_on(async {
+        let mut live = Live::begin(&mesh, io::stdout())?;
+        let (mut follow, mut stop) = (std::pin::pin!(follow), std::pin::pin!(told_to_stop()));
+        // A terminal that is closed.
+        let mut hangup = signal(SignalKind::hangup())?;
         loop {
             tokio::select! {
-                Some(line) = records.recv() => live.show(&line),
-                _ = tokio::signal::ctrl_c() => break,
+                Some(line) = records.recv() => live.decision(&line)?,
+                changes = configuration.changed() => live.configuration(&changes)?,
+                () = &mut follow => return Ok(()),
+                told = &mut stop => return told,
+                _ = hangup.recv() => return Ok(()),
             }
         }
     });
-    println!();
     mesh.stop()?;
-    runtime.shutdown_timeout(Duration::from_secs(1));
+    shown?;
     Ok(true)
 }

@@ -1,237 +1,181 @@
-//! What the demo prints: an invitation, decisions as they come, and the table of `--once`.
+//! What the demo prints: an invitation, and rows of decisions.
 
-use std::net::SocketAddr;
-use std::time::Duration;
+use std::io::{self, IsTerminal, Write};
 
-use bytes::Bytes;
-use http::Request;
-use http_body_util::{BodyExt as _, Empty};
-use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::TcpStream;
-use tokio::sync::mpsc;
 
+use super::follow::Changes;
 use super::mesh::Mesh;
 use crate::cli::table::{Paint, policy};
 
-/// Requests of the split, and by how many of each hundred it may miss 90/10.
-const SPLIT_REQUESTS: usize = 500;
-const SPLIT_TOLERANCE: f64 = 2.0;
-/// A record is written within milliseconds; this long means that it never will be.
-const RECORD_PATIENCE: Duration = Duration::from_secs(5);
+/// The live demo on its screen.
+pub struct Live<Out> {
+    out: Out,
+    heading: bool,
+}
 
-/// How to try the live demo.
-pub fn invitation(mesh: &Mesh) -> String {
+impl<Out: Write> Live<Out> {
+    /// Says how to try it.
+    pub fn begin(mesh: &Mesh, mut out: Out) -> io::Result<Self> {
+        out.write_all(invitation(mesh).as_bytes())?;
+        out.flush()?;
+        Ok(Self { out, heading: false })
+    }
+
+    /// Prints one record.
+    pub fn decision(&mut self, line: &str) -> io::Result<()> {
+        let Ok(record) = serde_json::from_str::<Value>(line) else { return Ok(()) };
+        if !self.heading {
+            self.heading = true;
+            writeln!(self.out, "{}", Paint::stdout().dim(&Row::HEADING.to_string()))?;
+        }
+        writeln!(self.out, "{}", decision_row(None, &record))
+    }
+
+    /// Prints what became of a change to the configuration.
+    pub fn configuration(&mut self, changes: &Changes) -> io::Result<()> {
+        let paint = Paint::stdout();
+        for mistake in &changes.mistakes {
+            writeln!(self.out, "config    {}", paint.bad(mistake))?;
+        }
+        writeln!(self.out, "config    {}", changes.summary)
+    }
+}
+
+fn invitation(mesh: &Mesh) -> String {
     let paint = Paint::stdout();
     let at = mesh.entrance;
-    let ask = |path: &str| format!("curl -s http://{at}{path} -H 'Host: ratings:9080'");
+    let ask = |path: &str| format!("curl -i http://{at}{path} -H 'Host: ratings:9080'");
     format!(
         "\n{}\n\n  you = productpage -> [sidecar] == mTLS ==> [sidecar] -> ratings v1 (90 %) or v2 (10 %)\n\n\
-         allowed                 {}\n\
-         denied by a rule        {}\n\
-         nothing allows it       {}\n\
-         plaintext, past mTLS    curl -s http://{}/ratings/1\n\n\
-         The policies are in {} (edit them; the sidecars follow).\n\
+         allowed               {}\n\
+         denied by a rule      {}\n\
+         nothing allows it     {}\n\
+         plaintext, past mTLS  curl -i http://{}/ratings/1\n\n\
+         The policies are in {}; edit them, and the sidecars follow.\n\
          Decisions, as they are recorded (Ctrl-C ends):\n\n",
         paint.strong("A small mesh is running."),
         ask("/ratings/1"),
         ask("/ratings/embargoed/1"),
         ask("/metrics"),
         mesh.ratings,
-        mesh.config().display(),
+        mesh.config().join("policy.yaml").display(),
     )
 }
 
-/// Prints decisions as they come.
-#[derive(Default)]
-pub struct Live {
-    heading: bool,
+/// A row of the table. Its last cell has a line of its own where the terminal is too narrow for both.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Row<'a> {
+    /// Which of the fixed requests, after its mark; `None` where decisions are shown live.
+    pub what: Option<&'a str>,
+    /// Of the proxy.
+    pub side: &'a str,
+    /// Method and path.
+    pub request: &'a str,
+    /// Of the answer.
+    pub status: &'a str,
+    /// Allow or deny.
+    pub outcome: &'a str,
+    /// Why.
+    pub reason: &'a str,
+    /// The policy, and where the request went.
+    pub by: &'a str,
 }
 
-impl Live {
-    /// Prints one record.
-    pub fn show(&mut self, line: &str) {
-        let Ok(record) = serde_json::from_str::<Value>(line) else { return };
-        if !self.heading {
-            self.heading = true;
-            println!(
-                "{}",
-                Paint::stdout().dim(&row("side", "request", "status", "decision", "reason", "by"))
-            );
-        }
-        println!("{}", decision_row(&record));
+impl Row<'static> {
+    /// Of the table.
+    pub const HEADING: Self = Row {
+        what: None,
+        side: "side",
+        request: "request",
+        status: "status",
+        outcome: "decision",
+        reason: "reason",
+        by: "by",
+    };
+}
+
+impl std::fmt::Display for Row<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.within(columns()))
     }
 }
 
-fn row(side: &str, request: &str, status: &str, decision: &str, reason: &str, by: &str) -> String {
-    format!("{side:<9} {request:<32} {status:<6} {decision:<8} {reason:<24} {by}")
+impl Row<'_> {
+    fn within(&self, columns: usize) -> String {
+        let Self { what, side, request, status, outcome, reason, by } = self;
+        let (mark, what) = what.map_or((0, String::new()), |what| ("ok  ".len(), format!("{what:<18} ")));
+        let row = format!("{what}{side:<9} {request:<24} {status:<6} {outcome:<8} {reason:<22} ");
+        if mark + row.chars().count() + by.chars().count() <= columns {
+            return format!("{row}{by}").trim_end().to_owned();
+        }
+        format!("{}\n{:10}{by}", row.trim_end(), "")
+    }
 }
 
-fn text<'r>(record: &'r Value, pointer: &str) -> &'r str {
+/// Of the terminal. What is not one takes any width.
+fn columns() -> usize {
+    let stdout = io::stdout();
+    match rustix::termios::tcgetwinsize(&stdout) {
+        Ok(size) if stdout.is_terminal() && size.ws_col > 0 => size.ws_col.into(),
+        _ => usize::MAX,
+    }
+}
+
+/// A text of a record; empty where there is none.
+pub fn text<'r>(record: &'r Value, pointer: &str) -> &'r str {
     record.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn decision_row(record: &Value) -> String {
+/// A record as a row.
+pub fn decision_row(what: Option<&str>, record: &Value) -> String {
     let paint = Paint::stdout();
-    let status = record.pointer("/response/status").and_then(Value::as_u64).unwrap_or_default();
-    let request = format!("{} {}", text(record, "/request/method"), text(record, "/request/path"));
+    // What is not HTTP has neither.
+    let request = match text(record, "/request/method") {
+        "" => text(record, "/request/protocol").to_owned(),
+        method => format!("{method} {}", text(record, "/request/path")),
+    };
+    let status = record.pointer("/response/status").map(Value::to_string).unwrap_or_default();
     let by = match (policy(record.pointer("/decision/policy")), text(record, "/route/backend")) {
         (policy, "") => policy,
         (policy, backend) => format!("{policy} -> {backend}"),
     };
-    let plain = row(
-        text(record, "/proxy/side"),
-        &request,
-        &status.to_string(),
-        text(record, "/decision/outcome"),
-        text(record, "/decision/reason"),
-        &by,
-    );
-    match text(record, "/decision/outcome") {
-        "deny" => paint.bad(&plain),
-        _ if text(record, "/proxy/side") == "inbound" => paint.good(&plain),
-        _ => plain,
+    let row = Row {
+        what,
+        side: text(record, "/proxy/side"),
+        request: &request,
+        status: &status,
+        outcome: text(record, "/decision/outcome"),
+        reason: text(record, "/decision/reason"),
+        by: &by,
+    };
+    match row.outcome {
+        "deny" => paint.bad(&row.to_string()),
+        _ if row.side == "inbound" => paint.good(&row.to_string()),
+        _ => row.to_string(),
     }
 }
 
-/// One of the fixed requests, and what the policies say about it.
-struct Expected {
-    what: &'static str,
-    path: &'static str,
-    /// Straight to the server's sidecar, in plaintext.
-    past_mtls: bool,
-    status: u16,
-    outcome: &'static str,
-    reason: &'static str,
-    policy: &'static str,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-const FIXED: [Expected; 4] = [
-    Expected {
-        what: "allowed",
-        path: "/ratings/1",
-        past_mtls: false,
-        status: 200,
-        outcome: "allow",
-        reason: "matched-allow",
-        policy: "AuthorizationPolicy bookinfo/ratings-viewer rule 0",
-    },
-    Expected {
-        what: "denied by a rule",
-        path: "/ratings/embargoed/1",
-        past_mtls: false,
-        status: 403,
-        outcome: "deny",
-        reason: "matched-deny",
-        policy: "AuthorizationPolicy bookinfo/embargo rule 0",
-    },
-    Expected {
-        what: "nothing allows it",
-        path: "/metrics",
-        past_mtls: false,
-        status: 403,
-        outcome: "deny",
-        reason: "no-allow-matched",
-        policy: "",
-    },
-    Expected {
-        what: "plaintext",
-        path: "/ratings/1",
-        past_mtls: true,
-        status: 403,
-        outcome: "deny",
-        reason: "plaintext-under-strict",
-        policy: "PeerAuthentication istio-system/default",
-    },
-];
-
-/// Sends the fixed set, prints what was decided, and says whether all went as the policies say.
-pub async fn fixed_set(mesh: &Mesh, records: &mut mpsc::Receiver<String>) -> anyhow::Result<bool> {
-    let paint = Paint::stdout();
-    let mut well = true;
-    println!(
-        "{}",
-        paint.strong(&format!("{:<22} {}", "", row("side", "request", "status", "decision", "reason", "by")))
-    );
-    for expected in &FIXED {
-        let to = if expected.past_mtls { mesh.ratings } else { mesh.entrance };
-        let status = ask(to, expected.path).await?;
-        let record = inbound_record(records).await?;
-        let as_expected = status == expected.status
-            && text(&record, "/decision/outcome") == expected.outcome
-            && text(&record, "/decision/reason") == expected.reason
-            && policy(record.pointer("/decision/policy")) == expected.policy;
-        well &= as_expected;
-        let mark = if as_expected { paint.good("ok ") } else { paint.bad("NOT") };
-        println!("{mark} {:<18} {}", expected.what, decision_row(&record));
+    #[test]
+    fn a_narrow_terminal_gets_two_lines() {
+        let row = Row {
+            side: "inbound",
+            request: "GET /ratings/1",
+            status: "200",
+            outcome: "allow",
+            reason: "matched-allow",
+            by: "AuthorizationPolicy bookinfo/ratings-viewer rule 0",
+            ..Row::default()
+        };
+        assert_eq!(row.within(usize::MAX).lines().count(), 1);
+        let narrow = row.within(80);
+        let lines: Vec<_> = narrow.lines().collect();
+        assert_eq!(lines[0], "inbound   GET /ratings/1           200    allow    matched-allow");
+        assert_eq!(lines[1], "          AuthorizationPolicy bookinfo/ratings-viewer rule 0");
+        assert_eq!(Row { by: "", ..row }.within(80).lines().count(), 1);
     }
-    well &= split(mesh, records).await?;
-    println!(
-        "\n{}",
-        if well {
-            paint.good("All went as the policies say.")
-        } else {
-            paint.bad("Not all went as the policies say.")
-        }
-    );
-    Ok(well)
-}
-
-/// Sends many, and counts by the records where they went. All are sent first: records leave a proxy in batches, for
-/// which each request would wait.
-async fn split(mesh: &Mesh, records: &mut mpsc::Receiver<String>) -> anyhow::Result<bool> {
-    let mut to_v2 = 0;
-    for _ in 0..SPLIT_REQUESTS {
-        let status = ask(mesh.entrance, "/ratings/1").await?;
-        anyhow::ensure!(status == 200, "a request of the split was answered {status}");
-    }
-    for _ in 0..SPLIT_REQUESTS {
-        let record = record_of(records, "outbound").await?;
-        to_v2 += usize::from(text(&record, "/route/backend").contains("ratings-v2"));
-    }
-    let share = to_v2 as f64 * 100.0 / SPLIT_REQUESTS as f64;
-    let even = (share - 10.0).abs() <= SPLIT_TOLERANCE;
-    let paint = Paint::stdout();
-    let mark = if even { paint.good("ok ") } else { paint.bad("NOT") };
-    println!(
-        "{mark} {:<18} {}",
-        "split 90/10",
-        row(
-            "outbound",
-            &format!("{SPLIT_REQUESTS} x GET /ratings/1"),
-            "200",
-            "allow",
-            &format!("{:.1} % / {share:.1} %", 100.0 - share),
-            "HTTPRoute bookinfo/ratings rule 0"
-        )
-    );
-    Ok(even)
-}
-
-/// The next record of the server's side.
-async fn inbound_record(records: &mut mpsc::Receiver<String>) -> anyhow::Result<Value> {
-    record_of(records, "inbound").await
-}
-
-async fn record_of(records: &mut mpsc::Receiver<String>, side: &str) -> anyhow::Result<Value> {
-    loop {
-        let line = tokio::time::timeout(RECORD_PATIENCE, records.recv()).await?;
-        let record: Value = serde_json::from_str(&line.ok_or_else(|| anyhow::anyhow!("no more records"))?)?;
-        if text(&record, "/proxy/side") == side {
-            return Ok(record);
-        }
-    }
-}
-
-/// GET, on a connection of its own.
-async fn ask(to: SocketAddr, path: &str) -> anyhow::Result<u16> {
-    let socket = TcpStream::connect(to).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
-    let connection = tokio::spawn(connection);
-    let request = Request::get(path).header(http::header::HOST, "ratings:9080").body(Empty::<Bytes>::new())?;
-    let response = sender.send_request(request).await?;
-    let status = response.status().as_u16();
-    response.into_body().collect().await?;
-    connection.abort();
-    Ok(status)
 }

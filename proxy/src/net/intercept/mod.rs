@@ -23,11 +23,11 @@ use iptables::{Transaction, Variant};
 /// Which tool puts the rules into the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Backend {
-    /// nftables if its tool is there and the kernel takes the rules, else iptables.
+    /// Take nftables if its tool is there and the kernel takes the rules, else iptables.
     Auto,
-    /// A table of our own.
+    /// Make a table of nftables.
     Nft,
-    /// Chains of our own in the table `nat`.
+    /// Make chains in the tables `nat` of iptables and ip6tables.
     Iptables,
 }
 

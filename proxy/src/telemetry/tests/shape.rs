@@ -164,7 +164,7 @@ fn a_bare_record_leaves_out_what_is_absent() {
     let keys: Vec<&str> = shown.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(
         keys,
-        ["config", "decision", "destination", "duration_us", "id", "proxy", "request", "source", "time"]
+        ["time", "id", "proxy", "config", "source", "destination", "request", "duration_us", "decision"]
     );
     assert_eq!(shown["request"], json!({"bytes": 0}));
     assert_eq!(shown["proxy"].get("identity"), None);
