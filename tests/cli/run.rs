@@ -69,6 +69,10 @@ fn a_configuration_with_mistakes_is_refused_if_strictly_so() {
     let finished = Finished::of(&mut command(&directory, &bad, &["--config-strict"]));
     assert_eq!(finished.status.code(), Some(1));
     assert!(finished.stderr.contains("--config-strict"), "{finished:#?}");
+    assert!(finished.stderr.contains("unknown value `STRICKT`"), "the first mistake: {finished:#?}");
+    let directory = Directory::new();
+    let by_variable = Finished::of(command(&directory, &bad, &[]).env("WRIT_CONFIG_STRICT", "1"));
+    assert_eq!(by_variable.status.code(), Some(1), "{by_variable:#?}");
 }
 
 #[test]

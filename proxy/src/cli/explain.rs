@@ -65,7 +65,7 @@ pub struct Args {
     /// A record (JSON line) to take the request from, or - for standard input; flags beside it win.
     #[arg(long, value_name = "FILE")]
     from_record: Option<PathBuf>,
-    /// Print JSON, as is done where nobody looks.
+    /// Print JSON, as is always done into a pipe or file.
     #[arg(long)]
     json: bool,
     /// File with the user's token (not supported yet).

@@ -24,7 +24,7 @@ pub struct Args {
     #[arg(long, env = "WRIT_CONFIG", value_name = "SOURCE")]
     config: Option<ConfigSource>,
     /// Refuse the whole configuration for any mistake in it.
-    #[arg(long, env = "WRIT_CONFIG_STRICT")]
+    #[arg(long, env = "WRIT_CONFIG_STRICT", value_parser = clap::builder::BoolishValueParser::new())]
     config_strict: bool,
     /// The workload that it stands for.
     #[arg(long, env = "WRIT_WORKLOAD", value_name = "NAMESPACE/NAME", default_value = "default/local")]
@@ -75,7 +75,7 @@ pub struct Args {
     #[arg(long, env = "WRIT_MARK", value_name = "MARK", value_parser = super::intercept::mark)]
     mark: Option<u32>,
     /// Whether to refuse to start without approved crypto throughout.
-    #[arg(long, env = "WRIT_FIPS", value_name = "WHETHER", value_enum, default_value_t = Fips::Off)]
+    #[arg(long, env = "WRIT_FIPS", value_name = "MODE", value_enum, default_value_t = Fips::Off)]
     fips: Fips,
     /// Deadline of a graceful stop, as 500ms, 25s or 2m.
     #[arg(long, env = "WRIT_DRAIN", value_name = "DURATION", default_value = "25s", value_parser = duration)]

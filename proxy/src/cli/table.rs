@@ -68,7 +68,7 @@ pub fn explained(record: &Value) -> String {
     }
     out += &route(record);
     out += &considered(record);
-    out += &shadow(record);
+    out += &shadows(record);
     out + &format!("\n{}\n", paint.dim(&format!("config {}", text("/config/digest"))))
 }
 
@@ -121,12 +121,12 @@ fn considered(record: &Value) -> String {
 }
 
 /// What dry-run policies would have done.
-fn shadow(record: &Value) -> String {
+fn shadows(record: &Value) -> String {
     let mut out = String::new();
     for shadow in record.get("shadow").and_then(Value::as_array).into_iter().flatten() {
         let word = |name: &str| shadow.get(name).and_then(Value::as_str).unwrap_or_default();
-        let would = format!("{} ({})", word("outcome"), word("reason"));
-        out += &format!("\n  dry run: {} would {would}\n", policy(shadow.get("policy")));
+        let (would, why) = (word("outcome"), word("reason"));
+        out += &format!("\n  dry run: would {would}: {why}, by {}\n", policy(shadow.get("policy")));
     }
     out
 }
@@ -148,6 +148,8 @@ mod tests {
             "considered": {"others": 3, "policies": [
                 {"kind": "AuthorizationPolicy", "namespace": "bookinfo", "name": "viewer", "rule": 0,
                  "failed": "to.paths: /metrics is none of [/ratings/*]"}]},
+            "shadow": [{"outcome": "deny", "reason": "matched-deny", "policy":
+                {"kind": "AuthorizationPolicy", "namespace": "bookinfo", "name": "later", "rule": 2}}],
         });
         let expected = "\
 inbound GET http://ratings:9080/metrics
@@ -160,6 +162,8 @@ deny at authorize: no-allow-matched
     AuthorizationPolicy bookinfo/viewer rule 0
       to.paths: /metrics is none of [/ratings/*]
     and 3 more
+
+  dry run: would deny: matched-deny, by AuthorizationPolicy bookinfo/later rule 2
 
 config sha256:77
 ";

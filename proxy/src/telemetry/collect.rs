@@ -29,7 +29,8 @@ impl Collector for Scrape {
         traffic(&workers, &mut encoder)?;
         connections(&workers, &mut encoder)?;
         records(&workers, self.0.losses.records.load(Ordering::Relaxed), &mut encoder)?;
-        config(&self.0.config.load(), &mut encoder)
+        config(&self.0.config.load(), &mut encoder)?;
+        build(&mut encoder)
     }
 }
 
@@ -165,6 +166,14 @@ fn config(config: &ConfigStatus, encoder: &mut DescriptorEncoder<'_>) -> fmt::Re
     encoder
         .encode_descriptor("writ_config", "The configuration in force", None, MetricType::Info)?
         .encode_info(&labels)
+}
+
+/// `writ_build_info`, as every exporter has it.
+fn build(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let version = [label("version", env!("CARGO_PKG_VERSION"))];
+    encoder
+        .encode_descriptor("writ_build", "The program that runs", None, MetricType::Info)?
+        .encode_info(&version.as_slice())
 }
 
 fn counts(workers: &[Arc<Cells>]) -> impl Iterator<Item = (Verdict, u64)> {

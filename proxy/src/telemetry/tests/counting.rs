@@ -135,6 +135,8 @@ fn the_configuration_is_shown() {
     assert!(metrics.contains("writ_config_rejected 1\n"), "{metrics}");
     assert!(metrics.contains(r#"writ_config_info{digest="sha256:a\"b"} 1"#), "{metrics}");
     assert!(metrics.contains(r#"writ_config_verdicts{state="quarantined"} 0"#), "{metrics}");
+    let build = format!("writ_build_info{{version=\"{}\"}} 1\n", env!("CARGO_PKG_VERSION"));
+    assert!(metrics.contains(&build), "{metrics}");
     assert!(metrics.ends_with("# EOF\n"));
 }
 
