@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+// Huge pages are off: an idle proxy would hold several for little.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     proxy::cli::main()
 }
