@@ -98,8 +98,9 @@ impl Line {
         request: &mut Request<Body>,
         record: &mut Record,
     ) -> Result<Response<Body>, Reject> {
-        let chosen = decide(&self.peer, self.target, held, request, record, &self.worker.memory)?;
+        let decided = decide(&self.peer, self.target, held, request, record, &self.worker.memory);
         record.policy_us = stages::micros(record.started.elapsed());
+        let chosen = decided?;
         rewrite::request(&chosen, held, &self.peer, request, record);
         let switchable = request.extensions().get::<CanUpgrade>().is_some();
         let mut response = attempt::send(&self.worker, self.target, &chosen, request, record).await?;
