@@ -7,7 +7,7 @@
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser as _;
 use proxy::cli::intercept;
@@ -382,6 +382,13 @@ impl Peer {
         });
         ip("route add default via 10.11.0.1");
         ip("-6 route add default via fd11::1");
+        // An IPv6 address can be used once the kernel has noticed that the cable is plugged in at both ends.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        for own in OWN {
+            while let Err(error) = TcpListener::bind((own, 0)) {
+                assert!(Instant::now() < deadline, "{own}: {error}");
+            }
+        }
         peer
     }
 
