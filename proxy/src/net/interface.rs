@@ -67,6 +67,8 @@ pub(super) fn assign_inbound_source_v6(present: bool) -> io::Result<()> {
     };
     let address = super::socket::INBOUND_SOURCE_V6.octets();
     let mut request = Request::new(kind, flags, AF_INET6, 128, LOOPBACK_INDEX);
+    // Else it is tentative for a moment, and a connection from it would fail.
+    request.without_duplicate_detection();
     request.attribute(IFA_LOCAL, &address);
     request.attribute(IFA_ADDRESS, &address);
     let socket = route_socket()?;
@@ -98,6 +100,7 @@ const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+const IFA_F_NODAD: u8 = 2;
 const AF_INET6: u8 = 10;
 /// `nlmsghdr`: length, type, flags, sequence, port id.
 const MESSAGE_HEADER: usize = 16;
@@ -128,6 +131,11 @@ impl Request {
         bytes[17] = prefix;
         bytes[20..24].copy_from_slice(&interface.to_ne_bytes());
         Self(bytes)
+    }
+
+    /// The address is ours alone, and can be used at once.
+    fn without_duplicate_detection(&mut self) {
+        self.0[18] = IFA_F_NODAD;
     }
 
     /// `value` must fill whole words, as addresses do.
