@@ -227,7 +227,7 @@ impl fmt::Display for Plan {
                 Step::Iptables(Transaction { program, script }) => {
                     writeln!(f, "{program} {} <<'END'\n{script}END", iptables::RESTORE.join(" "))?;
                 }
-                Step::InboundSourceV6(true) => writeln!(f, "ip -6 address replace ::6/128 dev lo")?,
+                Step::InboundSourceV6(true) => writeln!(f, "ip -6 address replace ::6/128 dev lo nodad")?,
                 Step::InboundSourceV6(false) => writeln!(f, "ip -6 address delete ::6/128 dev lo")?,
             }
         }
