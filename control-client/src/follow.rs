@@ -56,7 +56,7 @@ pub(crate) fn start(
     path: PathBuf,
     workload: Workload,
     options: Options,
-) -> Result<(Receiver<Arc<Snapshot>>, impl Future<Output = ()> + Send + 'static), StartError> {
+) -> Result<(Receiver<Arc<Snapshot>>, bool, impl Future<Output = ()> + Send + 'static), StartError> {
     let unreadable = |error| StartError::Unreadable { path: path.display().to_string(), error };
     std::fs::metadata(&path).map_err(unreadable)?;
     // Watched before it is read, so that no change falls between.
@@ -70,7 +70,7 @@ pub(crate) fn start(
     let follower = Follower { dir, pipeline, reported: loaded.diagnostics.iter().cloned().collect() };
     report(&loaded.diagnostics);
     let (sender, receiver) = watch::channel(Arc::new(loaded.snapshot));
-    Ok((receiver, follow(Arc::new(Mutex::new(follower)), watch, sender)))
+    Ok((receiver, loaded.workload_known, follow(Arc::new(Mutex::new(follower)), watch, sender)))
 }
 
 async fn follow(follower: Arc<Mutex<Follower>>, mut watch: Watch, sender: Sender<Arc<Snapshot>>) {

@@ -109,8 +109,8 @@ pub fn start(
     options: Options,
 ) -> Result<(watch::Receiver<Arc<Snapshot>>, Status, impl Future<Output = ()> + Send + 'static), StartError> {
     let Source::Dir(path) = source;
-    let (receiver, future) = follow::start(path, workload, options)?;
-    Ok((receiver, Status::default(), future))
+    let (receiver, workload_known, future) = follow::start(path, workload, options)?;
+    Ok((receiver, Status::new(workload_known), future))
 }
 
 #[cfg(test)]

@@ -27,15 +27,25 @@ pub enum Report {
 #[derive(Debug, Clone)]
 pub struct Status {
     last: Arc<watch::Sender<Option<Report>>>,
+    workload_known: bool,
 }
 
 impl Default for Status {
     fn default() -> Self {
-        Self { last: Arc::new(watch::Sender::new(None)) }
+        Self::new(true)
     }
 }
 
 impl Status {
+    pub(crate) fn new(workload_known: bool) -> Self {
+        Self { last: Arc::new(watch::Sender::new(None)), workload_known }
+    }
+
+    /// Whether it was known at start what selects the workload: see [`crate::Loaded::workload_known`].
+    pub fn workload_known(&self) -> bool {
+        self.workload_known
+    }
+
     /// The snapshot's tables are in force.
     pub fn applied(&self, version: u64) {
         self.last.send_replace(Some(Report::Applied { version }));

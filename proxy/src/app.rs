@@ -263,10 +263,7 @@ impl Configuration {
         let options = control_client::Options { strict: settings.config_strict };
         let (snapshots, status, follow) =
             control_client::start(Source::Dir(path.clone()), settings.workload.clone(), options)?;
-        if settings.workload.labels.is_empty()
-            && settings.role == Role::Sidecar
-            && !control_client::load_once(path, &settings.workload).workload_known
-        {
+        if settings.role == Role::Sidecar && !status.workload_known() {
             tracing::warn!(
                 workload = format!("{}/{}", settings.workload.namespace, settings.workload.name),
                 "no --labels, and no Pod or WorkloadEntry of this name: policies with a selector do not apply here"
