@@ -145,6 +145,10 @@ impl Arrival {
             return self.terminate(io, application).await;
         }
         let carries = self.carries(&detected, declared, &facts)?;
+        // TLS that passes through is the application's own; under STRICT what comes is refused when it is admitted.
+        if mode != MtlsMode::Strict && carries != Carries::Tcp("tls") {
+            self.worker.shard.plaintext(destination.port());
+        }
         let peer = Peer::new(facts, None, None);
         Some(Ready { io: Io::Plain(io), peer, target: Target::Application(application), carries })
     }

@@ -269,6 +269,13 @@ impl Mesh {
         Record::new(ask_admin(sidecar, &format!("/explain?{query}")).await)
     }
 
+    /// What a server's sidecar counted, as Prometheus text.
+    pub async fn metrics(&self, server: &str) -> String {
+        let (_, sidecar) =
+            self.sidecars.iter().find(|(name, _)| name == server).expect("a sidecar of that name");
+        ask_admin_text(sidecar, "/metrics").await
+    }
+
     /// Stops one server's sidecar; how many connections were cut.
     pub async fn stop_server(&mut self, server: &str) -> usize {
         let at = self.sidecars.iter().position(|(name, _)| name == server).expect("a sidecar of that name");
@@ -310,10 +317,14 @@ impl Mesh {
 }
 
 async fn ask_admin(sidecar: &Running, path: &str) -> Value {
+    let text = ask_admin_text(sidecar, path).await;
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}: {text}"))
+}
+
+async fn ask_admin_text(sidecar: &Running, path: &str) -> String {
     let mut admin = Client::connect(sidecar.admin()[0].0).await;
     admin.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await;
-    let reply = admin.reply().await;
-    serde_json::from_slice(&reply.body).unwrap_or_else(|error| panic!("{path}: {error}: {}", reply.text()))
+    admin.reply().await.text().to_owned()
 }
 
 impl Drop for Mesh {

@@ -4,6 +4,7 @@
 mod bounds;
 mod descriptors;
 mod drain;
+mod enforced;
 mod explain;
 mod http1;
 mod http2;

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::catalog::{Catalog, Item};
+use super::peer::{PeerPolicies, would_weaken};
 use super::service::service_host;
 use super::{Findings, Labels};
 use crate::resource::Object;
@@ -39,6 +40,7 @@ impl<'a> Rules<'a> {
         client_namespace: &str,
         labels: &Labels,
         settings: &MeshSettings,
+        peers: &PeerPolicies<'_>,
         findings: &mut Findings,
     ) -> Self {
         let mut rules = Self {
@@ -53,11 +55,17 @@ impl<'a> Rules<'a> {
                 .as_ref()
                 .is_none_or(|clients| item.namespace() == client_namespace && selects(clients, labels))
         };
-        let mut items: Vec<_> = catalog.destination_rules.iter().filter(for_client).collect();
-        // A rule for certain clients wins over one for all, then the oldest wins.
-        items.sort_by_key(|item| (item.spec.clients.is_none(), item.object.meta.age()));
         let services: HashSet<(&str, &str)> =
             catalog.services.iter().map(|item| (item.name(), item.namespace())).collect();
+        let mut items: Vec<_> = catalog.destination_rules.iter().collect();
+        // Whoever it is for, what is ignored is so for everyone.
+        if let Some(enforced) = peers.enforces_mtls() {
+            let mesh = mesh_hosts(catalog);
+            items.retain(|item| !weakens(item, &mesh, &services, enforced, findings));
+        }
+        items.retain(for_client);
+        // A rule for certain clients wins over one for all, then the oldest wins.
+        items.sort_by_key(|item| (item.spec.clients.is_none(), item.object.meta.age()));
         for item in items {
             rules.add(item, &services, findings);
         }
@@ -133,6 +141,42 @@ impl<'a> Rules<'a> {
             matching.find(|(.., item)| shown(item)).map(|(.., item)| *item)
         })
     }
+}
+
+/// Hosts whose endpoints are workloads of the mesh.
+fn mesh_hosts(catalog: &Catalog<'_>) -> Vec<String> {
+    let services = catalog.services.iter().map(|item| service_host(item.name(), item.namespace()));
+    let entries = catalog.service_entries.iter().filter(|item| !item.spec.external);
+    services.chain(entries.flat_map(|item| item.spec.hosts.iter().cloned())).collect()
+}
+
+/// Reports a rule that turns TLS off towards workloads of a mesh where mTLS is enforced.
+fn weakens(
+    item: &Item<'_, DestinationRule>,
+    mesh: &[String],
+    services: &HashSet<(&str, &str)>,
+    enforced: &Object,
+    findings: &mut Findings,
+) -> bool {
+    let off = |policy: &TrafficPolicy| matches!(policy.tls, Tls::Set(BackendTls::Plaintext));
+    let port = item.spec.ports.iter().find(|(_, policy)| off(policy));
+    let field = match port {
+        _ if off(&item.spec.policy) => "spec.trafficPolicy.tls.mode",
+        Some(_) => "spec.trafficPolicy.portLevelSettings",
+        None => return false,
+    };
+    let Some(host) = &item.spec.host else { return false };
+    let in_mesh = match host.strip_prefix('*') {
+        Some(suffix) => mesh.iter().any(|known| known.ends_with(suffix)),
+        None => {
+            let host = full_host(host, item.namespace(), services);
+            mesh.contains(&host)
+        }
+    };
+    if in_mesh {
+        findings.ignored(item.object, field, would_weaken(enforced));
+    }
+    in_mesh
 }
 
 /// TLS that was asked for and can't be understood: a server that nothing can verify is never used.

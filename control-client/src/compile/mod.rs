@@ -70,7 +70,8 @@ pub(crate) fn compile(
     let selected = authorization::select(&catalog, &settings, &own, now, &mut objects, &mut findings);
 
     let mut hosts = service::collect(&catalog, &workload.namespace, &mut findings);
-    let rules = destination::Rules::new(&catalog, &workload.namespace, &labels, &settings, &mut findings);
+    let rules =
+        destination::Rules::new(&catalog, &workload.namespace, &labels, &settings, &peers, &mut findings);
     let backends = service::backends(&mut hosts, &rules, &peers, &mut objects);
     let routes = route::attach(&catalog, &hosts, &workload.namespace, &mut objects, &mut findings);
     let endpoints =

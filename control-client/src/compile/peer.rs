@@ -13,6 +13,8 @@ use crate::snapshot::{self, MtlsMode, PeerMode};
 /// All PeerAuthentications, ready to be merged for any workload.
 #[derive(Debug)]
 pub(super) struct PeerPolicies<'a> {
+    /// What every merge begins with: nothing that is kept demands less.
+    floor: Option<Floor<'a>>,
     mesh: Option<Level<'a>>,
     namespaces: HashMap<&'a str, Level<'a>>,
     /// With a selector, oldest first, by one label of the selector.
@@ -53,6 +55,7 @@ impl<'a> PeerPolicies<'a> {
         let floor = enforced(&items, root, findings);
         items.retain(|item| !floor.as_ref().is_some_and(|floor| floor.refuses(item, root, findings)));
         let mut all = Self {
+            floor,
             mesh: None,
             namespaces: HashMap::new(),
             by_label: HashMap::new(),
@@ -60,12 +63,17 @@ impl<'a> PeerPolicies<'a> {
             blind: HashMap::new(),
         };
         for item in items {
-            all.add(item, root);
+            all.add(item, root, findings);
         }
         all
     }
 
-    fn add(&mut self, item: &'a Item<'a, PeerAuthentication>, root: &str) {
+    /// The object that demands mTLS of everyone in the mesh, whatever others say.
+    pub(super) fn enforces_mtls(&self) -> Option<&'a Object> {
+        self.floor.as_ref().filter(|floor| floor.mode == MtlsMode::Strict).map(|floor| floor.object)
+    }
+
+    fn add(&mut self, item: &'a Item<'a, PeerAuthentication>, root: &str, findings: &mut Findings) {
         let namespace = item.object.meta.namespace.as_str();
         let level = Level { object: item.object, spec: item.spec, quarantined: item.quarantined };
         match &item.spec.scope {
@@ -78,8 +86,12 @@ impl<'a> PeerPolicies<'a> {
             Scope::Unknown | Scope::Targets(_) => {
                 self.blind.entry(namespace).or_insert(level);
             }
-            // Ignored there, as Istio does.
-            Scope::Labels(_) if namespace == root => {}
+            // As in Istio.
+            Scope::Labels(_) if namespace == root => {
+                let message = "has no effect in the root namespace: leave the selector out to speak for the mesh, or write the \
+                     object into the namespace of the workloads";
+                findings.warn(item.object, "spec.selector", 0, message.into());
+            }
             Scope::Labels(labels) => {
                 if may_weaken(item) {
                     self.weakened.insert(namespace);
@@ -95,7 +107,12 @@ impl<'a> PeerPolicies<'a> {
     pub(super) fn merge(&self, namespace: &str, labels: &Labels) -> Merged<'a> {
         let workload = self.workload_level(namespace, labels);
         let levels = [self.mesh, self.namespaces.get(namespace).copied(), workload];
-        let mut default = Mode { mode: MtlsMode::Permissive, object: None, quarantined: false };
+        let mut default = match &self.floor {
+            Some(floor) => {
+                Mode { mode: floor.mode, object: Some(floor.object), quarantined: floor.quarantined }
+            }
+            None => Mode { mode: MtlsMode::Permissive, object: None, quarantined: false },
+        };
         for level in levels.into_iter().flatten() {
             if level.quarantined {
                 default = Mode { mode: MtlsMode::Strict, object: Some(level.object), quarantined: true };
@@ -185,9 +202,11 @@ fn may_weaken(item: &Item<'_, PeerAuthentication>) -> bool {
 }
 
 /// The enforced object that demands most.
+#[derive(Debug)]
 struct Floor<'a> {
     object: &'a Object,
     mode: MtlsMode,
+    quarantined: bool,
 }
 
 fn enforced<'a>(
@@ -219,7 +238,7 @@ fn enforced<'a>(
             }
         };
         if floor.as_ref().is_none_or(|floor| strength(mode) > strength(floor.mode)) {
-            floor = Some(Floor { object: item.object, mode });
+            floor = Some(Floor { object: item.object, mode, quarantined: item.quarantined });
         }
     }
     floor
@@ -248,12 +267,16 @@ impl Floor<'_> {
             Some((port, _)) => format!("spec.portLevelMtls.{port}.mode"),
             None => return false,
         };
-        let meta = &self.object.meta;
-        let message = format!(
-            "would weaken PeerAuthentication {}/{}, which is enforced; this object is ignored",
-            meta.namespace, meta.name
-        );
-        findings.ignored(item.object, &field, message);
+        findings.ignored(item.object, &field, would_weaken(self.object));
         true
     }
+}
+
+/// Why an object is ignored: it asks for less than `enforced` demands.
+pub(super) fn would_weaken(enforced: &Object) -> String {
+    let meta = &enforced.meta;
+    format!(
+        "would weaken PeerAuthentication {}/{}, which is enforced; this object is ignored",
+        meta.namespace, meta.name
+    )
 }

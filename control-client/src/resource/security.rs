@@ -84,7 +84,9 @@ pub(crate) fn peer_authentication(_: &Meta, object: Fields<'_>) -> Resource {
         scope: Scope::All,
         mode: None,
         ports: BTreeMap::new(),
-        enforced: annotations.flag("writ.dev/enforced").unwrap_or_default(),
+        // A value that can't be understood enforces: whoever wrote it meant something by it.
+        enforced: annotations.get("writ.dev/enforced").is_some()
+            && annotations.flag("writ.dev/enforced") != Some(false),
     };
     if let Some(spec) = object.get("spec") {
         match spec.fields(&["selector", "mtls", "portLevelMtls"]) {

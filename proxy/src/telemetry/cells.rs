@@ -39,6 +39,8 @@ pub(super) struct Cells {
     /// By side.
     pub(super) connections_opened: [Counter; 3],
     pub(super) connections_closed: [Counter; 3],
+    /// Connections taken in plaintext, by the workload's port; 0 stands for those that are too many.
+    pub(super) plaintext: Series<u16, Counter>,
     pub(super) verdicts: Series<Verdict, Counter>,
     pub(super) traffic: Series<Traffic, TrafficCell>,
 }
@@ -60,7 +62,7 @@ impl<L: Hash + Eq + Clone, C: Default> Series<L, C> {
     }
 
     /// The cell of these labels; of `or` instead if they are new and there are too many already.
-    fn cell(&self, labels: L, or: impl FnOnce(L) -> L) -> Arc<C> {
+    pub(super) fn cell(&self, labels: L, or: impl FnOnce(L) -> L) -> Arc<C> {
         let mut series = self.lock();
         let labels =
             if series.len() < SERIES_LIMIT || series.contains_key(&labels) { labels } else { or(labels) };

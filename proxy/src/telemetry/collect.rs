@@ -117,7 +117,16 @@ fn connections(workers: &[Arc<Cells>], encoder: &mut DescriptorEncoder<'_>) -> f
         open.push((vec![side_label(side)], opened.saturating_sub(closed)));
     }
     total.encode(encoder, "writ_connections", "Connections accepted")?;
-    gauges(encoder, "writ_connections_open", "Connections open now", &open)
+    gauges(encoder, "writ_connections_open", "Connections open now", &open)?;
+    let mut plaintext = Counts::new();
+    for (port, count) in workers.iter().flat_map(|cells| cells.plaintext.all()) {
+        plaintext.add(vec![label("port", &port.to_string())], count.value());
+    }
+    plaintext.encode(
+        encoder,
+        "writ_plaintext_connections",
+        "Inbound connections accepted in plaintext, by the workload's port (0: of further ports)",
+    )
 }
 
 fn records(workers: &[Arc<Cells>], unwritten: u64, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

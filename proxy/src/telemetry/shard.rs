@@ -102,6 +102,11 @@ impl Shard {
         ConnectionGuard { shard: Rc::clone(self), side }
     }
 
+    /// Counts a connection to this port of the workload that is taken in plaintext.
+    pub fn plaintext(&self, port: u16) {
+        self.cells.plaintext.cell(port, |_| 0).add(1);
+    }
+
     pub(super) fn proxy(&self) -> &ProxyFragments {
         &self.proxy
     }

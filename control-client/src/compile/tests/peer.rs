@@ -1,6 +1,7 @@
 //! PeerAuthentication: Istio's cases of ComposePeerAuthentication, quarantine, the enforced floor.
 
 use super::*;
+use crate::snapshot::BackendTls;
 use crate::snapshot::MtlsMode::{self, Disable, Permissive, Strict};
 
 fn policy(name: &str, created: u32, spec: &str) -> String {
@@ -79,12 +80,6 @@ fn composed_as_istio_composes() {
             Strict,
             vec![(80, Strict), (90, Disable)],
         ),
-        (
-            "selector in the root namespace is ignored",
-            vec![policy("istio-system/r", 1, &format!("{{{SELECTOR}, mtls: {{mode: STRICT}}}}"))],
-            Permissive,
-            none(),
-        ),
         ("another namespace", vec![policy("bar/n", 1, "{mtls: {mode: STRICT}}")], Permissive, none()),
         (
             "another workload",
@@ -102,6 +97,13 @@ fn composed_as_istio_composes() {
     for (name, objects, mode, ports) in cases {
         assert_eq!(merged(&clean(&objects.concat())), (mode, ports), "{name}");
     }
+}
+
+#[test]
+fn a_selector_in_the_root_namespace_is_ignored_with_a_warning() {
+    let loaded = load(&policy("istio-system/r", 1, &format!("{{{SELECTOR}, mtls: {{mode: STRICT}}}}")));
+    assert_eq!(merged(&loaded.snapshot), (Permissive, vec![]));
+    assert!(texts(&loaded)[0].starts_with("r spec.selector: has no effect"), "{:?}", texts(&loaded));
 }
 
 #[test]
@@ -150,9 +152,52 @@ fn an_enforced_mode_can_not_be_weakened() {
     // An older one of the mesh itself, too.
     let older = policy("istio-system/older", 1, "{mtls: {mode: DISABLE}}");
     assert_eq!(merged(&load(&(older + &enforced("STRICT"))).snapshot).0, Strict);
+    // One that says nothing and is older doesn't take its place.
+    let silent = policy("istio-system/older", 1, "{}");
+    assert_eq!(merged(&clean(&(silent + &enforced("STRICT")))).0, Strict);
+    // A value that can't be understood enforces.
+    let unclear = enforced("STRICT").replace("'true'", "'yes'");
+    let weak = object("PeerAuthentication", "weak", "{mtls: {mode: DISABLE}}");
+    let loaded = load(&(unclear + &weak));
+    assert_eq!(merged(&loaded.snapshot).0, Strict);
+    assert_eq!(state(&loaded.snapshot, "weak"), VerdictState::Ignored);
     // As strong or stronger is no weakening; without the annotation Istio's merge holds.
     let stronger = enforced("PERMISSIVE") + &object("PeerAuthentication", "n", "{mtls: {mode: STRICT}}");
     assert_eq!(merged(&clean(&stronger)).0, Strict);
+}
+
+#[test]
+fn enforced_mtls_can_not_be_turned_off_by_clients() {
+    let service = object("Service", "a", "{clusterIP: 10.0.0.1, ports: [{port: 80}]}");
+    let outside = object(
+        "ServiceEntry",
+        "out",
+        "{hosts: [out.example.com], location: MESH_EXTERNAL, resolution: STATIC, ports: [{number: 80, name: http, protocol: HTTP}], endpoints: [{address: 192.0.2.1}]}",
+    );
+    let off = |host: &str| format!("{{host: {host}, trafficPolicy: {{tls: {{mode: DISABLE}}}}}}");
+    let off_for_port =
+        "{host: a, trafficPolicy: {portLevelSettings: [{port: {number: 80}, tls: {mode: DISABLE}}]}}";
+    let tls = |snapshot: &Snapshot, host: &str| {
+        let backend = snapshot.policy.backends.iter().find(|backend| backend.id.starts_with(host)).unwrap();
+        (backend.tls.clone(), backend.mtls_required)
+    };
+    for spec in [&off("a"), &off("'*.local'"), &off("a.foo.svc.cluster.local"), off_for_port] {
+        let rule = object("DestinationRule", "plain", spec);
+        let loaded = load(&(enforced("STRICT") + &service + &outside + &rule));
+        assert_eq!(tls(&loaded.snapshot, "a.foo"), (BackendTls::Auto, true), "{spec}");
+        assert_eq!(state(&loaded.snapshot, "plain"), VerdictState::Ignored);
+        assert!(texts(&loaded)[0].contains("would weaken PeerAuthentication istio-system/floor"), "{spec}");
+        // Without the annotation the endpoint is refused instead, when it is picked.
+        let plain = object("PeerAuthentication", "istio-system/m", "{mtls: {mode: STRICT}}");
+        let (mode, required) = tls(&clean(&(plain + &service + &outside + &rule)), "a.foo");
+        assert_eq!((mode, required), (BackendTls::Plaintext, true), "{spec}");
+    }
+    let rule = object("DestinationRule", "plain", &off("out.example.com"));
+    let snapshot = clean(&(enforced("STRICT") + &service + &outside + &rule));
+    assert_eq!(tls(&snapshot, "out.example.com"), (BackendTls::Plaintext, false), "not of the mesh");
+    let permissive =
+        clean(&(enforced("PERMISSIVE") + &service + &object("DestinationRule", "plain", &off("a"))));
+    assert_eq!(tls(&permissive, "a.foo").0, BackendTls::Plaintext);
 }
 
 #[test]
