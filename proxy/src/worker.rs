@@ -47,13 +47,15 @@ pub struct Deadlines {
     pub detect: Duration,
     /// For what completes a detection once it began, and for a TLS handshake.
     pub handshake: Duration,
-    /// For an HTTP connection without a request, and a tunnel without a byte.
+    /// For an HTTP connection without a request, a tunnel without a byte, and an HTTP/2 stream that is being answered and
+    /// still owes bytes of its request, without one either way.
     pub idle: Duration,
     /// For a whole HTTP/1 head, from its first byte.
     pub head: Duration,
-    /// For the next bytes of an HTTP/1 request body that the server waits for.
+    /// For the next bytes of a request body that the server waits for (over HTTP/2: before it answers, and not of a gRPC
+    /// call, for whose next message `idle` is the bound).
     pub body: Duration,
-    /// For a client to take any of its HTTP/1 answer.
+    /// For a client to take any of its answer.
     pub write: Duration,
     /// For the answer to a client that closed its sending side.
     pub half_close: Duration,

@@ -84,6 +84,13 @@ impl H2Client {
         self.send(request("GET", path, Bytes::new())).await
     }
 
+    /// Sends a request without a body and waits for the response's head; its body follows as it is read.
+    pub async fn ask(&self, head: Request<()>) -> H2Stream {
+        let request = head.map(|()| Full::default().boxed());
+        let response = soon("a response", self.0.clone().send_request(request)).await.unwrap();
+        H2Stream { frames: None, response }
+    }
+
     /// Sends a head and waits for the response's; bodies follow as they are sent and read.
     pub async fn open(&self, head: Request<()>) -> H2Stream {
         let (frames, mut queue) = mpsc::channel::<Frame<Bytes>>(1);
@@ -130,6 +137,19 @@ impl H2Stream {
     pub async fn data(&mut self) -> Option<Bytes> {
         let frame = soon("a frame", self.response.body_mut().frame()).await?;
         Some(frame.unwrap().into_data().expect("data, not trailers"))
+    }
+
+    /// Whether the response is reset before its end. What comes before that is read.
+    pub async fn is_reset(&mut self) -> bool {
+        soon("the end of the response", async {
+            while let Some(frame) = self.response.body_mut().frame().await {
+                if frame.is_err() {
+                    return true;
+                }
+            }
+            false
+        })
+        .await
     }
 
     /// The trailers, which must be what is left of the response.

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use http::Response;
 use proxy::worker::Deadlines;
-use tests::{App, Client, Mesh, Record, Server, World, soon};
+use tests::{App, Client, H2Client, Mesh, Record, Server, World, request, soon};
 
 /// Long enough for what is well, short enough for a test to wait for.
 const SHORT: Duration = Duration::from_millis(300);
@@ -119,6 +120,59 @@ async fn in_the_body() {
 }
 
 #[tokio::test]
+async fn in_the_body_of_a_stream() {
+    let app = App::echo().await;
+    let mesh = unguarded(&app, Deadlines { body: SHORT, ..Deadlines::default() }).await;
+    let client = H2Client::connect(mesh.entrance).await;
+    let stream = client.open(request("POST", "/body", ())).await;
+    assert_eq!(stream.status(), 408);
+    let record = mesh.record("the outbound record", |record| record.path() == "/body").await;
+    assert_eq!((record.status(), record.text("/ended/reason")), (408, "client-stalled"), "{record:?}");
+    assert_eq!(client.get("/next").await.status, 200, "the connection's other streams go on");
+    assert_eq!(mesh.stop().await.all().len(), 2);
+    assert_eq!(app.requests(), 1);
+}
+
+/// What a server began to answer may wait long for more of its request, but not for ever.
+#[tokio::test]
+async fn in_a_stream_that_is_being_answered() {
+    let app = App::streaming().await;
+    let deadlines = Deadlines { body: SHORT, write: SHORT, idle: 4 * SHORT, ..Deadlines::default() };
+    let mesh = unguarded(&app, deadlines).await;
+    let client = H2Client::connect(mesh.entrance).await;
+    let mut stream = client.open(request("POST", "/chat", ())).await;
+    stream.send("one").await;
+    assert_eq!(stream.data().await.unwrap(), "one");
+    assert!(stream.is_reset().await);
+    let record = mesh.record("the outbound record", |record| record.path() == "/chat").await;
+    assert_eq!(record.ended(), "client-stalled at relay", "{record:?}");
+    assert!(record.number("/duration_us/total") >= (4 * SHORT).as_micros() as u64, "{record:?}");
+    assert_eq!(mesh.stop().await.all().len(), 1);
+}
+
+/// A gRPC call on which nobody has anything to say for a while is no client that stalls.
+#[tokio::test]
+async fn a_quiet_call_is_left_alone() {
+    let app = App::streaming().await;
+    let deadlines = Deadlines { body: SHORT, write: SHORT, ..Deadlines::default() };
+    let mesh = ratings(&app, deadlines).await;
+    let client = H2Client::connect(mesh.entrance).await;
+    let mut head = request("POST", "/chat", ());
+    head.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+    let mut stream = client.open(head).await;
+    for word in ["one", "two"] {
+        stream.send(word).await;
+        assert_eq!(stream.data().await.unwrap(), word);
+        tokio::time::sleep(4 * SHORT).await;
+    }
+    stream.finish();
+    assert!(!stream.is_reset().await);
+    let records = mesh.stop().await;
+    let (outbound, inbound) = records.pair("/chat");
+    assert_eq!((outbound.ended(), inbound.ended()), ("complete at relay".into(), "complete at relay".into()));
+}
+
+#[tokio::test]
 async fn between_requests() {
     let app = App::echo().await;
     let mesh = ratings(&app, Deadlines { idle: SHORT, ..Deadlines::default() }).await;
@@ -146,6 +200,21 @@ async fn in_taking_the_answer() {
     assert_eq!(record.ended(), "client-stalled at relay", "{record:?}");
     assert!(record.number("/response/bytes") < LARGE as u64);
     drop(client);
+    assert_eq!(mesh.stop().await.all().len(), 1);
+}
+
+#[tokio::test]
+async fn in_taking_the_answer_of_a_stream() {
+    // More than the client's window.
+    const LARGE: usize = 8 << 20;
+    let app = App::answering(|_| Response::new(vec![b'x'; LARGE].into())).await;
+    let mesh = unguarded(&app, Deadlines { write: SHORT, ..Deadlines::default() }).await;
+    let client = H2Client::connect(mesh.entrance).await;
+    let mut stream = client.ask(request("GET", "/untaken", ())).await;
+    let record = mesh.record("the outbound record", |record| record.side() == "outbound").await;
+    assert_eq!(record.ended(), "client-stalled at relay", "{record:?}");
+    assert!(record.number("/response/bytes") < LARGE as u64);
+    assert!(stream.is_reset().await);
     assert_eq!(mesh.stop().await.all().len(), 1);
 }
 

@@ -110,7 +110,8 @@ async fn attempts(
                     Some(again) => *request = *again,
                 }
             }
-            Err(failed) => {
+            Err(mut failed) => {
+                failed.reject = callers_doing(failed.reject, record);
                 stages::attempted(record, failed.facts.as_deref(), Some(&failed.reject), us);
                 again(failed, spare, retries, request)?;
             }
@@ -120,6 +121,15 @@ async fn attempts(
         if let Some(pause) = retry.and_then(|retry| retry.backoff) {
             Box::pin(tokio::time::sleep(pause)).await;
         }
+    }
+}
+
+/// Over HTTP/2 a request whose body breaks is reset towards the server, and all that is known of that is the reset. Why the
+/// body broke is known to whoever read it.
+fn callers_doing(reject: Reject, record: &Record) -> Reject {
+    match record.upload.as_ref().and_then(|upload| upload.failed.get()) {
+        Some(reason) if reject.reason == Reason::ResetBeforeResponse => Reject::new(reject.stage, reason),
+        _ => reject,
     }
 }
 

@@ -10,3 +10,4 @@ pub mod rewrite;
 pub mod sanitize;
 pub mod serve;
 pub mod serve_h1;
+pub mod streams;

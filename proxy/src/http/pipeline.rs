@@ -9,6 +9,7 @@ use ::http::{Method, Request, Response, StatusCode};
 
 use super::recorded::{RecordedBody, counted, grpc_status};
 use super::serve_h1::{CanUpgrade, Partial};
+use super::streams::Stream;
 use super::{attempt, reply, rewrite, sanitize};
 use control_client::snapshot::BackendIndex;
 
@@ -71,14 +72,16 @@ impl Line {
     /// The whole life of a request. `forward` decides; this function only answers and records.
     ///
     /// Boxed here, around the request where it lies: as an `async fn` it would hold it twice, and move it as often.
-    pub fn handle(self: Rc<Self>, mut request: Request<Body>) -> Answer {
+    ///
+    /// `stream` is the HTTP/2 stream that it comes by.
+    pub fn handle(self: Rc<Self>, mut request: Request<Body>, stream: Option<Rc<Stream>>) -> Answer {
         Box::pin(async move {
             let held = self.worker.current.get();
             let mut record = Record::begin(&self.worker.shard, &held.config, &self.peer.facts);
             asked(&mut record, &request);
             let grpc = reply::is_grpc(request.headers());
             let head = request.method() == Method::HEAD;
-            record.upload = counted(request.body_mut());
+            record.upload = counted(request.body_mut(), stream);
             let mut response = match self.forward(&held, &mut request, &mut record).await {
                 Ok(response) => response,
                 Err(reject) => refused(&reject, grpc, &mut record),
@@ -175,7 +178,7 @@ impl super::serve_h1::Handler for Rc<Line> {
     type Body = RecordedBody;
 
     fn handle(&self, request: Request<Body>) -> Answer {
-        Line::handle(Rc::clone(self), request)
+        Line::handle(Rc::clone(self), request, None)
     }
 
     fn refuse(&self, reject: Reject, partial: Partial) -> Response<RecordedBody> {

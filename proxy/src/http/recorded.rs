@@ -8,7 +8,7 @@ use ::http::HeaderMap;
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 
-use super::resets::Underway;
+use super::streams::{Stream, Underway};
 use crate::body::{Body, BodyError};
 use crate::decision::{Reason, Stage};
 use crate::telemetry::{Record, Upload};
@@ -82,6 +82,12 @@ impl http_body::Body for RecordedBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.body).poll_frame(cx);
+        if let Some(underway) = &this.underway {
+            match &polled {
+                Poll::Ready(Some(Ok(_))) => underway.stream().gave(),
+                _ => underway.stream().taken(),
+            }
+        }
         match &polled {
             Poll::Ready(Some(Ok(frame))) => this.count(frame),
             Poll::Ready(None) => this.finish(Stage::Relay, Reason::Complete),
@@ -113,6 +119,9 @@ impl http_body::Body for RecordedBody {
 
 impl Drop for RecordedBody {
     fn drop(&mut self) {
+        if self.underway.as_ref().is_some_and(|underway| underway.stream().is_stalled()) {
+            self.untaken();
+        }
         // Whoever sends a body may stop asking once it knows that nothing follows. What else is dropped was left by its
         // client, or cut: the record knows which.
         if self.body.is_end_stream() {
@@ -125,15 +134,17 @@ impl Drop for RecordedBody {
 pub struct CountedBody {
     body: Body,
     upload: Rc<Upload>,
+    /// The HTTP/2 stream it comes by.
+    stream: Option<Rc<Stream>>,
 }
 
 /// Wraps a request body that has yet to come; one that is already here is counted by its length.
-pub fn counted(body: &mut Body) -> Option<Rc<Upload>> {
+pub fn counted(body: &mut Body, stream: Option<Rc<Stream>>) -> Option<Rc<Upload>> {
     if matches!(body, Body::Empty | Body::Full(_)) {
         return None;
     }
     let upload = Rc::new(Upload::default());
-    let counted = CountedBody { body: std::mem::take(body), upload: Rc::clone(&upload) };
+    let counted = CountedBody { body: std::mem::take(body), upload: Rc::clone(&upload), stream };
     *body = Body::Stream(Box::pin(counted));
     Some(upload)
 }
@@ -148,6 +159,17 @@ impl http_body::Body for CountedBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.body).poll_frame(cx);
+        if let Some(stream) = &this.stream {
+            match &polled {
+                Poll::Ready(Some(Ok(_))) => stream.received(),
+                Poll::Ready(_) => stream.done_reading(),
+                Poll::Pending if stream.is_stalled() => {
+                    this.upload.failed.set(Some(Reason::ClientStalled));
+                    return Poll::Ready(Some(Err(BodyError::new(Reason::ClientStalled))));
+                }
+                Poll::Pending => stream.wants(cx),
+            }
+        }
         match polled {
             Poll::Ready(Some(Ok(frame))) => {
                 let data = frame.data_ref().map_or(0, |data| data.len() as u64);
@@ -172,6 +194,14 @@ impl http_body::Body for CountedBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl Drop for CountedBody {
+    fn drop(&mut self) {
+        if let Some(stream) = &self.stream {
+            stream.done_reading();
+        }
     }
 }
 
@@ -242,10 +272,10 @@ mod tests {
 
     #[tokio::test]
     async fn request_bodies_that_come_are_counted_and_those_that_are_here_need_not_be() {
-        assert!(counted(&mut Body::full("here")).is_none());
-        assert!(counted(&mut Body::Empty).is_none());
+        assert!(counted(&mut Body::full("here"), None).is_none());
+        assert!(counted(&mut Body::Empty, None).is_none());
         let mut body = stream(vec![data("four"), Err(BodyError::new(Reason::ClientClosed))]);
-        let upload = counted(&mut body).unwrap();
+        let upload = counted(&mut body, None).unwrap();
         body.frame().await.unwrap().unwrap();
         assert_eq!((upload.bytes.get(), upload.failed.get()), (4, None));
         body.frame().await.unwrap().unwrap_err();

@@ -19,56 +19,24 @@ pub struct Resets {
     refused: Cell<u32>,
     /// Those that a request of ours knows of, and records.
     recorded: Cell<u32>,
-    /// Requests under way, which may yet come to know of one.
-    open: Cell<u32>,
-    /// Requests there ever were.
-    begun: Cell<u64>,
 }
 
 impl Resets {
-    /// A request is under way until the guard is dropped.
-    pub fn request(self: &Rc<Self>) -> Underway {
-        self.open.set(self.open.get() + 1);
-        self.begun.set(self.begun.get() + 1);
-        Underway(Rc::clone(self))
+    /// A request learned that its stream was reset for breaking the protocol: its own record says so.
+    pub fn recorded(&self) {
+        self.recorded.set(self.recorded.get() + 1);
     }
 
-    /// Requests there ever were on the connection.
-    pub fn begun(&self) -> u64 {
-        self.begun.get()
-    }
-
-    /// Whether a request is under way.
-    pub fn is_busy(&self) -> bool {
-        self.open.get() > 0
-    }
-
-    /// Streams that no request of ours will record. Counts each once.
-    pub fn take_unrecorded(&self) -> u32 {
-        if self.open.get() > 0 {
+    /// Streams that no request of ours will record. Counts each once; none while a request is under way, which may yet come
+    /// to know of one.
+    pub fn take_unrecorded(&self, busy: bool) -> u32 {
+        if busy {
             return 0;
         }
         let unrecorded = self.refused.get().saturating_sub(self.recorded.get());
         self.refused.set(0);
         self.recorded.set(0);
         unrecorded
-    }
-}
-
-/// A request under way.
-#[derive(Debug)]
-pub struct Underway(Rc<Resets>);
-
-impl Underway {
-    /// The request learned that its stream was reset for breaking the protocol: its own record says so.
-    pub fn recorded(&self) {
-        self.0.recorded.set(self.0.recorded.get() + 1);
-    }
-}
-
-impl Drop for Underway {
-    fn drop(&mut self) {
-        self.0.open.set(self.0.open.get() - 1);
     }
 }
 
@@ -224,19 +192,17 @@ mod tests {
                 rest = later;
             }
             watched.frames.written(rest);
-            prop_assert_eq!(resets.take_unrecorded(), 2);
-            prop_assert_eq!(resets.take_unrecorded(), 0);
+            prop_assert_eq!(resets.take_unrecorded(false), 2);
+            prop_assert_eq!(resets.take_unrecorded(false), 0);
         }
     }
 
     #[test]
     fn a_reset_that_a_request_records_is_not_recorded_twice() {
         let resets = Rc::new(Resets::default());
-        let underway = resets.request();
         resets.refused.set(1);
-        assert_eq!(resets.take_unrecorded(), 0, "the request may still learn of it");
-        underway.recorded();
-        drop(underway);
-        assert_eq!(resets.take_unrecorded(), 0);
+        assert_eq!(resets.take_unrecorded(true), 0, "the request may still learn of it");
+        resets.recorded();
+        assert_eq!(resets.take_unrecorded(false), 0);
     }
 }

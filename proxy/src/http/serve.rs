@@ -13,8 +13,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
 use super::pipeline::Line;
+use super::reply::is_grpc;
 use super::resets::{Resets, Watched};
 use super::serve_h1::{self, Control, Ended};
+use super::streams::{Limits, Streams};
 use crate::body::Body;
 use crate::drain::{Guard, Phase};
 use crate::io::Io;
@@ -50,17 +52,20 @@ pub async fn http1(io: Io, line: Rc<Line>) {
 /// Serves HTTP/2 until the connection ends.
 pub async fn http2(io: Io, line: Rc<Line>, guard: &Guard) {
     let resets = Rc::new(Resets::default());
-    let (requests, watched) = (Rc::clone(&line), Rc::clone(&resets));
+    let limits = Limits::of(&line.worker.deadlines);
+    let streams = Streams::new(Rc::clone(&resets), limits);
+    let (requests, beginning) = (Rc::clone(&line), Rc::clone(&streams));
     let service = service_fn(move |request: Request<Incoming>| {
         let line = Rc::clone(&requests);
-        let underway = watched.request();
+        let underway = beginning.begin(is_grpc(request.headers()));
         // Boxed, so that hyper's stream futures stay small: they are moved several times.
         Box::pin(async move {
-            let response = Line::handle(line, request.map(Body::Http2)).await;
+            let stream = Some(Rc::clone(underway.stream()));
+            let response = Line::handle(line, request.map(Body::Http2), stream).await;
             Ok::<_, std::convert::Infallible>(response.map(|body| body.while_underway(underway)))
         })
     });
-    let connection = http2::Builder::new(LocalExec)
+    let connection = http2::Builder::new(StreamExec(Rc::clone(&streams)))
         .timer(hyper_util::rt::TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -71,22 +76,24 @@ pub async fn http2(io: Io, line: Rc<Line>, guard: &Guard) {
         .serve_connection(TokioIo::new(Watched::new(io, Rc::clone(&resets))), service);
     let mut connection = pin!(connection);
     let mut draining = pin!(guard.reached(Phase::Draining));
-    let mut idle = Box::pin(idle(&resets, line.worker.deadlines.idle));
+    let mut clock = tokio::time::interval(limits.interval());
+    clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    clock.reset();
     let mut asked_to_end = false;
     let ended = poll_fn(|cx| {
-        if !asked_to_end {
-            let is_idle = idle.as_mut().poll(cx).is_ready();
-            if is_idle && resets.begun() == 0 {
-                // Perhaps not even the preface came, and then there is nobody to say good-bye to.
-                return Poll::Ready(Ok(()));
-            }
-            if is_idle || draining.as_mut().poll(cx).is_ready() {
-                asked_to_end = true;
-                connection.as_mut().graceful_shutdown();
-            }
+        while clock.poll_tick(cx).is_ready() {
+            streams.tick();
+        }
+        if streams.is_abandoned() || streams.is_idle() && streams.begun() == 0 {
+            // Good-bye was said and not taken; or perhaps not even the preface came, and then there is nobody to say it to.
+            return Poll::Ready(Ok(()));
+        }
+        if !asked_to_end && (streams.is_idle() || draining.as_mut().poll(cx).is_ready()) {
+            asked_to_end = true;
+            connection.as_mut().graceful_shutdown();
         }
         let polled = connection.as_mut().poll(cx);
-        for _ in 0..resets.take_unrecorded() {
+        for _ in 0..resets.take_unrecorded(streams.is_busy()) {
             line.refused_stream();
         }
         polled
@@ -97,26 +104,14 @@ pub async fn http2(io: Io, line: Rc<Line>, guard: &Guard) {
     }
 }
 
-/// Resolves when no request was under way for at least `timeout`, and at most twice that.
-async fn idle(resets: &Resets, timeout: Duration) {
-    let mut seen = resets.begun();
-    loop {
-        tokio::time::sleep(timeout).await;
-        let begun = resets.begun();
-        if begun == seen && !resets.is_busy() {
-            return;
-        }
-        seen = begun;
-    }
-}
+/// Spawns a connection's streams on the worker's own thread; futures as they are.
+#[derive(Clone)]
+struct StreamExec(Rc<Streams>);
 
-/// Spawns on the worker's own thread; futures as they are.
-#[derive(Clone, Copy)]
-pub struct LocalExec;
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExec {
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for StreamExec {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
+        // The library asks for the answer and spawns what sends it in one go, a stream at a time.
+        self.0.spawned(&tokio::task::spawn_local(future));
     }
 }
 
@@ -134,20 +129,5 @@ mod tests {
         let http1 = future_size(|io, line, (): ()| http1(io, line));
         let http2 = future_size(http2);
         assert!(http1 <= 640 && http2 <= 2048, "{http1} {http2}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_is_idle_only_without_requests() {
-        const TIMEOUT: Duration = Duration::from_secs(10);
-        let resets = Rc::new(Resets::default());
-        let idle = idle(&resets, TIMEOUT);
-        let mut idle = pin!(idle);
-        let mut is_idle_after = async |time| tokio::time::timeout(time, idle.as_mut()).await.is_ok();
-        let underway = resets.request();
-        assert!(!is_idle_after(10 * TIMEOUT).await, "a request is under way");
-        drop(underway);
-        drop(resets.request());
-        assert!(!is_idle_after(TIMEOUT).await, "one was a moment ago");
-        assert!(is_idle_after(2 * TIMEOUT).await);
     }
 }
