@@ -1,5 +1,5 @@
-//! What the proxy would decide about a request, by the code that decides, without traffic: for `writ explain` and the
-//! admin's `/explain`.
+//! What the proxy would decide about a request or an opaque connection, by the code that decides, without traffic: for
+//! `writ explain` and the admin's `/explain`.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -15,13 +15,16 @@ use crate::http::pipeline;
 use crate::identity::SpiffeId;
 use crate::memory::Memory;
 use crate::peer::{self, Peer};
-use crate::stages::{Application, Target};
+use crate::stages::{self, Application, Target};
+use crate::tcp;
 use crate::telemetry::{ConnectionFacts, ProxyFacts, Record, Shard, Side, TlsEvidence};
 use crate::upstream::Registry;
 
-/// A request to be explained.
+/// A request, or an opaque connection, to be explained.
 #[derive(Debug, Clone)]
 pub struct Query {
+    /// How the record names what an opaque connection carries, `tcp` or `tls`; `None`: an HTTP request.
+    pub opaque: Option<&'static str>,
     /// Inbound or outbound.
     pub side: Side,
     /// A verified mTLS peer's identity; `None`: plaintext.
@@ -42,12 +45,13 @@ pub struct Query {
 
 impl Query {
     /// Reads the parameters that `writ explain` and `/explain?..` share: `side`, `from`, `method`, `url`, `header`
-    /// (`name=value`, repeatable), `sni`, `source`, `destination`.
+    /// (`name=value`, repeatable), `protocol`, `sni`, `source`, `destination`.
     ///
     /// # Errors
     /// Names the parameter and what it should be.
     pub fn parse<'a>(parameters: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, String> {
         let mut query = Self {
+            opaque: None,
             side: Side::Inbound,
             from: None,
             source: ([127, 0, 0, 1], 0).into(),
@@ -60,10 +64,37 @@ impl Query {
         for (name, value) in parameters {
             query.set(name, value).map_err(|why| format!("{name}={value}: {why}"))?;
         }
-        if query.url.authority().is_none() {
-            return Err("url is missing; expected http://HOST[:PORT]/PATH".into());
+        match (query.opaque, query.destination) {
+            (None, _) if query.url.authority().is_none() => {
+                Err("url is missing; expected http://HOST[:PORT]/PATH".into())
+            }
+            (Some(_), None) => {
+                Err("destination is missing; an opaque connection says nothing else of where it goes".into())
+            }
+            _ => Ok(query),
         }
-        Ok(query)
+    }
+
+    /// The parameters of what a record is about. Headers and the query of a path are not in records: give them beside.
+    pub fn of_record(record: &Value) -> Vec<(&'static str, String)> {
+        let text = |pointer: &str| record.pointer(pointer).and_then(Value::as_str);
+        let authority = text("/request/authority").or_else(|| text("/destination/address"));
+        let url = authority.zip(text("/request/path"));
+        let url = url.map(|(authority, path)| format!("http://{authority}{path}"));
+        let sni = record.pointer("/decision/checks/0/evidence/sni").and_then(Value::as_str);
+        let inbound = text("/proxy/side") != Some("outbound");
+        let parameters = [
+            ("side", text("/proxy/side")),
+            ("from", text("/source/identity")),
+            ("source", text("/source/address")),
+            ("destination", text("/destination/address").filter(|_| !went_by_authority(record))),
+            ("protocol", text("/request/protocol").filter(|protocol| matches!(*protocol, "tcp" | "tls"))),
+            ("method", text("/request/method")),
+            // Outbound, the evidence is of the hop to the server.
+            ("sni", sni.filter(|_| inbound)),
+            ("url", url.as_deref()),
+        ];
+        parameters.into_iter().filter_map(|(name, value)| Some((name, value?.to_owned()))).collect()
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
@@ -80,6 +111,14 @@ impl Query {
             "from" => self.from = Some(value.parse().map_err(|error| format!("{error}"))?),
             "source" => self.source = address()?,
             "destination" => self.destination = Some(address()?),
+            "protocol" => {
+                self.opaque = match value {
+                    "http" => None,
+                    "tcp" => Some("tcp"),
+                    "tls" => Some("tls"),
+                    _ => return Err("expected http, tcp or tls".into()),
+                }
+            }
             "sni" => self.sni = Some(value.into()),
             "method" => self.method = value.parse().map_err(|_| "not a method".to_owned())?,
             "url" => {
@@ -139,6 +178,19 @@ impl Query {
     }
 }
 
+/// Whether the request of a record was sent to the outbound listener itself, whose address then stands as the
+/// destination. What was redirected there had an address that is neither loopback nor of another port than its service.
+fn went_by_authority(record: &Value) -> bool {
+    let text = |pointer: &str| record.pointer(pointer).and_then(Value::as_str);
+    let Some(address) = text("/destination/address").and_then(|address| address.parse::<SocketAddr>().ok())
+    else {
+        return false;
+    };
+    let service_port = text("/destination/service").and_then(|service| service.rsplit(':').next());
+    text("/proxy/side") == Some("outbound")
+        && (address.ip().is_loopback() || service_port.is_some_and(|port| port != address.port().to_string()))
+}
+
 /// The record that the proxy would leave, with the whole list of what was considered when nothing allowed.
 pub fn explain(
     generation: Arc<Generation>,
@@ -150,25 +202,47 @@ pub fn explain(
     let shard = Shard::detached(proxy);
     let peer = Peer::new(Rc::new(query.facts()), None, None);
     let mut record = Record::begin(&shard, &held.config, &peer.facts);
-    let mut request = query.request();
-    pipeline::asked(&mut record, &request);
     let target = query.target(peer.facts.destination, &held, registry);
-    let decided = pipeline::decide(&peer, target, &held, &mut request, &mut record, &Memory::default());
-    let refused = match decided {
-        Ok(_) => None,
-        Err(reject) => {
-            let response = pipeline::refused(&reject, false, &mut record);
-            record.status = response.status().as_u16();
-            Some(reject.reason)
+    let request = match query.opaque {
+        Some(protocol) => {
+            connection(&peer, target, &held, &mut record, protocol);
+            None
         }
+        None => Some(request(&peer, target, &held, &mut record, query.request())),
     };
     let mut value: Value = serde_json::from_str(&record.render()).map_err(|error| error.to_string())?;
-    if refused == Some(Reason::NoAllowMatched) {
-        let attributes = pipeline::attributes(&request, &record);
-        let considered = held.tables.consider(&peer::attributes(&peer.facts), Some(&attributes), usize::MAX);
+    if record.decision.reason == Reason::NoAllowMatched {
+        let attributes = request.as_ref().map(|request| pipeline::attributes(request, &record));
+        let considered =
+            held.tables.consider(&peer::attributes(&peer.facts), attributes.as_ref(), usize::MAX);
         value["considered"] = considered.to_json(held.tables.objects());
     }
     Ok(value)
+}
+
+/// Decides about a request, and gives it back as policies saw it.
+fn request(
+    peer: &Peer,
+    target: Target,
+    held: &Held,
+    record: &mut Record,
+    mut request: Request<Body>,
+) -> Request<Body> {
+    pipeline::asked(record, &request);
+    let decided = pipeline::decide(peer, target, held, &mut request, record, &Memory::default());
+    if let Err(reject) = decided {
+        let response = pipeline::refused(&reject, false, record);
+        record.status = response.status().as_u16();
+    }
+    request
+}
+
+/// Decides about an opaque connection.
+fn connection(peer: &Peer, target: Target, held: &Held, record: &mut Record, protocol: &'static str) {
+    record.protocol = protocol;
+    if let Err(reject) = tcp::decide(peer, target, held, record, &Memory::default()) {
+        stages::ended(&reject, record);
+    }
 }
 
 #[cfg(test)]
@@ -213,10 +287,27 @@ mod tests {
             (("header", "x"), "NAME=VALUE"),
             (("colour", "red"), "no such parameter"),
             (("method", "GET"), "url is missing"),
+            (("protocol", "udp"), "http, tcp or tls"),
+            (("protocol", "tcp"), "destination is missing"),
         ] {
             let wrong = Query::parse([parameter]).unwrap_err();
             assert!(wrong.contains(said), "{parameter:?}: {wrong}");
         }
+    }
+
+    #[test]
+    fn an_opaque_connection_is_explained_too() {
+        let caller = ("from", "spiffe://cluster.local/ns/bookinfo/sa/productpage");
+        let opaque = [("protocol", "tcp"), ("destination", "10.0.0.1:9080"), caller];
+        let refused = explained(&opaque);
+        assert_eq!(refused["request"]["protocol"], "tcp");
+        assert_eq!(refused["decision"]["reason"], "matched-deny", "without what it asks of HTTP it is wider");
+        assert_eq!(refused["ended"]["stage"], "authorize");
+        let plaintext = explained(&opaque[..2]);
+        assert_eq!(plaintext["decision"]["reason"], "plaintext-under-strict");
+        assert!(plaintext.get("considered").is_none());
+        let outbound = explained(&[opaque[0], opaque[1], ("side", "outbound")]);
+        assert_eq!(outbound["decision"]["reason"], "no-policy", "no service owns the address");
     }
 
     #[test]

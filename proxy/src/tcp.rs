@@ -1,6 +1,7 @@
 //! Opaque TCP: authorized by the rules that need no request, sent to one endpoint, recorded once.
 
 use std::io;
+use std::net::SocketAddr;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -13,10 +14,11 @@ use crate::io::Io;
 use crate::memory::Memory;
 use crate::net::Prefixed;
 use crate::peer::Peer;
-use crate::stages::{self, Target};
+use crate::stages::{self, Application, Target};
+use crate::tables::Backend;
 use crate::telemetry::Record;
 use crate::tunnel;
-use crate::upstream::{self, Hop, HopProtocol};
+use crate::upstream::{self, HopProtocol};
 use crate::worker::Worker;
 
 /// Serves a connection of bytes that are not ours to read. `protocol` is how the record names it: `tcp` or `tls`.
@@ -104,6 +106,16 @@ async fn read_some<IO: AsyncRead + Unpin>(io: &mut IO, into: &mut BytesMut) -> i
     io.read_buf(into).await
 }
 
+/// Where an opaque connection goes, as decided.
+pub enum Chosen<'t> {
+    /// The local application.
+    Application(Application),
+    /// The backend of the service that owns the address.
+    Backend(&'t Backend),
+    /// An address as it is: a pod's own, or one that no service owns.
+    Address(SocketAddr),
+}
+
 /// Decides about a connection as a whole, and opens the way to the server if it may go on.
 async fn open(
     worker: &Worker,
@@ -112,27 +124,35 @@ async fn open(
     held: &Held,
     record: &mut Record,
 ) -> Result<upstream::Io, Reject> {
-    stages::admit(peer, held, record)?;
-    let hop = match target {
-        Target::Application(application) => {
-            authorize(peer, held, &worker.memory, record)?;
-            stages::to_application(worker, application, HopProtocol::Tcp)
-        }
-        Target::Destination(address) => route(worker, address, held, record)?,
-        Target::Pod(address) => {
-            let address = stages::to_pod(&mut record.decision, address);
-            let hop = stages::to_address(worker, address, HopProtocol::Tcp);
-            hop.inspect_err(|reject| stages::charge_hop(&mut record.decision, reject))?
-        }
-        Target::Authority(_) => {
-            return Err(Reject::because(
-                Stage::Route,
-                Reason::NotDetected,
-                "opaque bytes without a destination",
-            ));
-        }
+    let hop = match decide(peer, target, held, record, &worker.memory)? {
+        Chosen::Application(application) => Ok(stages::to_application(worker, application, HopProtocol::Tcp)),
+        Chosen::Backend(backend) => worker.upstream.pick(backend, HopProtocol::Tcp, &[]),
+        Chosen::Address(address) => stages::to_address(worker, address, HopProtocol::Tcp),
     };
+    let hop = hop.inspect_err(|reject| stages::charge_hop(&mut record.decision, reject))?;
     stages::connect(worker, &hop, record).await.map(|connected| connected.io)
+}
+
+/// Every decision about an opaque connection, without any I/O: what `writ explain` runs as well.
+pub fn decide<'t>(
+    peer: &Peer,
+    target: Target,
+    held: &'t Held,
+    record: &mut Record,
+    memory: &Memory,
+) -> Result<Chosen<'t>, Reject> {
+    stages::admit(peer, held, record)?;
+    match target {
+        Target::Application(application) => {
+            authorize(peer, held, memory, record)?;
+            Ok(Chosen::Application(application))
+        }
+        Target::Destination(address) => route(address, held, record),
+        Target::Pod(address) => Ok(Chosen::Address(stages::to_pod(&mut record.decision, address))),
+        Target::Authority(_) => {
+            Err(Reject::because(Stage::Route, Reason::NotDetected, "opaque bytes without a destination"))
+        }
+    }
 }
 
 /// The checks of an opaque connection to the application.
@@ -146,25 +166,14 @@ fn authorize(peer: &Peer, held: &Held, memory: &Memory, record: &mut Record) -> 
 }
 
 /// To the backend of the service that owns the address, or to the address as it is.
-fn route(
-    worker: &Worker,
-    address: std::net::SocketAddr,
-    held: &Held,
-    record: &mut Record,
-) -> Result<Hop, Reject> {
-    let picked = match held.tables.service_by_address(address.ip(), address.port()) {
-        Some(id) => {
-            let port = held.tables.service_port(id);
-            let backend = held.tables.backend(port.backend);
-            record.service = Some(port.name.clone());
-            record.backend = Some(backend.name.clone());
-            record.decision.allow(Stage::Route, Reason::DecidedByServer, PolicyRef::NONE);
-            worker.upstream.pick(backend, HopProtocol::Tcp, &[])
-        }
-        None => {
-            let address = stages::unknown(Some(address), held, &mut record.decision)?;
-            stages::to_address(worker, address, HopProtocol::Tcp)
-        }
+fn route<'t>(address: SocketAddr, held: &'t Held, record: &mut Record) -> Result<Chosen<'t>, Reject> {
+    let Some(id) = held.tables.service_by_address(address.ip(), address.port()) else {
+        return stages::unknown(Some(address), held, &mut record.decision).map(Chosen::Address);
     };
-    picked.inspect_err(|reject| stages::charge_hop(&mut record.decision, reject))
+    let port = held.tables.service_port(id);
+    let backend = held.tables.backend(port.backend);
+    record.service = Some(port.name.clone());
+    record.backend = Some(backend.name.clone());
+    record.decision.allow(Stage::Route, Reason::DecidedByServer, PolicyRef::NONE);
+    Ok(Chosen::Backend(backend))
 }

@@ -55,6 +55,18 @@ fn a_clean_configuration_is_told_to_be_clean() {
 }
 
 #[test]
+fn warnings_fail_only_where_asked_to() {
+    let directory = Directory::new();
+    directory.write(
+        "policy.yaml",
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: idle}\nspec: {action: DENY}\n",
+    );
+    let path = directory.path().to_str().unwrap();
+    assert!(writ(&["check", path]).well().contains("0 errors, 1 warning;"));
+    assert!(writ(&["check", "--strict", path]).code(1).contains("0 errors, 1 warning;"));
+}
+
+#[test]
 fn what_is_not_there_is_wrong_usage() {
     let finished = writ(&["check", "/nonexistent/directory"]);
     assert_eq!(finished.status.code(), Some(2));

@@ -98,6 +98,52 @@ impl Record {
         policy(self.0.pointer("/route/policy"))
     }
 
+    /// Whether policy and routes alone decided, about something that is known in full: not a handshake, the bytes of a
+    /// request, or what became of the way to the server.
+    pub fn decided_by_policy(&self) -> bool {
+        let decided = ["admit", "authorize", "route", "split"].contains(&self.text("/decision/stage"));
+        let whole = self.text("/ended/stage") != "sanitize" && self.text("/request/method") != "CONNECT";
+        let of_tunnels = matches!(self.text("/request/protocol"), "tcp" | "tls");
+        decided && whole && (of_tunnels || !self.text("/request/method").is_empty())
+    }
+
+    /// How what is explained of the same request differs, if it does: in what decided, each check, route and marks.
+    pub fn differs(&self, explained: &Self) -> Option<String> {
+        let differs = |what: &str, said: String, explained: String| {
+            (said != explained).then(|| format!("{what}: {said} / {explained}"))
+        };
+        let text =
+            |pointer: &str| differs(pointer, self.text(pointer).into(), explained.text(pointer).into());
+        let mut checks = (self.checks(), explained.checks());
+        if self.side() == "outbound" {
+            // What a hop proves is known when there is one.
+            checks = (checks.0.split_off(2), checks.1.split_off(2));
+        }
+        let refused = self.text("/decision/outcome") == "deny" && self.side() == "inbound";
+        let part = |name: &str| {
+            differs(name, format!("{:?}", self.0.get(name)), format!("{:?}", explained.0.get(name)))
+        };
+        differs("decision", self.decision(), explained.decision())
+            .or_else(|| differs("checks", format!("{:?}", checks.0), format!("{:?}", checks.1)))
+            .or_else(|| differs("route", self.route(), explained.route()))
+            .or_else(|| text("/destination/service"))
+            .or_else(|| text("/decision/policy/digest"))
+            .or_else(|| part("shadow"))
+            .or_else(|| part("audit"))
+            .or_else(|| refused.then(|| differs("end", self.ended(), explained.ended())).flatten())
+            .or_else(|| self.considered_differs(explained))
+    }
+
+    /// A record tells the nearest policies and the number of the others; all are explained.
+    fn considered_differs(&self, explained: &Self) -> Option<String> {
+        let policies = |record: &Self| record.0.pointer("/considered/policies").cloned().unwrap_or_default();
+        let Value::Array(told) = policies(self) else { return None };
+        let all = policies(explained).as_array().cloned().unwrap_or_default();
+        let others = self.number("/considered/others") as usize;
+        (all.len() != told.len() + others || all[..told.len()] != told)
+            .then(|| format!("considered: {told:?} and {others} / {all:?}"))
+    }
+
     /// The whole of it.
     pub fn json(&self) -> &Value {
         &self.0

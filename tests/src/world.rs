@@ -1,5 +1,6 @@
 //! A mesh of real proxies in this process: a caller's sidecar, and one for each server.
 
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::records::{Gathering, Tap};
-use crate::{Client, Directory, Pki, Record, Records, Reply, Server, cluster, soon};
+use crate::{Client, Directory, Explainer, Pki, Record, Records, Reply, Server, cluster, soon};
 
 /// A mesh as it is to be.
 pub struct World {
@@ -29,6 +30,8 @@ pub struct World {
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 /// Records on their way to the test. More than a test leaves at once.
 const RECORDS: usize = 1 << 16;
+/// So many records of a mesh are compared with what is explained of them.
+const EXPLAINED: usize = 300;
 
 impl World {
     /// With the caller's sidecar alone.
@@ -119,6 +122,7 @@ impl World {
             caller: Some(caller),
             sidecars,
             located,
+            documents: self.documents,
             config,
             pki,
             records: Some(Gathering::start(records, tap)),
@@ -190,6 +194,7 @@ pub struct Mesh {
     caller: Option<Running>,
     sidecars: Vec<(String, Running)>,
     located: Vec<(Server, SocketAddr)>,
+    documents: Vec<String>,
     config: Directory,
     records: Option<Gathering>,
 }
@@ -303,9 +308,36 @@ impl Mesh {
     pub async fn stop_counting(mut self) -> (Records, usize) {
         let stopped = tokio::task::spawn_blocking(move || {
             let cut = self.stop_blocking();
-            (self.records.take().unwrap().finish(), cut)
+            let records = self.records.take().unwrap().finish();
+            self.assert_explained(&records);
+            (records, cut)
         });
         soon("the stop", stopped).await.unwrap()
+    }
+
+    /// What `writ explain` says of each record is what the record says, as long as the configuration is the one that
+    /// decided. Headers and queries are not in records, so where policies look at them, an answer may differ.
+    fn assert_explained(&self, records: &Records) {
+        let names = |name: &str| format!("bookinfo/{name}");
+        let servers = self.located.iter().map(|(server, _)| workload(server));
+        let workloads = servers.chain([caller()]).map(|workload| (names(&workload.name), workload));
+        let mut explainers = HashMap::new();
+        for (name, workload) in workloads {
+            explainers.entry(name).or_insert_with(|| Explainer::of(self.config.path(), &workload));
+        }
+        let looks_at_more = ["request.headers", "headers:", "queryParams"]
+            .iter()
+            .any(|word| self.documents.iter().any(|document| document.contains(word)));
+        for record in records.all().iter().take(EXPLAINED) {
+            let explainer = &explainers[record.text("/proxy/workload")];
+            if record.text("/config/digest") != explainer.digest() || !record.decided_by_policy() {
+                continue;
+            }
+            if let Some(explained) = explainer.explain_record(record.json()) {
+                let differs = record.differs(&explained);
+                assert!(differs.is_none() || looks_at_more, "{differs:?}: {record:?}\n{explained:?}");
+            }
+        }
     }
 
     fn stop_blocking(&mut self) -> usize {

@@ -9,6 +9,7 @@ mod explain;
 mod http1;
 mod http2;
 mod identity;
+mod istio;
 mod policy;
 mod records;
 mod reload;

@@ -18,9 +18,12 @@ pub struct Args {
     /// Print JSON: the digest, each object's verdict, and all diagnostics.
     #[arg(long)]
     pub json: bool,
+    /// Fail for warnings too, as `run --config-strict` refuses a configuration for them.
+    #[arg(long, env = "WRIT_CONFIG_STRICT", value_parser = clap::builder::BoolishValueParser::new())]
+    pub strict: bool,
 }
 
-/// Exit codes: 0 without errors (there may be warnings), 1 with errors, 2 if there is nothing to check.
+/// Exit codes: 0 without errors (there may be warnings, unless strict), 1 with errors, 2 if there is nothing to check.
 pub fn run(args: Args) -> ExitCode {
     let loaded = match load(&args.dir, &Workload::default()) {
         Ok(loaded) => loaded,
@@ -35,7 +38,13 @@ pub fn run(args: Args) -> ExitCode {
         false => to_text(&loaded, colours(&io::stdout())),
     };
     let printed = print(&text);
-    if count(&loaded, Severity::Error) > 0 { ExitCode::FAILURE } else { printed }
+    if args.fails(&loaded) { ExitCode::FAILURE } else { printed }
+}
+
+impl Args {
+    fn fails(&self, loaded: &Loaded) -> bool {
+        count(loaded, Severity::Error) > 0 || (self.strict && !loaded.diagnostics.is_empty())
+    }
 }
 
 /// Reads a configuration that somebody asks about. One without anything in it is a mistaken path, not an answer.

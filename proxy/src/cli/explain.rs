@@ -53,6 +53,9 @@ pub struct Args {
     /// A header of the request; may be given several times.
     #[arg(long, value_name = "NAME=VALUE")]
     header: Vec<String>,
+    /// What is asked about: a request (http) or an opaque connection (tcp, tls) to --destination [default: http].
+    #[arg(long, value_parser = ["http", "tcp", "tls"])]
+    protocol: Option<String>,
     /// The server name in the caller's ClientHello.
     #[arg(long, value_name = "NAME")]
     sni: Option<String>,
@@ -104,37 +107,39 @@ impl Args {
         let (account, labels) = (self.service_account.clone(), self.labels.clone());
         let workload = run::workload(name, account, labels, self.trust_domain.clone())?;
         let parameters = self.parameters(record);
-        if record.is_some() && !parameters.iter().any(|(name, _)| name == "url") {
-            return Err("the record is not one of a request; give --url".into());
+        let given = |wanted: &str| parameters.iter().any(|(name, _)| *name == wanted);
+        if record.is_some() && !given("url") && !given("protocol") {
+            return Err("the record is not one of a request or an opaque connection; give --url".into());
         }
-        let pairs = parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let pairs = parameters.iter().map(|(name, value)| (*name, value.as_str()));
         // What is wrong begins with the parameter's name, which is the flag's.
         let query = Query::parse(pairs).map_err(|wrong| format!("--{wrong}"))?;
         Ok((workload, query))
     }
 
     /// The record's; those of flags win.
-    fn parameters(&self, record: Option<&Value>) -> Vec<(String, String)> {
-        let mut parameters = record.map(from_record).unwrap_or_default();
+    fn parameters(&self, record: Option<&Value>) -> Vec<(&'static str, String)> {
+        let mut parameters = record.map(Query::of_record).unwrap_or_default();
         let flags = [
             ("side", &self.side),
             ("from", &self.from),
             ("method", &self.method),
             ("url", &self.url),
+            ("protocol", &self.protocol),
             ("sni", &self.sni),
             ("source", &self.source),
             ("destination", &self.destination),
         ];
         for (name, value) in flags {
             if let Some(value) = value {
-                parameters.retain(|(given, _)| given != name);
-                parameters.push((name.into(), value.clone()));
+                parameters.retain(|(given, _)| *given != name);
+                parameters.push((name, value.clone()));
             }
         }
         if self.plaintext {
-            parameters.retain(|(name, _)| name != "from");
+            parameters.retain(|(name, _)| *name != "from");
         }
-        parameters.extend(self.header.iter().map(|header| ("header".to_owned(), header.clone())));
+        parameters.extend(self.header.iter().map(|header| ("header", header.clone())));
         parameters
     }
 
@@ -196,34 +201,6 @@ fn read_record(path: &Path) -> anyhow::Result<Value> {
     let line = lines.lines().find(|line| !line.trim().is_empty());
     let line = line.with_context(|| format!("{name} holds no record"))?;
     serde_json::from_str(line).with_context(|| format!("{name} does not begin with a record, a line of JSON"))
-}
-
-/// The parameters of the request that a record is about. Headers are not in records: give them as flags.
-fn from_record(record: &Value) -> Vec<(String, String)> {
-    let authority = text(record, "/request/authority").or_else(|| text(record, "/destination/address"));
-    let url = authority.zip(text(record, "/request/path"));
-    let url = url.map(|(authority, path)| format!("http://{authority}{path}"));
-    let parameters = [
-        ("side", text(record, "/proxy/side")),
-        ("from", text(record, "/source/identity")),
-        ("source", text(record, "/source/address")),
-        ("destination", text(record, "/destination/address").filter(|_| !went_by_authority(record))),
-        ("method", text(record, "/request/method")),
-        ("url", url.as_deref()),
-    ];
-    parameters.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))).collect()
-}
-
-/// Whether the request was sent to the outbound listener itself, whose address then stands as the destination. What
-/// was redirected there had an address that is neither loopback nor of another port than its service.
-fn went_by_authority(record: &Value) -> bool {
-    let address = text(record, "/destination/address");
-    let Some(address) = address.and_then(|address| address.parse::<std::net::SocketAddr>().ok()) else {
-        return false;
-    };
-    let service_port = text(record, "/destination/service").and_then(|service| service.rsplit(':').next());
-    text(record, "/proxy/side") == Some("outbound")
-        && (address.ip().is_loopback() || service_port.is_some_and(|port| port != address.port().to_string()))
 }
 
 fn text<'r>(record: &'r Value, pointer: &str) -> Option<&'r str> {

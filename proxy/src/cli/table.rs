@@ -54,12 +54,13 @@ pub fn explained(record: &Value) -> String {
     let decided =
         format!("{} at {}: {}", text("/decision/outcome"), text("/decision/stage"), text("/decision/reason"));
     let by = policy(record.pointer("/decision/policy"));
+    let asked = match (text("/request/method"), text("/request/protocol")) {
+        ("", protocol) => format!("{protocol} to {}", text("/destination/address")),
+        (method, _) => format!("{method} http://{}{}", text("/request/authority"), text("/request/path")),
+    };
     out += &format!(
-        "{} {} http://{}{}\n{}{}\n\n",
+        "{} {asked}\n{}{}\n\n",
         paint.strong(text("/proxy/side")),
-        text("/request/method"),
-        text("/request/authority"),
-        text("/request/path"),
         outcome(paint, text("/decision/outcome"), &decided),
         if by.is_empty() { by } else { format!(", by {}", paint.strong(&by)) },
     );

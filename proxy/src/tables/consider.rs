@@ -193,7 +193,13 @@ impl Rule {
         let (from_passed, from) = nearest_clause(&self.from, question);
         let (to_passed, to) = nearest_clause(&self.to, question);
         let (when_passed, when) = asked(&self.when, question);
-        (from_passed + to_passed + when_passed, from.or(to).or(when))
+        // An opaque connection fails a rule that asks for HTTP anywhere, if only in a clause that it could do without.
+        let of_http = || {
+            let clauses = self.from.iter().chain(&self.to).chain([&self.when]);
+            let mut all = clauses.flatten().filter(|_| question.request.is_none());
+            all.find(|named| named.condition.for_tcp().is_none())
+        };
+        (from_passed + to_passed + when_passed, from.or(to).or(when).or_else(of_http))
     }
 }
 

@@ -9,7 +9,8 @@ use rand::{RngExt, SeedableRng};
 
 use super::naive::Call;
 use super::{condition, objects, tables};
-use crate::tables::{ConnectionAttributes, RequestAttributes, UserAttributes};
+use crate::decision::Reason;
+use crate::tables::{ConnectionAttributes, RequestAttributes, Tables, UserAttributes};
 
 const IDENTITIES: &[&str] = &[
     "spiffe://cluster.local/ns/foo/sa/a",
@@ -66,8 +67,8 @@ const SNIS: &[&str] = &["a.example.com", "b"];
 const USERS: &[&str] = &["iss/sub", "iss/other", "*"];
 const AUDIENCES: &[&str] = &["aud1", "aud2", "*", "aud*"];
 
-/// Everything in a case, from one seed.
-struct Dice(SmallRng);
+/// Everything in a case, from one seed; and how many conditions it has by now, to tell them apart.
+struct Dice(SmallRng, usize);
 
 impl Dice {
     fn one<'a>(&mut self, of: &[&'a str]) -> &'a str {
@@ -88,7 +89,8 @@ impl Dice {
         let sides = self.0.random_range(0..10);
         let is = if sides < 7 { self.some(values) } else { Vec::new() };
         let not = if sides >= 6 { self.some(values) } else { Vec::new() };
-        condition(attribute, "field", &is, &not)
+        self.1 += 1;
+        condition(attribute, &format!("field{}", self.1), &is, &not)
     }
 
     fn attribute(&mut self) -> (Attribute, &'static [&'static str]) {
@@ -227,7 +229,7 @@ impl Dice {
 }
 
 fn compare(seed: u64) -> Result<(), TestCaseError> {
-    let mut dice = Dice(SmallRng::seed_from_u64(seed));
+    let mut dice = Dice(SmallRng::seed_from_u64(seed), 0);
     let count = *[1usize, 4, 12, 40, 120].choose(&mut dice.0).unwrap();
     let dry_run_percent = if dice.chance(30) { 30 } else { 0 };
     let mut authorization: Vec<_> =
@@ -260,21 +262,29 @@ fn compare(seed: u64) -> Result<(), TestCaseError> {
             let expected = call.authorize();
             prop_assert_eq!(tables.authorize(&remainder, &request), expected.clone(), "{:?}", request);
 
-            let considered = tables.consider(&connection, Some(&request), 3);
-            let allowing = policy
-                .authorization
-                .iter()
-                .filter(|each| each.action == AuthorizationAction::Allow && !each.dry_run);
-            if expected.reason == crate::decision::Reason::NoAllowMatched {
-                prop_assert_eq!(considered.nearest.len() + considered.others, allowing.count());
+            if expected.reason == Reason::NoAllowMatched {
+                assert_considered(&tables, call, &mut dice)?;
             }
+        }
+        if opaque.authorize().reason == Reason::NoAllowMatched {
+            assert_considered(&tables, opaque, &mut dice)?;
         }
     }
     Ok(())
 }
 
+/// The same policies, rules and first failed conditions, in the same order.
+fn assert_considered(tables: &Tables, call: Call<'_>, dice: &mut Dice) -> Result<(), TestCaseError> {
+    let limit = *[0usize, 1, 3, 8, usize::MAX].choose(&mut dice.0).unwrap();
+    let considered = tables.consider(call.connection, call.request, limit);
+    let field = |failed: &str| failed.split_once(": ").map(|(field, _)| field.to_owned());
+    let nearest: Vec<_> = considered.nearest.iter().map(|near| (near.policy, field(&near.failed))).collect();
+    prop_assert_eq!((nearest, considered.others), call.considered(limit));
+    Ok(())
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
     #[test]
     fn no_answer_differs_from_the_naive_one(seed: u64) {

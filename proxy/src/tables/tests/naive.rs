@@ -67,6 +67,56 @@ impl Call<'_> {
         result(Outcome::Deny, reason, by, service, user)
     }
 
+    /// After a refusal by nobody: the ALLOW policies with the most conditions that hold in one rule, each with the field
+    /// of the first that does not; and how many more there are.
+    pub(super) fn considered(self, limit: usize) -> (Vec<(PolicyRef, Option<String>)>, usize) {
+        let mut policies: Vec<_> = self.policy.authorization.iter().collect();
+        policies.retain(|each| each.action == AuthorizationAction::Allow && !each.dry_run);
+        policies.sort_by_key(|each| each.object);
+        let mut misses: Vec<_> = policies
+            .iter()
+            .map(|policy| {
+                let rules = policy.rules.iter().map(|rule| (self.passed(rule), rule));
+                // The first of those that are equally near.
+                match rules.rev().max_by_key(|((passed, _), _)| *passed) {
+                    Some(((passed, failed), rule)) => (passed, reference(policy, rule), Some(failed)),
+                    None => (0, PolicyRef::object(policy.object), None),
+                }
+            })
+            .collect();
+        misses.sort_by_key(|(passed, ..)| usize::MAX - passed);
+        let others = misses.len().saturating_sub(limit);
+        misses.truncate(limit);
+        (misses.into_iter().map(|(_, policy, failed)| (policy, failed)).collect(), others)
+    }
+
+    /// How many conditions of a rule that does not match hold, and the field of the first that does not.
+    fn passed(self, rule: &AuthorizationRule) -> (usize, String) {
+        // An opaque connection has nothing of HTTP to hold.
+        let holds = |condition: &Condition| {
+            !(self.request.is_none() && http_only(condition)) && self.holds(condition)
+        };
+        let clause = |clause: &Vec<Condition>| {
+            let failed: Vec<_> = clause.iter().filter(|condition| !holds(condition)).collect();
+            (clause.len() - failed.len(), failed.first().map(|condition| condition.field.clone()))
+        };
+        let nearest = |clauses: &Vec<Vec<Condition>>| {
+            let asked: Vec<_> = clauses.iter().map(clause).collect();
+            let whole = asked.iter().filter(|(_, failed)| failed.is_none());
+            let parts = asked.iter().filter(|(_, failed)| failed.is_some());
+            let most = |of: Vec<&(usize, Option<String>)>| {
+                of.into_iter().rev().max_by_key(|(passed, _)| *passed).cloned()
+            };
+            most(whole.collect()).or_else(|| most(parts.collect())).unwrap_or((0, None))
+        };
+        let (from, to, when) = (nearest(&rule.from), nearest(&rule.to), clause(&rule.when));
+        // Where nothing else fails, what an opaque connection lacks does.
+        let all = || rule.from.iter().chain(&rule.to).chain([&rule.when]).flatten();
+        let of_http =
+            || all().find(|condition| http_only(condition)).map(|condition| condition.field.clone());
+        (from.0 + to.0 + when.0, from.1.or(to.1).or(when.1).or_else(of_http).unwrap())
+    }
+
     fn shadow(self, policies: &[&AuthorizationPolicy]) -> SmallVec<[Shadow; 1]> {
         use AuthorizationAction::{Allow, Audit, Custom, Deny};
         let mut shadow = SmallVec::new();
