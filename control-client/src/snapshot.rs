@@ -84,6 +84,8 @@ pub struct Mesh {
     pub forwarding_identities: Vec<String>,
     /// Path normalisation before matching.
     pub path_normalization: PathNormalization,
+    /// What becomes of a path that could still be read in another way.
+    pub ambiguous_paths: AmbiguousPaths,
 }
 
 impl Default for Mesh {
@@ -95,6 +97,7 @@ impl Default for Mesh {
             outbound: OutboundTrafficPolicy::AllowAny,
             forwarding_identities: Vec::new(),
             path_normalization: PathNormalization::Base,
+            ambiguous_paths: AmbiguousPaths::RefuseTraversal,
         }
     }
 }
@@ -121,6 +124,19 @@ pub enum PathNormalization {
     MergeSlashes,
     /// DECODE_AND_MERGE_SLASHES: `%2F` and `%5C` decoded first.
     DecodeAndMergeSlashes,
+}
+
+/// MeshSettings `pathNormalization.ambiguous`: what becomes of a path that another reader than Writ could understand
+/// differently even after normalisation. Where a `normalization` is named and this is not, Istio's meaning holds: KEEP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AmbiguousPaths {
+    /// KEEP: matched and forwarded as it is, as Istio and Envoy do.
+    Keep,
+    /// REFUSE_TRAVERSAL: refused where another reading climbs: `/a%2f..%2fb`, `/%252e%252e/b`, `/..;/b`, `/%c0%ae./b`.
+    #[default]
+    RefuseTraversal,
+    /// REFUSE: refused also with an escaped slash or backslash, an empty segment, `;`, or what is escaped twice.
+    Refuse,
 }
 
 /// The merged PeerAuthentication of the workload.

@@ -167,6 +167,44 @@ async fn a_path_with_a_hidden_end() {
     records.pair("/after");
 }
 
+/// One policy, many spellings: what reaches the application is what the policy looked at, or nothing does.
+#[tokio::test]
+async fn a_denied_path_has_no_second_spelling() {
+    const DENY_ADMIN: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: deny-admin, namespace: bookinfo}
+spec:
+  action: DENY
+  rules: [{to: [{operation: {paths: [/admin, /admin/*]}}]}]
+";
+    let app = App::echo().await;
+    let mesh = World::new().server(Server::new("ratings", &app)).policy(DENY_ADMIN).start().await;
+    for (path, status, seen) in [
+        ("/admin/x", 403, None),
+        ("/x/../admin", 403, None),
+        ("/%61dmin/x", 403, None),
+        ("/x/%2e%2e/admin", 403, None),
+        ("/x\\..\\admin", 403, None),
+        ("/x%2f..%2fadmin", 400, None),
+        ("/x/%252e%252e/admin", 400, None),
+        ("/x/..;/admin", 400, None),
+        ("/x/%c0%ae%c0%ae/admin", 400, None),
+        ("/x/../public/./y", 200, Some("/public/y")),
+        ("/@scope%2Fname", 200, Some("/@scope%2Fname")),
+    ] {
+        let before = app.requests();
+        // On a connection of its own: straight to the server's sidecar, as the mesh's own client would normalise first.
+        let mut client = tests::Client::connect(mesh.inbound("ratings")).await;
+        assert_eq!(client.get(path, "").await.status, status, "{path}");
+        match seen {
+            Some(seen) => assert_eq!(app.seen().last().unwrap().head.uri.path(), seen),
+            None => assert_eq!(app.requests(), before, "{path}"),
+        }
+    }
+    mesh.stop().await;
+}
+
 #[tokio::test]
 async fn what_is_too_large() {
     let app = App::echo().await;

@@ -138,6 +138,7 @@ fn mesh(settings: &MeshSettings, workload: &Workload) -> Mesh {
         outbound: settings.outbound,
         forwarding_identities: settings.forwarding_identities.clone(),
         path_normalization: settings.path_normalization,
+        ambiguous_paths: settings.ambiguous_paths,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::read::{At, Fields};
 use super::{Meta, Resource};
-use crate::snapshot::{OutboundTrafficPolicy, PathNormalization};
+use crate::snapshot::{AmbiguousPaths, OutboundTrafficPolicy, PathNormalization};
 
 /// A MeshSettings; defaults filled in.
 #[derive(Debug, Clone)]
@@ -12,6 +12,7 @@ pub(crate) struct MeshSettings {
     pub(crate) outbound: OutboundTrafficPolicy,
     pub(crate) forwarding_identities: Vec<String>,
     pub(crate) path_normalization: PathNormalization,
+    pub(crate) ambiguous_paths: AmbiguousPaths,
     /// Names of extension providers.
     pub(crate) providers: Vec<String>,
 }
@@ -24,6 +25,7 @@ impl Default for MeshSettings {
             outbound: OutboundTrafficPolicy::AllowAny,
             forwarding_identities: Vec::new(),
             path_normalization: PathNormalization::Base,
+            ambiguous_paths: AmbiguousPaths::RefuseTraversal,
             providers: Vec::new(),
         }
     }
@@ -38,6 +40,12 @@ const NORMALIZATION: &[(&str, PathNormalization)] = &[
     ("BASE", PathNormalization::Base),
     ("MERGE_SLASHES", PathNormalization::MergeSlashes),
     ("DECODE_AND_MERGE_SLASHES", PathNormalization::DecodeAndMergeSlashes),
+];
+
+const AMBIGUOUS: &[(&str, AmbiguousPaths)] = &[
+    ("KEEP", AmbiguousPaths::Keep),
+    ("REFUSE_TRAVERSAL", AmbiguousPaths::RefuseTraversal),
+    ("REFUSE", AmbiguousPaths::Refuse),
 ];
 
 const KNOWN: &[&str] = &[
@@ -66,9 +74,8 @@ pub(crate) fn mesh_settings(_: &Meta, object: Fields<'_>) -> Resource {
     if let Some(list) = spec.get("forwardingIdentities") {
         settings.forwarding_identities = list.items().filter_map(identity).collect();
     }
-    if let Some(policy) = spec.get("pathNormalization") {
-        let value = policy.fields(&["normalization"]).and_then(|fields| fields.require("normalization"));
-        settings.path_normalization = value.and_then(|at| at.one_of(NORMALIZATION)).unwrap_or_default();
+    if let Some(at) = spec.get("pathNormalization") {
+        path_normalization(at, &mut settings);
     }
     if let Some(list) = spec.get("extensionProviders") {
         // Istio's MeshConfig has some dozen kinds of provider; only the names count as long as none is called.
@@ -77,6 +84,24 @@ pub(crate) fn mesh_settings(_: &Meta, object: Fields<'_>) -> Resource {
         list.warn("providers are accepted and not called yet: what a CUSTOM policy matches is denied");
     }
     Resource::MeshSettings(settings)
+}
+
+/// Who names a normalization gets Istio's meaning of it, and nothing refused beyond that, unless `ambiguous` says so.
+fn path_normalization(at: At<'_>, settings: &mut MeshSettings) {
+    let Some(fields) = at.fields(&["normalization", "ambiguous"]) else { return };
+    let named = fields.get("normalization");
+    if let Some(at) = named {
+        let known = at.one_of(NORMALIZATION);
+        settings.path_normalization = known.unwrap_or_default();
+        if known.is_some() {
+            settings.ambiguous_paths = AmbiguousPaths::Keep;
+        }
+    }
+    match fields.get("ambiguous") {
+        Some(at) => settings.ambiguous_paths = at.one_of(AMBIGUOUS).unwrap_or(AmbiguousPaths::Refuse),
+        None if named.is_none() => fields.missing("normalization", "is required, or `ambiguous`"),
+        None => {}
+    }
 }
 
 /// `spiffe://..`, exact or with one star at its end or start.
@@ -120,6 +145,30 @@ mod tests {
         assert_eq!(settings.outbound, OutboundTrafficPolicy::RegistryOnly);
         assert_eq!(settings.path_normalization, PathNormalization::MergeSlashes);
         assert_eq!(settings.forwarding_identities.len(), 1);
+    }
+
+    #[test]
+    fn naming_a_normalization_asks_for_istios_meaning() {
+        use AmbiguousPaths::{Keep, Refuse, RefuseTraversal};
+        use PathNormalization::{Base, MergeSlashes};
+        for (spec, good, normalization, ambiguous) in [
+            ("{}", true, Base, RefuseTraversal),
+            ("{pathNormalization: {normalization: BASE}}", true, Base, Keep),
+            ("{pathNormalization: {ambiguous: REFUSE}}", true, Base, Refuse),
+            (
+                "{pathNormalization: {normalization: MERGE_SLASHES, ambiguous: REFUSE_TRAVERSAL}}",
+                true,
+                MergeSlashes,
+                RefuseTraversal,
+            ),
+            ("{pathNormalization: {normalization: MERGE}}", false, Base, RefuseTraversal),
+            ("{pathNormalization: {normalization: BASE, ambiguous: ALLOW}}", false, Base, Refuse),
+            ("{pathNormalization: {}}", false, Base, RefuseTraversal),
+        ] {
+            let (is_good, settings, _) = settings(spec);
+            let read = (is_good, settings.path_normalization, settings.ambiguous_paths);
+            assert_eq!(read, (good, normalization, ambiguous), "{spec}");
+        }
     }
 
     #[test]

@@ -10,8 +10,15 @@ use serde_json::{Value, json};
 
 use super::{colours, print};
 
+const NORMALIZATION: &str = "\
+Paths are matched, and forwarded, in the form that MeshSettings spec.pathNormalization gives them:
+  normalization: NONE | BASE (default) | MERGE_SLASHES | DECODE_AND_MERGE_SLASHES, as in Istio
+  ambiguous:     KEEP (default where a normalization is named) | REFUSE_TRAVERSAL (default else) | REFUSE:
+                 which paths that other readers may understand differently are refused with 400";
+
 /// Flags of `writ check`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = NORMALIZATION)]
 pub struct Args {
     /// A directory, searched recursively for *.yaml, *.yml and *.json, or one file.
     pub dir: PathBuf,

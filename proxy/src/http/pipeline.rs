@@ -200,7 +200,7 @@ pub fn decide<'t>(
     memory: &Memory,
 ) -> Result<Chosen<'t>, Reject> {
     stages::admit(peer, held, record)?;
-    sanitize::request(request, held.tables.mesh().path_normalization)?;
+    sanitize::request(request, held.tables.mesh())?;
     match target {
         Target::Application(application) => inbound(peer, application, held, request, record, memory),
         Target::Destination(address) => outbound(Some(address), held, request, record, &memory.splits),

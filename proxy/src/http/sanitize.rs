@@ -2,7 +2,7 @@
 
 use ::http::header::{self, HeaderName};
 use ::http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
-use control_client::snapshot::PathNormalization;
+use control_client::snapshot::Mesh;
 
 use super::serve_h1::CanUpgrade;
 use crate::decision::{Reason, Stage};
@@ -20,11 +20,13 @@ const HOP_BY_HOP: [HeaderName; 5] = [
 /// Prefixes that only proxies of the mesh may set: stripped from what comes in.
 const RESERVED: [&str; 2] = ["x-writ-", "x-envoy-"];
 
-/// Makes a request unambiguous: its authority agrees with itself, its path is in the form that policies match, and
-/// headers of the hop it came by are gone. `Upgrade` survives where the connection can be switched ([`CanUpgrade`]).
-pub fn request<B>(request: &mut Request<B>, normalization: PathNormalization) -> Result<(), Reject> {
+/// Makes a request unambiguous, so that what policies match is what is forwarded: its authority agrees with itself and is
+/// a plain `HOST[:PORT]` (no trailing dot, no empty port, no escapes; case is kept and doesn't count), its path is in the
+/// one form that [`normalize`] gives it, and headers of the hop it came by are gone. `Upgrade` survives where the connection can be switched ([`CanUpgrade`]).
+pub fn request<B>(request: &mut Request<B>, mesh: &Mesh) -> Result<(), Reject> {
     authority_agrees(request)?;
-    normalize_path(request, normalization)?;
+    plain_authority(request)?;
+    normalize_path(request, mesh)?;
     let upgrade = wants_upgrade(request);
     let te_trailers = request.headers().get(header::TE).is_some_and(accepts_trailers);
     strip_hop(request.headers_mut())?;
@@ -71,10 +73,14 @@ pub fn split_authority(authority: &str) -> Option<(&str, Option<u16>)> {
             None => (authority, ""),
         },
     };
-    if host.is_empty() {
+    // RFC 3986 section 3.2.2 without escapes: a name that is written in two ways is two names to policies.
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:".contains(&byte);
+    if host.is_empty() || !host.bytes().all(plain) {
         return None;
     }
-    let port = if port.is_empty() { None } else { Some(port.parse().ok()?) };
+    // `parse` alone would take `+80`, and `080` is a second way to write 80.
+    let canonical = port.bytes().all(|byte| byte.is_ascii_digit()) && !port.starts_with('0');
+    let port = if port.is_empty() { None } else { Some(port.parse().ok().filter(|_| canonical)?) };
     Some((host, port))
 }
 
@@ -108,13 +114,47 @@ fn authority_agrees<B>(request: &Request<B>) -> Result<(), Reject> {
     }
 }
 
-fn normalize_path<B>(request: &mut Request<B>, normalization: PathNormalization) -> Result<(), Reject> {
+/// A name with a dot at its end, and one with a colon and nothing after it, are names that no policy lists, of servers
+/// that some policy does. Both lose what says nothing.
+fn plain_authority<B>(request: &mut Request<B>) -> Result<(), Reject> {
+    let plain = |authority: &str| {
+        let (host, port) = split_authority(authority)?;
+        let trimmed = host.strip_suffix('.').unwrap_or(host);
+        if trimmed.is_empty() || trimmed.ends_with('.') {
+            return None;
+        }
+        let untouched = trimmed.len() == host.len() && !authority.ends_with(':');
+        Some((!untouched).then(|| match port {
+            Some(port) => format!("{trimmed}:{port}"),
+            // Of an address in brackets only the colon goes.
+            None if authority.starts_with('[') => format!("[{trimmed}]"),
+            None => trimmed.to_owned(),
+        }))
+    };
+    let Some(sent) = authority(request) else { return Ok(()) };
+    let plain = plain(sent).ok_or_else(|| malformed("the authority is not HOST[:PORT]"))?;
+    let Some(plain) = plain else { return Ok(()) };
+    let unusable = |_| malformed("the authority is not HOST[:PORT]");
+    if request.headers().contains_key(header::HOST) {
+        let value = HeaderValue::from_str(&plain).map_err(|_| malformed("Host is not text"))?;
+        request.headers_mut().insert(header::HOST, value);
+    }
+    if request.uri().authority().is_some() {
+        let mut parts = request.uri().clone().into_parts();
+        parts.authority = Some(plain.parse().map_err(unusable)?);
+        *request.uri_mut() = Uri::from_parts(parts).map_err(|_| malformed("the target is not a URI"))?;
+    }
+    Ok(())
+}
+
+fn normalize_path<B>(request: &mut Request<B>, mesh: &Mesh) -> Result<(), Reject> {
     let uri = request.uri();
     if request.method() == Method::CONNECT || uri.path() == "*" {
         return Ok(());
     }
-    let normal = normalize::path(uri.path(), normalization)
-        .map_err(|error| Reject::because(Stage::Sanitize, Reason::MalformedRequest, error))?;
+    let refused = |error| Reject::because(Stage::Sanitize, Reason::MalformedRequest, error);
+    let normal = normalize::path(uri.path(), mesh.path_normalization).map_err(refused)?;
+    normalize::unambiguous(&normal, mesh.ambiguous_paths).map_err(refused)?;
     let std::borrow::Cow::Owned(path) = normal else { return Ok(()) };
     let path_and_query = match uri.query() {
         Some(query) => format!("{path}?{query}"),
@@ -211,7 +251,7 @@ mod tests {
 
     fn sanitized(builder: ::http::request::Builder) -> Result<Request<()>, Reject> {
         let mut r = builder.body(()).unwrap();
-        request(&mut r, PathNormalization::Base).map(|()| r)
+        request(&mut r, &Mesh::default()).map(|()| r)
     }
 
     #[test]
@@ -275,6 +315,43 @@ mod tests {
     fn what_is_forwarded_is_what_is_matched() {
         let r = sanitized(Request::get("/a/../admin?x=/../").header("host", "a")).unwrap();
         assert_eq!(r.uri(), "/admin?x=/../");
+    }
+
+    #[test]
+    fn an_authority_has_one_form() {
+        for (sent, forwarded) in [
+            ("ratings", Some("ratings")),
+            ("Ratings:9080", Some("Ratings:9080")),
+            ("ratings.", Some("ratings")),
+            ("ratings.:9080", Some("ratings:9080")),
+            ("ratings:", Some("ratings")),
+            ("[::1]:", Some("[::1]")),
+            ("[::1]:80", Some("[::1]:80")),
+            ("ratings..", None),
+            (".", None),
+            ("ratings:080", None),
+            ("ratings:+80", None),
+            ("ratings:0", None),
+            ("r%61tings", None),
+            ("rat ings", None),
+            ("rat/ings", None),
+            ("r\\atings", None),
+        ] {
+            let r = sanitized(Request::get("/").header("host", sent));
+            let host = r.as_ref().ok().map(|r| r.headers()["host"].to_str().unwrap());
+            assert_eq!(host, forwarded, "{sent}");
+        }
+        let r = sanitized(Request::get("http://Ratings.:9080/a?b").version(Version::HTTP_2)).unwrap();
+        assert_eq!(r.uri(), "http://Ratings:9080/a?b");
+    }
+
+    #[test]
+    fn a_path_that_climbs_to_another_reader_is_refused() {
+        for path in ["/a%2f..%2fadmin", "/%252e%252e/admin", "/..;/admin", "/a/%c0%ae%c0%ae/admin"] {
+            let refused = sanitized(Request::get(path).header("host", "a")).unwrap_err();
+            assert_eq!(refused.reason, Reason::MalformedRequest, "{path}");
+            assert!(refused.detail.unwrap().contains("pathNormalization"), "{path}");
+        }
     }
 
     #[test]
