@@ -158,20 +158,20 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
     for (index, inbox) in inboxes.into_iter().enumerate() {
         let sockets = sockets.iter().map(std::net::TcpListener::try_clone).collect::<Result<Vec<_>, _>>()?;
         let (shared, stopping) = (shared.clone(), stopping.clone());
-        workers.push(thread(&format!("worker-{index}"), move |runtime| {
+        workers.push(thread(&format!("worker-{index}"), &ready, move |runtime| {
             shared.work(runtime, index, sockets, inbox, stopping);
         })?);
     }
     let control = {
-        let (telemetry, ready) = (Arc::clone(&telemetry), Arc::clone(&ready));
-        thread("control", move |runtime| {
+        let (telemetry, tell) = (Arc::clone(&telemetry), Arc::clone(&ready));
+        thread("control", &ready, move |runtime| {
             runtime.block_on(control(
                 configuration,
                 published,
                 registry,
                 identity,
                 telemetry,
-                ready,
+                tell,
                 stopping,
             ));
         })?
@@ -500,8 +500,16 @@ fn explaining(published: Arc<Published>, registry: Arc<Registry>, proxy: ProxyFa
     })
 }
 
-/// A named thread with a runtime of its own.
-fn thread(name: &str, run: impl FnOnce(&Runtime) + Send + 'static) -> anyhow::Result<JoinHandle<()>> {
+/// A named thread with a runtime of its own, without which the process is not live.
+fn thread(
+    name: &str,
+    ready: &Arc<Readiness>,
+    run: impl FnOnce(&Runtime) + Send + 'static,
+) -> anyhow::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&runtime))?)
+    let needed = ready.needs(name);
+    Ok(std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let _needed = needed;
+        run(&runtime);
+    })?)
 }

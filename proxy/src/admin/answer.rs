@@ -31,7 +31,7 @@ fn route<B>(request: &Request<B>, kind: Kind, state: &AdminState) -> Response<Fu
     }
     match (request.uri().path(), kind) {
         ("/ready" | "/healthz/ready", _) => ready(state),
-        ("/live", _) => text(StatusCode::OK, "live\n"),
+        ("/live", _) => live(state),
         ("/metrics" | "/stats/prometheus", Kind::Admin | Kind::Metrics) => metrics(state),
         ("/config", Kind::Admin) => json(StatusCode::OK, &state.telemetry.config().to_json()),
         ("/attestation", Kind::Admin) => json(StatusCode::OK, &state.attestation),
@@ -45,7 +45,7 @@ fn index(kind: Kind) -> &'static str {
     match kind {
         Kind::Admin => {
             "/ready        200 when traffic is welcome, else 503 and why not\n\
-             /live         200 while the process answers\n\
+             /live         200, or 503 when only a restart helps\n\
              /metrics      OpenMetrics\n\
              /config       version and digests in force, and what became of each resource\n\
              /attestation  what crypto this process runs\n\
@@ -53,6 +53,13 @@ fn index(kind: Kind) -> &'static str {
         }
         Kind::Health => "/ready\n/healthz/ready\n/live\n",
         Kind::Metrics => "/metrics\n/stats/prometheus\n/ready\n/live\n",
+    }
+}
+
+fn live(state: &AdminState) -> Response<Full<Bytes>> {
+    match state.ready.check_live() {
+        Ok(()) => text(StatusCode::OK, "live\n"),
+        Err(lost) => text(StatusCode::SERVICE_UNAVAILABLE, lost),
     }
 }
 

@@ -1,18 +1,21 @@
-//! [`Readiness`]: the named conditions that must all hold before traffic is welcome.
+//! [`Readiness`]: the named conditions that must all hold before traffic is welcome, and the threads without which only a
+//! restart helps.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Named conditions, each holding or not, with a reason. Shared as `Arc<Readiness>`; whoever owns a condition sets it.
 #[derive(Debug)]
 pub struct Readiness {
     conditions: Mutex<Vec<(&'static str, Result<(), String>)>>,
+    /// Names of threads that panicked.
+    lost: Mutex<Vec<String>>,
 }
 
 impl Readiness {
     /// Conditions of which none holds yet.
     pub fn new(names: &[&'static str]) -> Self {
         let conditions = names.iter().map(|&name| (name, Err("not yet".to_owned()))).collect();
-        Self { conditions: Mutex::new(conditions) }
+        Self { conditions: Mutex::new(conditions), lost: Mutex::default() }
     }
 
     /// The condition holds. A name that [`Readiness::new`] was not told becomes one more condition.
@@ -30,12 +33,30 @@ impl Readiness {
     /// # Errors
     /// The reasons.
     pub fn check(&self) -> Result<(), String> {
+        self.check_live()?;
         let reasons: Vec<String> = self
             .lock()
             .iter()
             .filter_map(|(name, state)| state.as_ref().err().map(|why| format!("{name}: {why}\n")))
             .collect();
         if reasons.is_empty() { Ok(()) } else { Err(reasons.concat()) }
+    }
+
+    /// What a thread holds for as long as it lives: should it panic, the process is neither ready nor live any more.
+    pub fn needs(self: &Arc<Self>, thread: impl Into<String>) -> Needed {
+        Needed { thread: thread.into(), readiness: Arc::clone(self) }
+    }
+
+    /// Whether every thread that is needed is there; if not, a line for each that is gone: `worker-1: panicked`.
+    ///
+    /// # Errors
+    /// Which are gone.
+    pub fn check_live(&self) -> Result<(), String> {
+        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        if lost.is_empty() {
+            return Ok(());
+        }
+        Err(lost.iter().map(|thread| format!("{thread}: panicked; restart this proxy\n")).collect())
     }
 
     fn set(&self, name: &'static str, state: Result<(), String>) {
@@ -48,6 +69,23 @@ impl Readiness {
 
     fn lock(&self) -> MutexGuard<'_, Vec<(&'static str, Result<(), String>)>> {
         self.conditions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Held by a thread that the process needs.
+#[derive(Debug)]
+pub struct Needed {
+    thread: String,
+    readiness: Arc<Readiness>,
+}
+
+impl Drop for Needed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let thread = std::mem::take(&mut self.thread);
+            tracing::error!(thread, "a thread panicked; restart this proxy");
+            self.readiness.lost.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        }
     }
 }
 
@@ -64,5 +102,22 @@ mod tests {
         assert_eq!(readiness.check(), Ok(()));
         readiness.not_ready("drain", "shutting down");
         assert_eq!(readiness.check().unwrap_err(), "drain: shutting down\n");
+    }
+
+    #[test]
+    fn a_thread_that_panics_is_missed() {
+        let readiness = Arc::new(Readiness::new(&[]));
+        let ends = |panics: bool| {
+            let needed = readiness.needs("worker-0");
+            let thread = std::thread::spawn(move || {
+                let _needed = needed;
+                assert!(!panics, "as asked");
+            });
+            let _ = thread.join();
+            readiness.check_live()
+        };
+        assert_eq!(ends(false), Ok(()));
+        assert_eq!(ends(true).unwrap_err(), "worker-0: panicked; restart this proxy\n");
+        assert_eq!(readiness.check(), readiness.check_live());
     }
 }
