@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use control_client::snapshot::Snapshot;
@@ -20,7 +20,7 @@ use crate::conn;
 use crate::drain::{Drain, DrainSignal, Phase};
 use crate::explain::{Query, explain};
 use crate::generation::{Current, Published};
-use crate::identity::{self, Identity, SpiffeId};
+use crate::identity::{self, Health, Identity, SpiffeId};
 use crate::listen::{self, Accepted, Placement};
 use crate::memory::Memory;
 use crate::net::OwnListeners;
@@ -308,14 +308,15 @@ fn keep(name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
     });
 }
 
-/// An identity that can't be renewed makes the proxy unready, with the reason, while the old one still serves.
+/// Says how the identity stands: degraded while it serves but is not renewed, not ready when it can serve no longer.
 async fn tell_readiness(identity: &Identity, ready: &Readiness) {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     loop {
         tick.tick().await;
-        match identity.problem() {
-            None => ready.ready("identity"),
-            Some(problem) => ready.not_ready("identity", problem.to_string()),
+        match identity.health(SystemTime::now()) {
+            Health::Well => ready.ready("identity"),
+            Health::Degraded(why) => ready.degraded("identity", why),
+            Health::Failing(why) => ready.not_ready("identity", why),
         }
     }
 }

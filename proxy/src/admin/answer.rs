@@ -44,8 +44,10 @@ fn route<B>(request: &Request<B>, kind: Kind, state: &AdminState) -> Response<Fu
 fn index(kind: Kind) -> &'static str {
     match kind {
         Kind::Admin => {
-            "/ready        200 when traffic is welcome, else 503 and why not\n\
-             /live         200, or 503 when only a restart helps\n\
+            "/ready        200 when traffic is welcome, and what to look at; else 503 and why not
+\
+             /live         200, or 503 when only a restart helps
+\
              /metrics      OpenMetrics\n\
              /config       version and digests in force, and what became of each resource\n\
              /attestation  what crypto this process runs\n\
@@ -65,7 +67,7 @@ fn live(state: &AdminState) -> Response<Full<Bytes>> {
 
 fn ready(state: &AdminState) -> Response<Full<Bytes>> {
     match state.ready.check() {
-        Ok(()) => text(StatusCode::OK, "ready\n"),
+        Ok(degraded) => text(StatusCode::OK, format!("ready\n{degraded}")),
         Err(reasons) => text(StatusCode::SERVICE_UNAVAILABLE, reasons),
     }
 }

@@ -3,43 +3,61 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Named conditions, each holding or not, with a reason. Shared as `Arc<Readiness>`; whoever owns a condition sets it.
+/// Named conditions, each holding, holding for now, or not holding, with a reason. Shared as `Arc<Readiness>`; whoever
+/// owns a condition sets it.
 #[derive(Debug)]
 pub struct Readiness {
-    conditions: Mutex<Vec<(&'static str, Result<(), String>)>>,
+    conditions: Mutex<Vec<(&'static str, State)>>,
     /// Names of threads that panicked.
     lost: Mutex<Vec<String>>,
+}
+
+#[derive(Debug)]
+enum State {
+    Ready,
+    /// It still holds, and won't for long.
+    Degraded(String),
+    NotReady(String),
 }
 
 impl Readiness {
     /// Conditions of which none holds yet.
     pub fn new(names: &[&'static str]) -> Self {
-        let conditions = names.iter().map(|&name| (name, Err("not yet".to_owned()))).collect();
+        let conditions = names.iter().map(|&name| (name, State::NotReady("not yet".to_owned()))).collect();
         Self { conditions: Mutex::new(conditions), lost: Mutex::default() }
     }
 
     /// The condition holds. A name that [`Readiness::new`] was not told becomes one more condition.
     pub fn ready(&self, name: &'static str) {
-        self.set(name, Ok(()));
+        self.set(name, State::Ready);
+    }
+
+    /// The condition holds, but somebody should look at it: why. Traffic stays welcome.
+    pub fn degraded(&self, name: &'static str, why: impl Into<String>) {
+        self.set(name, State::Degraded(why.into()));
     }
 
     /// The condition does not hold (any more), and why.
     pub fn not_ready(&self, name: &'static str, why: impl Into<String>) {
-        self.set(name, Err(why.into()));
+        self.set(name, State::NotReady(why.into()));
     }
 
-    /// Whether all hold; if not, a line for each that does not: `config: not yet`.
+    /// Whether all hold; then a line for each that is degraded: `degraded: identity: ..`. If not, a line for each that does
+    /// not hold: `config: not yet`.
     ///
     /// # Errors
     /// The reasons.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<String, String> {
         self.check_live()?;
-        let reasons: Vec<String> = self
-            .lock()
-            .iter()
-            .filter_map(|(name, state)| state.as_ref().err().map(|why| format!("{name}: {why}\n")))
-            .collect();
-        if reasons.is_empty() { Ok(()) } else { Err(reasons.concat()) }
+        let (mut degraded, mut missing) = (String::new(), String::new());
+        for (name, state) in self.lock().iter() {
+            match state {
+                State::Ready => {}
+                State::Degraded(why) => degraded += &format!("degraded: {name}: {why}\n"),
+                State::NotReady(why) => missing += &format!("{name}: {why}\n"),
+            }
+        }
+        if missing.is_empty() { Ok(degraded) } else { Err(missing) }
     }
 
     /// What a thread holds for as long as it lives: should it panic, the process is neither ready nor live any more.
@@ -59,7 +77,7 @@ impl Readiness {
         Err(lost.iter().map(|thread| format!("{thread}: panicked; restart this proxy\n")).collect())
     }
 
-    fn set(&self, name: &'static str, state: Result<(), String>) {
+    fn set(&self, name: &'static str, state: State) {
         let mut conditions = self.lock();
         match conditions.iter_mut().find(|(known, _)| *known == name) {
             Some(condition) => condition.1 = state,
@@ -67,7 +85,7 @@ impl Readiness {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<(&'static str, Result<(), String>)>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<(&'static str, State)>> {
         self.conditions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -99,9 +117,11 @@ mod tests {
         assert_eq!(readiness.check().unwrap_err(), "config: not yet\nlisteners: not yet\n");
         readiness.ready("config");
         readiness.ready("listeners");
-        assert_eq!(readiness.check(), Ok(()));
+        assert_eq!(readiness.check(), Ok(String::new()));
+        readiness.degraded("config", "stale");
+        assert_eq!(readiness.check().unwrap(), "degraded: config: stale\n");
         readiness.not_ready("drain", "shutting down");
-        assert_eq!(readiness.check().unwrap_err(), "drain: shutting down\n");
+        assert_eq!(readiness.check().unwrap_err(), "drain: shutting down\n", "what is missing comes alone");
     }
 
     #[test]
@@ -118,6 +138,6 @@ mod tests {
         };
         assert_eq!(ends(false), Ok(()));
         assert_eq!(ends(true).unwrap_err(), "worker-0: panicked; restart this proxy\n");
-        assert_eq!(readiness.check(), readiness.check_live());
+        assert_eq!(readiness.check().unwrap_err(), readiness.check_live().unwrap_err());
     }
 }

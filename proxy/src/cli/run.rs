@@ -38,7 +38,9 @@ pub struct Args {
     /// The Gateway that a gateway serves (not supported yet).
     #[arg(long, env = "WRIT_GATEWAY", value_name = "NAMESPACE/NAME", hide = true)]
     gateway: Option<String>,
-    /// Where its identity comes from: files:DIR, or dev:DIR for a throw-away CA kept there; a sidecar needs one.
+    /// Where its identity comes from: files:DIR (tls.crt, tls.key and ca.crt, or svid.pem, svid_key.pem and svid_bundle.pem),
+    /// spiffe:unix:///PATH for a SPIFFE Workload API (spiffe: alone: SPIFFE_ENDPOINT_SOCKET; ?hint=NAME picks an SVID), or
+    /// dev:DIR for a throw-away CA kept there; a sidecar needs one.
     #[arg(long, env = "WRIT_IDENTITY", value_name = "SOURCE")]
     identity: Option<identity::Source>,
     /// The trust domain of the mesh.
@@ -160,7 +162,7 @@ impl Args {
         self.supported()?;
         let workload = workload(&self.workload, self.service_account, self.labels, self.trust_domain)?;
         if self.role == Role::Sidecar && self.identity.is_none() {
-            return Err("--role sidecar needs --identity (files:DIR, or dev:DIR for a throw-away CA)".into());
+            return Err("--role sidecar needs --identity (files:DIR, spiffe:unix:///PATH, or dev:DIR for a throw-away CA)".into());
         }
         if self.fips == Fips::Required {
             let attestation = fips::install();

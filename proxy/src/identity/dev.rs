@@ -5,12 +5,12 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use fips::ca::{Authority, Profile};
 
 use super::files::read_file;
-use super::material::Pem;
+use super::set::Pem;
 use super::{IdentityError, SpiffeId};
 
 const CERTIFICATE: &str = "ca.crt";
@@ -18,7 +18,7 @@ const KEY: &str = "ca.key";
 const LOCK: &str = ".lock";
 
 const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 86_400);
-/// How long a leaf is valid. It is made again at half of this.
+/// How long a leaf is valid. It is made again at about half of this.
 pub(super) const LEAF_LIFETIME: Duration = Duration::from_secs(86_400);
 
 /// The authority of `dir`; the first to ask makes it.
@@ -45,10 +45,16 @@ pub(super) fn leaf(authority: &Authority, own: &SpiffeId) -> Result<Pem, Identit
     let issued = authority.issue(&Profile::workload(own.as_str(), LEAF_LIFETIME))?;
     Ok(Pem {
         chain: issued.certificate_pem.into_bytes(),
-        key: issued.key_pem.into_bytes(),
+        key: issued.key_pem.into_bytes().into(),
         bundle: authority.certificate_pem().as_bytes().to_vec(),
         ..Pem::default()
     })
+}
+
+/// When a leaf made now is to be made again: at half of its time or up to a tenth earlier, so that what started together
+/// does not renew together.
+pub(super) fn due(now: SystemTime) -> SystemTime {
+    now + LEAF_LIFETIME.mul_f64(0.5 - 0.1 * rand::random::<f64>())
 }
 
 fn read(dir: &Path, trust_domain: &str) -> Result<Authority, IdentityError> {

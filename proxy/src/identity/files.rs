@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::IdentityError;
-use super::material::Pem;
+use super::set::Pem;
 use super::spiffe_id::is_trust_domain;
 
 /// More than any chain or bundle needs.
@@ -23,7 +23,7 @@ pub(super) fn read(dir: &Path) -> Result<Pem, IdentityError> {
     let [chain, key, bundle] = names(dir)?.map(|name| dir.join(name));
     Ok(Pem {
         chain: read_file(chain)?,
-        key: read_file(key)?,
+        key: read_file(key)?.into(),
         bundle: read_file(bundle)?,
         federated: federated(dir)?,
     })

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use fips::ca::{Authority, Issued, Profile};
 
-use super::material::{Material, Pem};
+use super::material::Material;
+use super::set::Pem;
 use super::{Identity, Source};
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
@@ -59,9 +60,11 @@ pub(crate) fn identity(signer: &Authority, profile: &Profile, roots: &[(&str, &A
         .map(|(name, authority)| ((*name).to_owned(), authority.certificate_pem().as_bytes().to_vec()));
     let pem = Pem {
         chain: issued.certificate_pem.into_bytes(),
-        key: issued.key_pem.into_bytes(),
-        bundle: Vec::new(),
+        key: issued.key_pem.into_bytes().into(),
+        bundle: signer.certificate_pem().as_bytes().to_vec(),
         federated: federated.collect(),
     };
-    Arc::new(Identity::of(Material::unchecked(&pem)))
+    let mut set = pem.decode("unused.example").unwrap();
+    set.roots.remove("unused.example");
+    Arc::new(Identity::of(Material::unchecked(set)))
 }

@@ -11,7 +11,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
-use super::SpiffeId;
+use super::{IdentityError, SpiffeId};
 use crate::decision::Reason;
 
 /// What a refused certificate's subject may take in memory; longer ones are left out of [`Verified`].
@@ -21,12 +21,33 @@ const MAX_SERIAL_BYTES: usize = 20;
 
 /// The roots of each trust domain. A root vouches for names of its own domain only.
 #[derive(Debug, Clone, Default)]
-pub struct Roots(BTreeMap<Arc<str>, Vec<TrustAnchor<'static>>>);
+pub struct Roots(BTreeMap<Arc<str>, Domain>);
+
+#[derive(Debug, Clone, Default)]
+struct Domain {
+    anchors: Vec<TrustAnchor<'static>>,
+    /// notAfter of each, seconds since the epoch: an anchor has none.
+    not_after: Vec<i64>,
+}
 
 impl Roots {
-    /// The roots of `trust_domain` become `anchors`.
-    pub fn insert(&mut self, trust_domain: &str, anchors: Vec<TrustAnchor<'static>>) {
-        self.0.insert(trust_domain.into(), anchors);
+    /// The roots of `trust_domain` become `certificates`.
+    pub(super) fn insert(
+        &mut self,
+        trust_domain: &str,
+        certificates: &[CertificateDer<'_>],
+    ) -> Result<(), IdentityError> {
+        let malformed = |why: String| IdentityError::Malformed { what: "bundle", why };
+        let mut domain = Domain::default();
+        for root in certificates {
+            let anchor =
+                webpki::anchor_from_trusted_cert(root).map_err(|error| malformed(error.to_string()))?;
+            let (_, facts) = X509Certificate::from_der(root).map_err(|error| malformed(error.to_string()))?;
+            domain.anchors.push(anchor.to_owned());
+            domain.not_after.push(facts.validity().not_after.timestamp());
+        }
+        self.0.insert(trust_domain.into(), domain);
+        Ok(())
     }
 
     /// The trust domains known.
@@ -34,8 +55,8 @@ impl Roots {
         self.0.keys().map(|name| &**name)
     }
 
-    fn of(&self, trust_domain: &str) -> Option<(&Arc<str>, &[TrustAnchor<'static>])> {
-        self.0.get_key_value(trust_domain).map(|(name, anchors)| (name, anchors.as_slice()))
+    fn of(&self, trust_domain: &str) -> Option<(&Arc<str>, &Domain)> {
+        self.0.get_key_value(trust_domain)
     }
 }
 
@@ -48,8 +69,12 @@ pub struct Verified {
     pub trust_domain: Arc<str>,
     /// Serial number, lower-case hex.
     pub serial: Box<str>,
+    /// notBefore, seconds since the epoch.
+    pub not_before: i64,
     /// notAfter, seconds since the epoch.
     pub not_after: i64,
+    /// notAfter of the root that signed it.
+    pub root_not_after: i64,
     /// Subject's distinguished name; empty when it has none, or one of over 1 KiB. Any text: quote it where it goes.
     pub subject: Box<str>,
 }
@@ -143,7 +168,7 @@ pub fn verify(
     let certificate =
         EndEntityCert::try_from(leaf).map_err(|error| Refusal::bad(format_args!("not readable: {error}")))?;
     let id = spiffe_id(&certificate)?;
-    let Some((trust_domain, anchors)) = roots.of(id.trust_domain()) else {
+    let Some((trust_domain, domain)) = roots.of(id.trust_domain()) else {
         return Err(unknown_trust_domain(&id));
     };
     let algorithms = fips::provider().signature_verification_algorithms.all;
@@ -151,10 +176,14 @@ pub fn verify(
         Usage::Server => KeyUsage::server_auth(),
         Usage::Client => KeyUsage::client_auth(),
     };
-    certificate.verify_for_usage(algorithms, anchors, intermediates, now, key_usage, None, None).map_err(
-        |error| Refusal::of_chain(&id, format_args!("trust domain {}", id.trust_domain()), &error),
-    )?;
-    leaf_facts(leaf, id, trust_domain)
+    let path = certificate
+        .verify_for_usage(algorithms, &domain.anchors, intermediates, now, key_usage, None, None)
+        .map_err(|error| {
+            Refusal::of_chain(&id, format_args!("trust domain {}", id.trust_domain()), &error)
+        })?;
+    let signer = domain.anchors.iter().position(|anchor| anchor == path.anchor());
+    let root_not_after = signer.map_or(i64::MAX, |index| domain.not_after[index]);
+    leaf_facts(leaf, id, trust_domain, root_not_after)
 }
 
 /// X509-SVID section 2: exactly one URI name, and that a SPIFFE id; section 3.1: a leaf's has a path.
@@ -185,7 +214,12 @@ fn unknown_trust_domain(id: &SpiffeId) -> Refusal {
 }
 
 /// X509-SVID section 4.3: a leaf signs handshakes, never certificates or revocation lists. webpki has no eye for that.
-fn leaf_facts(leaf: &CertificateDer<'_>, id: SpiffeId, trust_domain: &Arc<str>) -> Result<Verified, Refusal> {
+fn leaf_facts(
+    leaf: &CertificateDer<'_>,
+    id: SpiffeId,
+    trust_domain: &Arc<str>,
+    root_not_after: i64,
+) -> Result<Verified, Refusal> {
     let bad = |why: &str| Refusal::bad(format_args!("{id}: {why}"));
     let (_, certificate) = X509Certificate::from_der(leaf).map_err(|_| bad("not readable"))?;
     if !is_only_uri(&certificate, id.as_str()) {
@@ -206,7 +240,9 @@ fn leaf_facts(leaf: &CertificateDer<'_>, id: SpiffeId, trust_domain: &Arc<str>) 
     }
     Ok(Verified {
         serial: hex(serial),
+        not_before: certificate.validity().not_before.timestamp(),
         not_after: certificate.validity().not_after.timestamp(),
+        root_not_after,
         subject: subject(&certificate),
         trust_domain: Arc::clone(trust_domain),
         id,
@@ -293,7 +329,7 @@ mod tests {
             let issued = authority.issue(&Profile::workload("spiffe://cluster.local/a", HOUR)).unwrap();
             let root = CertificateDer::from_pem_slice(authority.certificate_pem().as_bytes()).unwrap();
             let mut roots = Roots::default();
-            roots.insert("cluster.local", vec![webpki::anchor_from_trusted_cert(&root).unwrap().to_owned()]);
+            roots.insert("cluster.local", &[root]).unwrap();
             let mut der = CertificateDer::from_pem_slice(issued.certificate_pem.as_bytes()).unwrap().to_vec();
             let (before, len) = (der.clone(), der.len());
             for (at, byte) in flips {

@@ -210,8 +210,6 @@ fn what_is_missing_is_said() {
     let dir = Dir::new();
     let dev = Identity::load(Source::Dev(dir.path().to_owned()), "cluster.local", None).unwrap_err();
     assert!(dev.to_string().contains("--workload"), "{dev}");
-    let spiffe = Identity::load(Source::Spiffe("unix:/x".into()), "cluster.local", None).unwrap_err();
-    assert!(spiffe.to_string().contains("not supported yet"), "{spiffe}");
     let domain = Identity::load(dir.source(), "Cluster.Local", None).unwrap_err();
     assert!(domain.to_string().contains("`Cluster.Local`"), "{domain}");
 }
