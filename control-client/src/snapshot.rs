@@ -11,6 +11,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+mod tls;
+
+pub use tls::{Pem, PemObject, ServerId, TlsOrigination};
+
 /// Everything one proxy needs, at one version.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
@@ -477,7 +481,7 @@ pub struct Backend {
     pub protocol: Option<Protocol>,
     /// How TLS to it is decided.
     pub tls: BackendTls,
-    /// The DestinationRule that decided `tls` or the subset, if any.
+    /// The DestinationRule or BackendTLSPolicy that decided `tls`, if any.
     pub object: Option<ObjectIndex>,
     /// The destination's effective PeerAuthentication is STRICT (or enforced): never plaintext to it.
     pub mtls_required: bool,
@@ -497,16 +501,12 @@ pub enum BackendTls {
         /// `subjectAltNames`; empty: the endpoint's service account.
         sans: Vec<String>,
     },
-    /// SIMPLE or MUTUAL: the server must prove a DNS name (or one of `sans`).
-    Tls {
-        /// SNI and expected name; `None`: the authority.
-        sni: Option<String>,
-        /// `subjectAltNames`.
-        sans: Vec<String>,
-        /// Path of the CA file; `None`: system roots, which Writ does not carry: refused.
-        ca_file: Option<String>,
-        /// Client certificate and key files (MUTUAL).
-        client_files: Option<(String, String)>,
+    /// SIMPLE, MUTUAL or a BackendTLSPolicy: the server must prove one of some names.
+    Tls(Arc<TlsOrigination>),
+    /// TLS is ordered in a way that can't be followed: nothing is sent.
+    Unusable {
+        /// Which object can't be followed, and why.
+        why: String,
     },
 }
 

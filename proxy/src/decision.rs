@@ -104,6 +104,8 @@ reasons! {
     // service-authentication
     /// X.509-SVID verified.
     SvidVerified = "svid-verified",
+    /// A server outside of the mesh proved the name expected of it.
+    NameVerified = "name-verified",
     /// No known root signed it.
     UntrustedRoot = "untrusted-root",
     /// A valid identity, but not the expected one.

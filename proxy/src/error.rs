@@ -100,6 +100,7 @@ pub fn http_status(reason: Reason) -> StatusCode {
         | Tls
         | PlaintextPermitted
         | SvidVerified
+        | NameVerified
         | JwtVerified
         | NoRequestAuthentication
         | MatchedAllow

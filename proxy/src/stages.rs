@@ -175,15 +175,16 @@ pub async fn connect(worker: &Worker, hop: &Hop, record: &mut Record) -> Result<
 /// Writes a try into the record as it begins. If nothing more is heard of it, its client has left.
 pub fn attempting(record: &mut Record, hop: &Hop) {
     let (endpoint, failed) = (hop.address(), Some(Reason::ClientClosed));
-    record.attempts.push(Attempt { endpoint, identity: None, tls: None, failed, us: 0 });
+    record.attempts.push(Attempt { endpoint, identity: None, tls: None, certificate: None, failed, us: 0 });
 }
 
 /// Writes down what the try that began last came to: what is known of its connection, if there was one, and why it
 /// failed, if it did. Outbound, what it proved about the hop is written into the checks as well.
 pub fn attempted(record: &mut Record, facts: Option<&HopFacts>, failed: Option<&Reject>, us: u32) {
     if let Some(attempt) = record.attempts.last_mut() {
-        attempt.identity = facts.and_then(|facts| facts.identity.clone());
+        attempt.identity = facts.and_then(|facts| facts.identity.clone().or_else(|| facts.name.clone()));
         attempt.tls = facts.and_then(|facts| facts.tls.clone());
+        attempt.certificate = facts.and_then(|facts| facts.certificate.clone());
         attempt.failed = failed.map(|reject| reject.reason);
         attempt.us = us;
     }
@@ -209,6 +210,7 @@ pub fn overtaken(record: &mut Record, reason: Reason, us: u32) {
 fn prove_hop(decision: &mut Decision, facts: &HopFacts) {
     let (encryption, authentication) = match (&facts.identity, &facts.tls) {
         (Some(_), _) => (Reason::Mtls, (CheckOutcome::Pass, Reason::SvidVerified)),
+        (None, Some(_)) if facts.name.is_some() => (Reason::Tls, (CheckOutcome::Pass, Reason::NameVerified)),
         (None, Some(_)) => (Reason::Tls, (CheckOutcome::NotRequired, Reason::NoIdentity)),
         (None, None) => (Reason::PlaintextPermitted, (CheckOutcome::NotRequired, Reason::NoIdentity)),
     };

@@ -13,7 +13,7 @@ use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -104,6 +104,29 @@ impl App {
                 log.saw(seen);
                 response
             })
+        })
+        .await
+    }
+
+    /// The same as [`App::echo`] over TLS, which it ends itself.
+    pub async fn tls(config: Arc<rustls::ServerConfig>) -> Self {
+        Self::raw(move |socket, log| {
+            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&config));
+            async move {
+                // A caller that refuses the certificate is what some tests are about.
+                let Ok(stream) = acceptor.accept(socket).await else { return };
+                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                let answer = move |request: Request<Incoming>| {
+                    let log = log.clone();
+                    async move {
+                        let (head, body) = request.into_parts();
+                        let body = body.collect().await?.to_bytes();
+                        log.saw(Seen { head, body: body.clone(), trailers: None });
+                        Ok::<_, hyper::Error>(Response::new(frames(body, None)))
+                    }
+                };
+                serve_over(stream, http2, answer).await;
+            }
         })
         .await
     }
@@ -322,6 +345,17 @@ where
 {
     let mut start = [0; 4];
     let http2 = socket.peek(&mut start).await.is_ok() && &start == b"PRI ";
+    serve_over(socket, http2, answer).await;
+}
+
+async fn serve_over<IO, A, F, B, E>(socket: IO, http2: bool, answer: A)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    A: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Result<Response<B>, E>> + Send + 'static,
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    E: Into<BoxError>,
+{
     let (io, service) = (TokioIo::new(socket), service_fn(answer));
     // How a connection ends is its caller's affair.
     let _ = if http2 {

@@ -8,7 +8,8 @@ use fips::ca::{Authority, Profile};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -41,6 +42,39 @@ impl Pki {
     pub fn caller(&self, account: &str) -> Caller {
         let id = format!("spiffe://cluster.local/ns/bookinfo/sa/{account}");
         self.caller_with(&Profile::workload(id, Duration::from_secs(3600)))
+    }
+
+    /// Its root, PEM.
+    pub fn root(&self) -> &str {
+        self.authority.certificate_pem()
+    }
+
+    /// A certificate and its key, PEM.
+    pub fn issue(&self, profile: &Profile) -> (String, String) {
+        let issued = self.authority.issue(profile).unwrap();
+        (issued.certificate_pem, issued.key_pem)
+    }
+
+    /// TLS of a server outside of the mesh, which asks for certificates of `clients` if there are to be any.
+    pub fn website(&self, profile: &Profile, clients: Option<&Pki>) -> Arc<ServerConfig> {
+        let (certificate, key) = self.issue(profile);
+        let builder = ServerConfig::builder_with_provider(fips::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap();
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(clients) => {
+                let mut roots = RootCertStore::empty();
+                roots.add(CertificateDer::from_pem_slice(clients.root().as_bytes()).unwrap()).unwrap();
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), fips::provider());
+                builder.with_client_cert_verifier(verifier.build().unwrap())
+            }
+        };
+        let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+        let mut config = builder.with_single_cert(vec![certificate], key).unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Arc::new(config)
     }
 
     /// A caller with any certificate of this authority.

@@ -1,6 +1,7 @@
 //! End-to-end tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what fails here is a failed test")]
 
+mod backend_tls;
 mod bounds;
 mod descriptors;
 mod drain;

@@ -1,7 +1,7 @@
 //! The objects in force, by kind.
 
 use crate::keep::Objects;
-use crate::resource::{Object, Resource, core, destination, gateway_api, mesh, security, traffic};
+use crate::resource::{Object, Resource, core, data, destination, gateway_api, mesh, security, traffic};
 use crate::verdict::VerdictState;
 
 /// One object of a kind.
@@ -19,11 +19,14 @@ pub(super) struct Catalog<'a> {
     pub(super) services: Vec<Item<'a, core::Service>>,
     pub(super) slices: Vec<Item<'a, core::EndpointSlice>>,
     pub(super) pods: Vec<Item<'a, core::Pod>>,
+    pub(super) secrets: Vec<Item<'a, data::Data>>,
+    pub(super) config_maps: Vec<Item<'a, data::Data>>,
     pub(super) service_entries: Vec<Item<'a, traffic::ServiceEntry>>,
     pub(super) workload_entries: Vec<Item<'a, traffic::WorkloadEntry>>,
     pub(super) destination_rules: Vec<Item<'a, destination::DestinationRule>>,
     pub(super) routes: Vec<Item<'a, gateway_api::HttpRoute>>,
     pub(super) grants: Vec<Item<'a, gateway_api::ReferenceGrant>>,
+    pub(super) backend_tls_policies: Vec<Item<'a, gateway_api::BackendTlsPolicy>>,
     pub(super) peer_authentications: Vec<Item<'a, security::PeerAuthentication>>,
     pub(super) authorization_policies: Vec<Item<'a, security::AuthorizationPolicy>>,
     pub(super) mesh_settings: Vec<Item<'a, mesh::MeshSettings>>,
@@ -61,10 +64,15 @@ impl<'a> Catalog<'a> {
                 self.destination_rules.push(Item { object, spec, quarantined })
             }
             Resource::MeshSettings(spec) => self.mesh_settings.push(Item { object, spec, quarantined }),
+            Resource::BackendTlsPolicy(spec) => {
+                self.backend_tls_policies.push(Item { object, spec, quarantined })
+            }
             Resource::HttpRoute(spec) => self.routes.push(Item { object, spec, quarantined }),
             _ if quarantined => {}
             Resource::Service(spec) => self.services.push(Item { object, spec, quarantined }),
             Resource::EndpointSlice(spec) => self.slices.push(Item { object, spec, quarantined }),
+            Resource::Secret(spec) => self.secrets.push(Item { object, spec, quarantined }),
+            Resource::ConfigMap(spec) => self.config_maps.push(Item { object, spec, quarantined }),
             Resource::Pod(spec) => self.pods.push(Item { object, spec, quarantined }),
             Resource::ServiceEntry(spec) => self.service_entries.push(Item { object, spec, quarantined }),
             Resource::WorkloadEntry(spec) => self.workload_entries.push(Item { object, spec, quarantined }),

@@ -8,10 +8,9 @@ use super::peer::{PeerPolicies, would_weaken};
 use super::service::service_host;
 use super::{Findings, Labels};
 use crate::resource::Object;
-use crate::resource::destination::{DestinationRule, Tls, TrafficPolicy};
+use crate::resource::destination::{DestinationRule, Tls, TlsMode, TlsSettings, TrafficPolicy};
 use crate::resource::mesh::MeshSettings;
 use crate::resource::text::{CLUSTER_DOMAIN, selects};
-use crate::snapshot::BackendTls;
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -29,7 +28,8 @@ pub(super) struct Rules<'a> {
 /// What a backend gets from its rule.
 #[derive(Debug)]
 pub(super) struct Decided<'a> {
-    pub(super) tls: BackendTls,
+    /// `None`: the rule, if there is one, doesn't speak of TLS.
+    pub(super) tls: Option<&'a Tls>,
     pub(super) connect_timeout: Duration,
     pub(super) object: Option<&'a Object>,
 }
@@ -118,14 +118,10 @@ impl<'a> Rules<'a> {
     pub(super) fn decide(&self, host: &str, service_namespace: &str, port: u16) -> Decided<'a> {
         let places = [self.client_namespace.as_str(), service_namespace, self.root_namespace.as_str()];
         let Some(item) = places.iter().find_map(|namespace| self.find(namespace, host)) else {
-            return Decided { tls: BackendTls::Auto, connect_timeout: DEFAULT_CONNECT_TIMEOUT, object: None };
+            return Decided { tls: None, connect_timeout: DEFAULT_CONNECT_TIMEOUT, object: None };
         };
         let policy: &TrafficPolicy = item.spec.ports.get(&port).unwrap_or(&item.spec.policy);
-        let tls = match &policy.tls {
-            Tls::Auto => BackendTls::Auto,
-            Tls::Set(tls) => tls.clone(),
-            Tls::Unreadable => unreadable(),
-        };
+        let tls = Some(&policy.tls).filter(|tls| !matches!(tls, Tls::Auto));
         let connect_timeout = policy.connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT);
         Decided { tls, connect_timeout, object: Some(item.object) }
     }
@@ -158,7 +154,8 @@ fn weakens(
     enforced: &Object,
     findings: &mut Findings,
 ) -> bool {
-    let off = |policy: &TrafficPolicy| matches!(policy.tls, Tls::Set(BackendTls::Plaintext));
+    let off =
+        |policy: &TrafficPolicy| matches!(policy.tls, Tls::Set(TlsSettings { mode: TlsMode::Disable, .. }));
     let port = item.spec.ports.iter().find(|(_, policy)| off(policy));
     let field = match port {
         _ if off(&item.spec.policy) => "spec.trafficPolicy.tls.mode",
@@ -177,11 +174,6 @@ fn weakens(
         findings.ignored(item.object, field, would_weaken(enforced));
     }
     in_mesh
-}
-
-/// TLS that was asked for and can't be understood: a server that nothing can verify is never used.
-fn unreadable() -> BackendTls {
-    BackendTls::Tls { sni: None, sans: Vec::new(), ca_file: None, client_files: None }
 }
 
 fn full_host(host: &str, namespace: &str, services: &HashSet<(&str, &str)>) -> String {

@@ -1,6 +1,7 @@
 //! Objects in force + workload -> snapshot.
 
 mod authorization;
+mod backend_tls;
 mod catalog;
 mod destination;
 mod endpoint;
@@ -9,6 +10,7 @@ mod peer;
 mod port;
 mod route;
 mod service;
+mod tls;
 mod workloads;
 
 use std::collections::BTreeMap;
@@ -72,7 +74,10 @@ pub(crate) fn compile(
     let mut hosts = service::collect(&catalog, &workload.namespace, &mut findings);
     let rules =
         destination::Rules::new(&catalog, &workload.namespace, &labels, &settings, &peers, &mut findings);
-    let backends = service::backends(&mut hosts, &rules, &peers, &mut objects);
+    let materials = tls::Materials::new(&catalog, &workload.namespace, &settings);
+    let tls_policies = backend_tls::BackendPolicies::new(&catalog, &materials, &mut findings);
+    let orders = service::Orders { rules: &rules, materials: &materials, policies: &tls_policies };
+    let backends = service::backends(&mut hosts, &orders, &peers, &mut objects, &mut findings);
     let routes = route::attach(&catalog, &hosts, &workload.namespace, &mut objects, &mut findings);
     let endpoints =
         endpoint::compile(&catalog, &hosts, &workloads, &peers, &workload.trust_domain, &previous.endpoints);
@@ -149,6 +154,14 @@ pub(crate) struct Findings(Vec<Finding>);
 impl Findings {
     fn error(&mut self, object: &Object, field: &str, line: u32, message: String) {
         self.push(object.diagnostic(Severity::Error, field, line, message), false);
+    }
+
+    /// What is found once for each backend is told once.
+    fn error_once(&mut self, object: &Object, field: &str, line: u32, message: String) {
+        let diagnostic = object.diagnostic(Severity::Error, field, line, message);
+        if !self.0.iter().any(|finding| finding.diagnostic == diagnostic) {
+            self.push(diagnostic, false);
+        }
     }
 
     fn warn(&mut self, object: &Object, field: &str, line: u32, message: String) {

@@ -5,12 +5,16 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::Findings;
+use super::backend_tls::BackendPolicies;
 use super::catalog::{Catalog, Item};
-use super::destination::Rules;
+use super::destination::{Decided, Rules};
 use super::objects::ObjectTable;
 use super::peer::PeerPolicies;
 use super::route::Attached;
+use super::tls::Materials;
+use crate::resource::Object;
 use crate::resource::core::{self, TargetPort};
+use crate::resource::destination::Tls;
 use crate::resource::text::CLUSTER_DOMAIN;
 use crate::resource::traffic::ServiceEntry;
 use crate::snapshot::{Backend, BackendIndex, BackendTls, Protocol, Service, ServicePort};
@@ -130,12 +134,57 @@ fn from_entry<'a>(item: &'a Item<'a, ServiceEntry>, host: &str) -> Hosted<'a> {
     }
 }
 
+/// Who says how backends are reached.
+pub(super) struct Orders<'o, 'a> {
+    pub(super) rules: &'o Rules<'a>,
+    pub(super) policies: &'o BackendPolicies<'a>,
+    pub(super) materials: &'o Materials<'a>,
+}
+
+impl<'a> Orders<'_, 'a> {
+    /// TLS to a port, and the object that orders it: a DestinationRule before a BackendTLSPolicy.
+    fn tls(
+        &self,
+        decided: &Decided<'a>,
+        host: &Hosted<'a>,
+        port: &Port<'a>,
+        findings: &mut Findings,
+    ) -> (BackendTls, Option<&'a Object>) {
+        match (decided.tls, decided.object, host.kind) {
+            (Some(Tls::Set(tls)), Some(object), kind) => {
+                let entry_names = match kind {
+                    HostKind::Entry(item) => item.spec.subject_alt_names.as_slice(),
+                    HostKind::Service(_) => &[],
+                };
+                let tls = self.materials.of_rule(tls, object, &host.host, entry_names, findings);
+                (tls, Some(object))
+            }
+            (Some(Tls::Unreadable), Some(object), _) => {
+                let meta = &object.meta;
+                let why = format!(
+                    "trafficPolicy of DestinationRule {}/{} can't be understood",
+                    meta.namespace, meta.name
+                );
+                (BackendTls::Unusable { why }, Some(object))
+            }
+            (_, object, HostKind::Service(item)) => {
+                match self.policies.decide(item.namespace(), item.name(), port.name) {
+                    Some((tls, object)) => (tls.clone(), Some(*object)),
+                    None => (BackendTls::Auto, object),
+                }
+            }
+            (_, object, HostKind::Entry(_)) => (BackendTls::Auto, object),
+        }
+    }
+}
+
 /// One backend for each port of each host.
 pub(super) fn backends<'a>(
     hosts: &mut [Hosted<'a>],
-    rules: &Rules<'a>,
+    orders: &Orders<'_, 'a>,
     peers: &PeerPolicies<'a>,
     objects: &mut ObjectTable<'a>,
+    findings: &mut Findings,
 ) -> Vec<Backend> {
     let mut backends = Vec::new();
     let mut strict: HashMap<&str, bool> = HashMap::new();
@@ -148,31 +197,23 @@ pub(super) fn backends<'a>(
             HostKind::Service(item) => format!("{}.{namespace}", item.name()),
             HostKind::Entry(_) => host.host.clone(),
         };
-        for port in &mut host.ports {
-            let decided = rules.decide(&host.host, namespace, port.number);
+        for index in 0..host.ports.len() {
+            let decided = orders.rules.decide(&host.host, namespace, host.ports[index].number);
+            let (tls, object) = orders.tls(&decided, host, &host.ports[index], findings);
+            let port = &mut host.ports[index];
             port.backend = BackendIndex::try_from(backends.len()).unwrap_or(BackendIndex::MAX);
             backends.push(Backend {
                 id: format!("{}:{}", host.host, port.number),
                 name: format!("{short}:{}", port.number),
                 protocol: port.protocol,
-                tls: with_names(decided.tls, host.kind),
-                object: decided.object.map(|object| objects.number(object)),
+                tls,
+                object: object.map(|object| objects.number(object)),
                 mtls_required,
                 connect_timeout: decided.connect_timeout,
             });
         }
     }
     backends
-}
-
-/// Mesh TLS to a ServiceEntry is to one of its `subjectAltNames`, unless the DestinationRule names others.
-fn with_names(tls: BackendTls, kind: HostKind<'_>) -> BackendTls {
-    match (tls, kind) {
-        (BackendTls::Mesh { sans }, HostKind::Entry(item)) if sans.is_empty() => {
-            BackendTls::Mesh { sans: item.spec.subject_alt_names.clone() }
-        }
-        (tls, _) => tls,
-    }
 }
 
 /// The services, as the proxy gets them.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::read::{At, Fields};
 use super::traffic::ExportTo;
 use super::{Meta, Resource, text};
-use crate::snapshot::BackendTls;
 
 /// A DestinationRule.
 #[derive(Debug)]
@@ -34,9 +33,36 @@ pub(crate) enum Tls {
     /// Not mentioned.
     #[default]
     Auto,
-    Set(BackendTls),
+    Set(TlsSettings),
     /// Written and not understood: no connection at all is better than one in the wrong way.
     Unreadable,
+}
+
+/// `trafficPolicy.tls` as written; which files and Secrets there are is seen when it is compiled.
+#[derive(Debug)]
+pub(crate) struct TlsSettings {
+    pub(crate) mode: TlsMode,
+    pub(crate) sni: Option<String>,
+    /// `subjectAltNames`.
+    pub(crate) sans: Vec<String>,
+    /// Path of `caCertificates`.
+    pub(crate) ca_file: Option<String>,
+    /// Paths of `clientCertificate` and `privateKey`.
+    pub(crate) client_files: Option<(String, String)>,
+    /// `credentialName`. Istio's sidecars follow it only in rules with a `workloadSelector`; here it always counts.
+    pub(crate) credential: Option<String>,
+    /// Where it stands, for what is wrong with what it names.
+    pub(crate) field: String,
+    pub(crate) line: u32,
+}
+
+/// `trafficPolicy.tls.mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TlsMode {
+    Disable,
+    Simple,
+    Mutual,
+    IstioMutual,
 }
 
 /// Reads a DestinationRule.
@@ -135,16 +161,8 @@ fn connect_timeout(at: At<'_>) -> Option<Duration> {
     Some(timeout)
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum TlsMode {
-    Disable,
-    Simple,
-    Mutual,
-    IstioMutual,
-}
-
 /// `None` when any field of it is wrong.
-fn tls(at: At<'_>) -> Option<BackendTls> {
+fn tls(at: At<'_>) -> Option<TlsSettings> {
     let known = [
         "mode",
         "clientCertificate",
@@ -166,43 +184,53 @@ fn tls(at: At<'_>) -> Option<BackendTls> {
     // Istio's default, DISABLE, is too quiet for a field left out.
     let mode = fields.require("mode").and_then(|at| at.one_of(&modes));
     let mut refused = false;
-    for name in ["credentialName", "caCrl"] {
-        if let Some(at) = fields.get(name) {
-            at.error("not supported yet; name files instead");
-            refused = true;
-        }
+    if let Some(at) = fields.get("caCrl") {
+        at.error("not supported yet: a certificate that was revoked would be taken");
+        refused = true;
     }
     if let Some(at) = fields.get("insecureSkipVerify")
         && at.bool() != Some(false)
     {
-        at.error("not supported: a server that nobody verified could be anyone");
+        at.error(
+            "not supported: a server that nobody verified could be anyone; name its roots in caCertificates",
+        );
         refused = true;
     }
-    let client =
-        (fields.get("clientCertificate").and_then(At::text), fields.get("privateKey").and_then(At::text));
-    let ca_file = fields.get("caCertificates").and_then(At::text);
-    let sans = fields.get("subjectAltNames").map(At::texts).unwrap_or_default();
-    let sni = fields.get("sni").and_then(At::text);
-    let mode = mode.filter(|_| !refused)?;
-    if matches!(mode, TlsMode::Simple | TlsMode::Mutual) && ca_file.is_none() {
-        at.warn("without caCertificates no server can be verified (Writ carries no system roots): connections are refused");
-    }
-    match (mode, client) {
-        (TlsMode::Disable, _) => Some(BackendTls::Plaintext),
-        (TlsMode::IstioMutual, (None, None)) if ca_file.is_none() => Some(BackendTls::Mesh { sans }),
-        (TlsMode::IstioMutual, _) => {
-            at.error("ISTIO_MUTUAL uses the workload's own certificate; name no files");
-            None
+    let text =
+        |name| fields.get(name).map(|at: At<'_>| at.text()).map_or(Ok(None), |text| text.map(Some).ok_or(()));
+    let settings = TlsSettings {
+        mode: mode?,
+        sni: text("sni").ok()?,
+        sans: fields
+            .get("subjectAltNames")
+            .map_or(Some(Vec::new()), |at| at.items().map(At::text).collect())?,
+        ca_file: text("caCertificates").ok()?,
+        client_files: match (text("clientCertificate").ok()?, text("privateKey").ok()?) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            _ => {
+                at.error("clientCertificate and privateKey belong together");
+                return None;
+            }
+        },
+        credential: text("credentialName").ok()?,
+        field: at.field(),
+        line: at.line(),
+    };
+    let names_files = settings.ca_file.is_some() || settings.client_files.is_some();
+    let wrong = match settings.mode {
+        TlsMode::IstioMutual if names_files || settings.credential.is_some() => {
+            "ISTIO_MUTUAL uses the workload's own certificate; name no files"
         }
-        (TlsMode::Simple, _) => Some(BackendTls::Tls { sni, sans, ca_file, client_files: None }),
-        (TlsMode::Mutual, (Some(certificate), Some(key))) => {
-            Some(BackendTls::Tls { sni, sans, ca_file, client_files: Some((certificate, key)) })
+        _ if names_files && settings.credential.is_some() => "either credentialName or files, not both",
+        TlsMode::Mutual if settings.client_files.is_none() && settings.credential.is_none() => {
+            "MUTUAL needs clientCertificate and privateKey, or credentialName"
         }
-        (TlsMode::Mutual, _) => {
-            at.error("MUTUAL needs clientCertificate and privateKey");
-            None
-        }
-    }
+        _ if refused => return None,
+        _ => return Some(settings),
+    };
+    at.error(wrong);
+    None
 }
 
 #[cfg(test)]
@@ -223,19 +251,28 @@ mod tests {
             let Resource::DestinationRule(rule) = &object.resource else { panic!() };
             (object.good, format!("{:?}", rule.policy.tls), found)
         };
-        assert!(tls("{host: a, trafficPolicy: {tls: {mode: DISABLE}}}").1.contains("Plaintext"));
-        assert!(
-            tls("{host: a, trafficPolicy: {tls: {mode: ISTIO_MUTUAL, subjectAltNames: [x]}}}")
-                .1
-                .contains("Mesh")
-        );
-        let (good, _, found) = tls("{host: a, trafficPolicy: {tls: {mode: SIMPLE}}}");
-        assert!(good && found.len() == 1, "{found:?}");
+        for (spec, wanted) in [
+            ("{mode: DISABLE}", "mode: Disable"),
+            ("{mode: ISTIO_MUTUAL, subjectAltNames: [x]}", r#"sans: ["x"]"#),
+            ("{mode: SIMPLE}", "mode: Simple"),
+            ("{mode: MUTUAL, credentialName: c}", r#"credential: Some("c")"#),
+            ("{mode: MUTUAL, clientCertificate: c, privateKey: k}", r#"client_files: Some(("c", "k"))"#),
+        ] {
+            let (good, tls, found) = tls(&format!("{{host: a, trafficPolicy: {{tls: {spec}}}}}"));
+            assert!(good && found.is_empty(), "{found:?}");
+            assert!(tls.contains(wanted) && tls.contains("trafficPolicy.tls"), "{tls}");
+        }
         for spec in [
             "{host: a, trafficPolicy: {tls: {mode: SIMPEL}}}",
             "{host: a, trafficPolicy: {tls: {}}}",
             "{host: a, trafficPolicy: {tls: {mode: MUTUAL}}}",
             "{host: a, trafficPolicy: {tls: {mode: SIMPLE, insecureSkipVerify: true}}}",
+            "{host: a, trafficPolicy: {tls: {mode: SIMPLE, caCrl: /crl}}}",
+            "{host: a, trafficPolicy: {tls: {mode: SIMPLE, sni: 1}}}",
+            "{host: a, trafficPolicy: {tls: {mode: SIMPLE, subjectAltNames: [1]}}}",
+            "{host: a, trafficPolicy: {tls: {mode: MUTUAL, privateKey: k}}}",
+            "{host: a, trafficPolicy: {tls: {mode: SIMPLE, caCertificates: /ca, credentialName: c}}}",
+            "{host: a, trafficPolicy: {tls: {mode: ISTIO_MUTUAL, credentialName: c}}}",
             "{host: a, trafficPolicy: 1}",
         ] {
             let (good, tls, _) = tls(spec);

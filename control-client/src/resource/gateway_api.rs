@@ -1,7 +1,9 @@
-//! gateway.networking.k8s.io: HTTPRoute and ReferenceGrant.
+//! gateway.networking.k8s.io: HTTPRoute, BackendTLSPolicy and ReferenceGrant.
 
+mod backend_tls;
 mod rule;
 
+pub(crate) use self::backend_tls::{BackendTlsPolicy, Roots, ServiceTarget, backend_tls_policy};
 pub(crate) use self::rule::{BackendRef, Rule};
 use super::read::{At, Fields};
 use super::{Meta, Resource};

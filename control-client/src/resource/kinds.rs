@@ -1,7 +1,7 @@
 //! Which groups and kinds are read, ignored, skipped or refused.
 
 use super::read::Fields;
-use super::{Meta, Resource, core, destination, gateway_api, mesh, security, traffic};
+use super::{Meta, Resource, core, data, destination, gateway_api, mesh, security, traffic};
 
 /// A kind in a group that is read.
 pub(crate) struct Kind {
@@ -73,9 +73,9 @@ const fn skip(name: &'static str) -> Kind {
     kind(CORE, name, V1, Reading::Skip)
 }
 
-const fn data(name: &'static str) -> Kind {
+const fn with_data(name: &'static str, read: fn(&Meta, Fields<'_>) -> Resource) -> Kind {
     let fields = &["data", "binaryData", "stringData", "type", "immutable"];
-    Kind { runtime: true, fields, ..kind(CORE, name, V1, Reading::Ignore) }
+    Kind { runtime: true, fields, ..kind(CORE, name, V1, Reading::Read(read)) }
 }
 
 static KINDS: &[Kind] = &[
@@ -83,8 +83,8 @@ static KINDS: &[Kind] = &[
     kind(CORE, "Service", V1, Reading::Read(core::service)),
     // Status and labels of a Pod say where it is and what selects it, so its digest covers them.
     Kind { runtime: true, fields: &["spec", "status"], ..kind(CORE, "Pod", V1, Reading::Read(core::pod)) },
-    data("Secret"),
-    data("ConfigMap"),
+    with_data("Secret", data::secret),
+    with_data("ConfigMap", data::config_map),
     Kind { runtime: true, fields: &["subsets"], ..kind(CORE, "Endpoints", V1, Reading::Refuse(ENDPOINTS)) },
     skip("Binding"),
     skip("ComponentStatus"),
@@ -120,7 +120,7 @@ static KINDS: &[Kind] = &[
     kind(GATEWAY, "TLSRoute", GATEWAY_VERSIONS, Reading::Refuse(NOT_YET)),
     kind(GATEWAY, "TCPRoute", GATEWAY_VERSIONS, Reading::Refuse(NOT_YET)),
     kind(GATEWAY, "UDPRoute", GATEWAY_VERSIONS, Reading::Refuse(NOT_YET)),
-    kind(GATEWAY, "BackendTLSPolicy", GATEWAY_VERSIONS, Reading::Refuse(NOT_YET)),
+    kind(GATEWAY, "BackendTLSPolicy", GATEWAY_VERSIONS, Reading::Read(gateway_api::backend_tls_policy)),
     kind(GATEWAY, "ListenerSet", GATEWAY_VERSIONS, Reading::Refuse(NOT_YET)),
     kind(SECURITY, "PeerAuthentication", SECURITY_VERSIONS, Reading::Read(security::peer_authentication)),
     kind(SECURITY, "AuthorizationPolicy", SECURITY_VERSIONS, Reading::Read(security::authorization_policy)),

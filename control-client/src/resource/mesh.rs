@@ -13,6 +13,8 @@ pub(crate) struct MeshSettings {
     pub(crate) forwarding_identities: Vec<String>,
     pub(crate) path_normalization: PathNormalization,
     pub(crate) ambiguous_paths: AmbiguousPaths,
+    /// File of the system's roots, on every proxy's file system.
+    pub(crate) system_roots: Option<String>,
     /// Names of extension providers.
     pub(crate) providers: Vec<String>,
 }
@@ -26,6 +28,7 @@ impl Default for MeshSettings {
             forwarding_identities: Vec::new(),
             path_normalization: PathNormalization::Base,
             ambiguous_paths: AmbiguousPaths::RefuseTraversal,
+            system_roots: None,
             providers: Vec::new(),
         }
     }
@@ -54,6 +57,7 @@ const KNOWN: &[&str] = &[
     "outboundTrafficPolicy",
     "forwardingIdentities",
     "pathNormalization",
+    "systemRoots",
     "extensionProviders",
 ];
 
@@ -77,6 +81,7 @@ pub(crate) fn mesh_settings(_: &Meta, object: Fields<'_>) -> Resource {
     if let Some(at) = spec.get("pathNormalization") {
         path_normalization(at, &mut settings);
     }
+    settings.system_roots = spec.get("systemRoots").and_then(At::text);
     if let Some(list) = spec.get("extensionProviders") {
         // Istio's MeshConfig has some dozen kinds of provider; only the names count as long as none is called.
         let name = |at: At<'_>| at.open_fields()?.require("name")?.text();

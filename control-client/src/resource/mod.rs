@@ -1,6 +1,7 @@
 //! Kinds as users write them: files to objects, with every mistake reported.
 
 pub(crate) mod core;
+pub(crate) mod data;
 pub(crate) mod destination;
 pub(crate) mod gateway_api;
 mod kinds;
@@ -48,11 +49,14 @@ pub(crate) enum Resource {
     Service(core::Service),
     EndpointSlice(core::EndpointSlice),
     Pod(core::Pod),
+    Secret(data::Data),
+    ConfigMap(data::Data),
     ServiceEntry(traffic::ServiceEntry),
     WorkloadEntry(traffic::WorkloadEntry),
     DestinationRule(destination::DestinationRule),
     HttpRoute(gateway_api::HttpRoute),
     ReferenceGrant(gateway_api::ReferenceGrant),
+    BackendTlsPolicy(gateway_api::BackendTlsPolicy),
     PeerAuthentication(security::PeerAuthentication),
     AuthorizationPolicy(security::AuthorizationPolicy),
     MeshSettings(mesh::MeshSettings),

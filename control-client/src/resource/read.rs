@@ -91,6 +91,11 @@ impl<'a> At<'a> {
         self.node.line
     }
 
+    /// The path to it, as diagnostics have it.
+    pub(crate) fn field(self) -> String {
+        self.place().field
+    }
+
     /// A mapping of which every key must be known.
     pub(crate) fn fields(self, known: &[&str]) -> Option<Fields<'a>> {
         let fields = self.open_fields()?;

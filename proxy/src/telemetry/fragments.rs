@@ -96,10 +96,15 @@ pub(super) fn tls_evidence(tls: &TlsEvidence, out: &mut Vec<u8>) {
     json::raw(out, "}");
 }
 
-fn certificate_evidence(certificate: &CertificateEvidence, out: &mut Vec<u8>) {
-    json::raw(out, r#","evidence":{"trust_domain":"#);
-    json::bounded_string(out, &certificate.trust_domain, NAME_LIMIT);
-    json::raw(out, r#","serial":"#);
+/// The `evidence` member of the `service-authentication` check.
+pub(super) fn certificate_evidence(certificate: &CertificateEvidence, out: &mut Vec<u8>) {
+    json::raw(out, r#","evidence":{"#);
+    if !certificate.trust_domain.is_empty() {
+        json::raw(out, r#""trust_domain":"#);
+        json::bounded_string(out, &certificate.trust_domain, NAME_LIMIT);
+        json::raw(out, ",");
+    }
+    json::raw(out, r#""serial":"#);
     json::bounded_string(out, &certificate.serial, NAME_LIMIT);
     json::raw(out, r#","not_after":"#);
     json::timestamp(out, certificate.not_after);

@@ -104,7 +104,7 @@ pub struct TlsEvidence {
 /// What proved an identity, as the `service-authentication` check's evidence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateEvidence {
-    /// Trust domain whose roots verified it.
+    /// Trust domain whose roots verified it; empty: a server's outside of the mesh, verified by roots of its own.
     pub trust_domain: Arc<str>,
     /// Serial number, lower-case hex.
     pub serial: Arc<str>,
@@ -126,10 +126,12 @@ pub struct Upload {
 pub struct Attempt {
     /// Where to.
     pub endpoint: SocketAddr,
-    /// The server's verified identity.
+    /// The server's verified identity; outside of the mesh the name that it proved.
     pub identity: Option<Arc<str>>,
     /// TLS of the hop; `None`: plaintext. Outbound this is the `encryption` evidence.
     pub tls: Option<Arc<TlsEvidence>>,
+    /// What proved the identity. Outbound this is the `service-authentication` evidence.
+    pub certificate: Option<Arc<CertificateEvidence>>,
     /// `None`: it worked.
     pub failed: Option<Reason>,
     /// Microseconds until a response head or the failure.

@@ -290,7 +290,13 @@ fn evidence(record: &Record, kind: Check, out: &mut Vec<u8>) {
         Check::Encryption => {
             json::raw(out, &record.connection.rendered.of(&record.connection).encryption);
         }
-        Check::ServiceAuthentication if !outbound => {
+        Check::ServiceAuthentication if outbound => {
+            let proof = record.attempts.last().and_then(|attempt| attempt.certificate.as_deref());
+            if let Some(certificate) = proof {
+                fragments::certificate_evidence(certificate, out);
+            }
+        }
+        Check::ServiceAuthentication => {
             json::raw(out, &record.connection.rendered.of(&record.connection).certificate);
         }
         _ => {}

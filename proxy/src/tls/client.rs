@@ -5,6 +5,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use control_client::snapshot::TlsOrigination;
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ClientConnection, SignatureScheme};
@@ -16,7 +17,7 @@ use tokio_rustls::client::TlsStream;
 use super::SEND_BUFFER_BYTES;
 use super::evidence;
 use super::failure::{self, Role};
-use super::origination::{Originations, TlsOptions};
+use super::origination::{self, Originations};
 use super::verify::{Handshake, SpiffeVerifier};
 use crate::decision::{Reason, Stage};
 use crate::error::Reject;
@@ -67,7 +68,9 @@ pub struct ClientConnected<IO> {
     pub identity: Option<SpiffeId>,
     /// What was agreed.
     pub evidence: Arc<TlsEvidence>,
-    /// What proved the identity of a server in the mesh.
+    /// The name that a server outside of the mesh proved.
+    pub name: Option<Arc<str>>,
+    /// What proved the identity or the name.
     pub certificate: Option<CertificateEvidence>,
     /// What the server chose of the ALPN offered; `None`: it chose nothing, which Istio's servers do for TCP.
     pub alpn: Option<HopAlpn>,
@@ -126,24 +129,27 @@ impl ClientTls {
         Ok(connected(stream, Some(verified), sni))
     }
 
-    /// TLS to a server outside of the mesh, as a DestinationRule orders it (SIMPLE, MUTUAL): the server must prove a DNS
-    /// name, an address or one of `sans`. The caller bounds the time.
+    /// TLS to a server outside of the mesh, as a DestinationRule (SIMPLE, MUTUAL) or a BackendTLSPolicy orders it: the
+    /// server must prove one of the names. The caller bounds the time.
     pub async fn connect_tls<IO>(
         &self,
         io: IO,
-        options: &TlsOptions,
+        tls: &Arc<TlsOrigination>,
         alpn: HopAlpn,
     ) -> Result<ClientConnected<IO>, Reject>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let handshake = async {
-            let config = self.originations.config(options, alpn).await?;
-            let name = server_name(options.sni.as_deref())?;
+            let config = self.originations.config(tls, alpn).await?;
+            let name = server_name(tls.sni.as_deref())?;
             connect(config, name, io).await.map_err(|error| failure::reject(Role::Client, &error, None))
         };
         let stream = Box::pin(handshake).await?;
-        Ok(connected(stream, None, options.sni.as_deref()))
+        let connected = connected(stream, None, tls.sni.as_deref());
+        let leaf = connected.stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let (name, certificate) = leaf.and_then(|leaf| origination::proven(tls, leaf)).unzip();
+        Ok(ClientConnected { name, certificate, ..connected })
     }
 }
 
@@ -196,6 +202,7 @@ fn connected<IO>(
     ClientConnected {
         certificate: verified.as_ref().map(evidence::certificate),
         identity: verified.map(|verified| verified.id),
+        name: None,
         evidence: Arc::new(evidence),
         alpn,
         stream,

@@ -14,7 +14,6 @@ mod verify;
 pub use client::{ClientConnected, ClientTls, HopAlpn};
 pub use evidence::PeerTls;
 pub use failure::refused_by_server;
-pub use origination::TlsOptions;
 pub use server::{Accepted, Alpn, ServerTls};
 
 /// Records that wait for a slow peer, per connection: two full ones. rustls' own bound is 64 KiB.

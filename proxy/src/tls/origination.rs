@@ -5,40 +5,32 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use control_client::snapshot::{Pem, ServerId, TlsOrigination};
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::HopAlpn;
 use super::verify::{signature_schemes, tls12_signature, tls13_signature};
 use crate::decision::{Reason, Stage};
 use crate::error::Reject;
-use crate::identity::svid::Refusal;
+use crate::identity::svid::{Refusal, hex};
+use crate::telemetry::CertificateEvidence;
 
 /// How long a configuration is used before its files are read again.
 const REREAD_INTERVAL: Duration = Duration::from_secs(30);
 /// Configurations kept. There are as many as DestinationRules that ask for TLS; past this all are read anew.
 const MAX_KEPT: usize = 1024;
 
-/// TLS as a DestinationRule orders it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct TlsOptions {
-    /// Server name to send.
-    pub sni: Option<String>,
-    /// `subjectAltNames`: names of which the server must prove one; empty: it must prove `sni`.
-    pub sans: Vec<String>,
-    /// Roots, PEM. `None`: those of the system, which Writ does not carry: refused.
-    pub ca_file: Option<String>,
-    /// Client certificate and key, PEM (MUTUAL).
-    pub client_files: Option<(String, String)>,
-}
-
 /// The configurations in use, by what they were made from.
 #[derive(Default)]
-pub(super) struct Originations(Mutex<HashMap<(TlsOptions, HopAlpn), Kept>>);
+pub(super) struct Originations(Mutex<HashMap<Key, Kept>>);
+
+type Key = (Arc<TlsOrigination>, HopAlpn);
 
 struct Kept {
     config: Arc<ClientConfig>,
@@ -50,12 +42,12 @@ impl Originations {
     /// before stays in use.
     pub(super) async fn config(
         &self,
-        options: &TlsOptions,
+        tls: &Arc<TlsOrigination>,
         alpn: HopAlpn,
     ) -> Result<Arc<ClientConfig>, Reject> {
-        let key = (options.clone(), alpn);
+        let key = (Arc::clone(tls), alpn);
         let before = match self.kept(&key) {
-            Some((config, age)) if age < REREAD_INTERVAL => return Ok(config),
+            Some((config, age)) if age < REREAD_INTERVAL || !reads_files(tls) => return Ok(config),
             before => before.map(|(config, _)| config),
         };
         let again = key.clone();
@@ -63,7 +55,7 @@ impl Originations {
         let config = match (read.unwrap_or_else(|error| Err(error.to_string())), before) {
             (Ok(config), _) => Arc::new(config),
             (Err(why), Some(before)) => {
-                tracing::warn!(%why, "TLS files of a DestinationRule not reread; the old ones stay in use");
+                tracing::warn!(%why, "files for TLS to a backend not reread; the old ones stay in use");
                 before
             }
             (Err(why), None) => return Err(Reject::because(Stage::Connect, Reason::TlsFailed, why)),
@@ -72,12 +64,12 @@ impl Originations {
         Ok(config)
     }
 
-    fn kept(&self, key: &(TlsOptions, HopAlpn)) -> Option<(Arc<ClientConfig>, Duration)> {
+    fn kept(&self, key: &Key) -> Option<(Arc<ClientConfig>, Duration)> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.get(key).map(|kept| (Arc::clone(&kept.config), kept.read.elapsed()))
     }
 
-    fn keep(&self, key: (TlsOptions, HopAlpn), config: Arc<ClientConfig>) {
+    fn keep(&self, key: Key, config: Arc<ClientConfig>) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= MAX_KEPT && !all.contains_key(&key) {
             all.clear();
@@ -86,37 +78,83 @@ impl Originations {
     }
 }
 
-fn build(options: &TlsOptions, alpn: HopAlpn) -> Result<ClientConfig, String> {
+/// What an object holds changes with the configuration, what a file holds without.
+fn reads_files(tls: &TlsOrigination) -> bool {
+    let client = tls.client.iter().flat_map(|(certificate, key)| [certificate, key]);
+    tls.roots.iter().chain(client).any(|pem| matches!(pem, Pem::File(_)))
+}
+
+fn build(tls: &TlsOrigination, alpn: HopAlpn) -> Result<ClientConfig, String> {
     let builder = ClientConfig::builder_with_provider(fips::provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(NameVerifier::read(options)?));
-    let mut config = match &options.client_files {
+        .with_custom_certificate_verifier(Arc::new(NameVerifier::read(tls)?));
+    let mut config = match &tls.client {
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => builder
             .with_client_auth_cert(certificates(certificate)?, private_key(key)?)
-            .map_err(|error| format!("client certificate {certificate} with key {key}: {error}"))?,
+            .map_err(|error| format!("{} with {}: {error}", certificate.name(), key.name()))?,
     };
     config.resumption = Resumption::disabled();
     config.alpn_protocols = alpn.plain();
     Ok(config)
 }
 
-fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    match read {
-        Ok(all) if all.is_empty() => Err(format!("{path}: no certificate in it")),
+fn certificates(pem: &Pem) -> Result<Vec<CertificateDer<'static>>, String> {
+    let read = match pem {
+        Pem::File(path) => CertificateDer::pem_file_iter(path).and_then(Iterator::collect),
+        Pem::Object(object) => CertificateDer::pem_slice_iter(object.text().as_bytes()).collect(),
+    };
+    match read.map_err(|error: rustls_pki_types::pem::Error| error.to_string()) {
+        Ok(all) if Vec::is_empty(&all) => Err(format!("{}: no certificate in it", pem.name())),
         Ok(all) => Ok(all),
-        Err(error) => Err(format!("{path}: {error}")),
+        Err(error) => Err(format!("{}: {error}", pem.name())),
     }
 }
 
-fn private_key(path: &str) -> Result<PrivateKeyDer<'static>, String> {
-    PrivateKeyDer::from_pem_file(path).map_err(|error| format!("{path}: {error}"))
+fn private_key(pem: &Pem) -> Result<PrivateKeyDer<'static>, String> {
+    let read = match pem {
+        Pem::File(path) => PrivateKeyDer::from_pem_file(path),
+        Pem::Object(object) => PrivateKeyDer::from_pem_slice(object.text().as_bytes()),
+    };
+    read.map_err(|error| format!("{}: {error}", pem.name()))
 }
 
-/// Takes a server that some root of a file vouches for and that has one of some names.
+/// The roots in `pem`. What can't be read of many, as the system's are, is left out: that trusts less, not more.
+fn anchors(pem: &Pem) -> Result<Vec<TrustAnchor<'static>>, String> {
+    let mut failed = None;
+    let mut anchors = Vec::new();
+    for root in certificates(pem)? {
+        match webpki::anchor_from_trusted_cert(&root) {
+            Ok(anchor) => anchors.push(anchor.to_owned()),
+            Err(error) => failed = Some(error),
+        }
+    }
+    match failed {
+        Some(error) if anchors.is_empty() => Err(format!("{}: {error}", pem.name())),
+        _ => Ok(anchors),
+    }
+}
+
+/// What a server proved: the name that was expected of it, and by which certificate.
+pub(super) fn proven(
+    tls: &TlsOrigination,
+    leaf: &CertificateDer<'_>,
+) -> Option<(Arc<str>, CertificateEvidence)> {
+    let certificate = EndEntityCert::try_from(leaf).ok()?;
+    let proves = |id: &&ServerId| Name::read(id).is_ok_and(|name| name.is_of(&certificate));
+    let name = tls.names.iter().find(proves)?.as_str();
+    let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
+    let evidence = CertificateEvidence {
+        trust_domain: "".into(),
+        serial: (&*hex(parsed.raw_serial())).into(),
+        not_after: parsed.validity().not_after.timestamp(),
+    };
+    Some((name.into(), evidence))
+}
+
+/// Takes a server that some root vouches for and that has one of some names.
 struct NameVerifier {
     authority: String,
     anchors: Vec<TrustAnchor<'static>>,
@@ -132,23 +170,11 @@ enum Name {
 }
 
 impl NameVerifier {
-    fn read(options: &TlsOptions) -> Result<Self, String> {
-        let authority = options.ca_file.clone().ok_or(
-            "no caCertificates in the DestinationRule; Writ carries no system roots, so it must name a file",
-        )?;
-        let anchors = certificates(&authority)?
-            .iter()
-            .map(|root| webpki::anchor_from_trusted_cert(root).map(|anchor| anchor.to_owned()))
-            .collect::<Result<_, _>>()
-            .map_err(|error| format!("{authority}: {error}"))?;
-        let written = if options.sans.is_empty() { options.sni.as_slice() } else { &options.sans };
-        if written.is_empty() {
-            return Err(
-                "the DestinationRule has neither sni nor subjectAltNames to know the server by".into()
-            );
-        }
-        let names = written.iter().map(|name| Name::read(name)).collect::<Result<_, _>>()?;
-        Ok(Self { authority, anchors, names })
+    fn read(tls: &TlsOrigination) -> Result<Self, String> {
+        let authority = tls.roots.iter().map(Pem::name).collect::<Vec<_>>().join(", ");
+        let anchors: Vec<Vec<_>> = tls.roots.iter().map(anchors).collect::<Result<_, _>>()?;
+        let names = tls.names.iter().map(Name::read).collect::<Result<_, _>>()?;
+        Ok(Self { authority, anchors: anchors.concat(), names })
     }
 
     fn verify(
@@ -181,13 +207,13 @@ impl NameVerifier {
 }
 
 impl Name {
-    fn read(name: &str) -> Result<Self, String> {
-        if name.contains("://") {
-            return Ok(Self::Uri(name.to_owned()));
+    fn read(id: &ServerId) -> Result<Self, String> {
+        match id {
+            ServerId::Uri(uri) => Ok(Self::Uri(uri.clone())),
+            ServerId::Host(name) => ServerName::try_from(name.clone())
+                .map(Self::Server)
+                .map_err(|_| format!("`{name}` is no name a server can prove")),
         }
-        ServerName::try_from(name.to_owned())
-            .map(Self::Server)
-            .map_err(|_| format!("`{name}` is no name a server can prove"))
     }
 
     fn is_of(&self, certificate: &EndEntityCert<'_>) -> bool {

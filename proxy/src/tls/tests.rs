@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use control_client::snapshot::{Pem, PemObject, ServerId, TlsOrigination};
 use fips::ca::{Authority, KeyUsage, Profile, Purpose};
 use rustls::{ClientConfig, HandshakeKind, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -504,38 +505,54 @@ async fn a_server_outside_of_the_mesh_proves_a_name() {
     let (root, dir) = (authority("web.example"), Dir::new());
     dir.put("roots.pem", root.certificate_pem());
     let ca_file = dir.path().join("roots.pem").to_str().unwrap().to_owned();
-    let options = |sni: Option<&str>, sans: &[&str]| TlsOptions {
-        sni: sni.map(str::to_owned),
-        sans: sans.iter().map(ToString::to_string).collect(),
-        ca_file: Some(ca_file.clone()),
-        client_files: None,
+    let named = |sni: &str, names: &[&str]| {
+        Arc::new(TlsOrigination {
+            sni: Some(sni.to_owned()),
+            names: names.iter().map(|name| ServerId::of_any_kind(name)).collect(),
+            roots: vec![Pem::File(ca_file.clone())],
+            client: None,
+        })
     };
     let mut site = website(&root, &Profile::server(&["*.web.example"], HOUR));
     site.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let (site, client) = (TlsAcceptor::from(Arc::new(site)), ClientTls::new(None));
-    let dial = async |options: &TlsOptions| {
+    let dial = async |tls: &Arc<TlsOrigination>| {
         let (near, far) = duplex(64 * 1024);
-        tokio::join!(site.accept(far), client.connect_tls(near, options, HopAlpn::Http2)).1
+        tokio::join!(site.accept(far), client.connect_tls(near, tls, HopAlpn::Http2)).1
     };
 
-    let connected = dial(&options(Some("api.web.example"), &[])).await.unwrap();
+    let connected = dial(&named("api.web.example", &["api.web.example"])).await.unwrap();
     assert_eq!((connected.identity, connected.alpn), (None, Some(HopAlpn::Http2)));
+    assert_eq!(connected.name.as_deref(), Some("api.web.example"));
+    assert!(!connected.certificate.unwrap().serial.is_empty());
     assert_eq!(connected.evidence.sni.as_deref(), Some("api.web.example"));
-    dial(&options(Some("front.example"), &["other.example", "a.web.example"])).await.unwrap();
+    let other = dial(&named("front.example", &["other.example", "a.web.example"])).await.unwrap();
+    assert_eq!(other.name.as_deref(), Some("a.web.example"), "the one of several that it proved");
 
     let refused =
         |outcome: &Dialled, reason, detail: &str| assert_refused(outcome, Stage::Connect, reason, detail);
-    let wrong = dial(&options(Some("api.example"), &[])).await;
+    let wrong = dial(&named("api.example", &["api.example"])).await;
     refused(&wrong, Reason::IdentityMismatch, "expected api.example; the certificate has *.web.example");
-    let nameless = dial(&options(None, &[])).await;
-    refused(&nameless, Reason::TlsFailed, "neither sni nor subjectAltNames");
-    let rootless = dial(&TlsOptions { ca_file: None, ..options(Some("a.web.example"), &[]) }).await;
-    refused(&rootless, Reason::TlsFailed, "no caCertificates");
-    let missing =
-        dial(&TlsOptions { ca_file: Some("/nowhere".into()), ..options(Some("a.web.example"), &[]) }).await;
-    refused(&missing, Reason::TlsFailed, "/nowhere");
-    dir.put("roots.pem", authority("web.example").certificate_pem());
-    let untrusted = dial(&options(Some("b.web.example"), &[])).await;
+    let by_uri = dial(&named("a.web.example", &["spiffe://a.web.example/x"])).await;
+    refused(&by_uri, Reason::IdentityMismatch, "expected spiffe://a.web.example/x");
+    let nowhere = TlsOrigination {
+        roots: vec![Pem::File("/nowhere".into())],
+        ..TlsOrigination::clone(&named("a.web.example", &["a.web.example"]))
+    };
+    refused(&dial(&Arc::new(nowhere)).await, Reason::TlsFailed, "/nowhere");
+    let inline = |text: &str| {
+        let roots = vec![Pem::Object(PemObject::new("ConfigMap a/b", text))];
+        Arc::new(TlsOrigination {
+            roots,
+            ..TlsOrigination::clone(&named("a.web.example", &["a.web.example"]))
+        })
+    };
+    dial(&inline(root.certificate_pem())).await.unwrap();
+    refused(&dial(&inline("no PEM")).await, Reason::TlsFailed, "ConfigMap a/b: no certificate in it");
+    let other = authority("web.example");
+    refused(&dial(&inline(other.certificate_pem())).await, Reason::UntrustedRoot, "ConfigMap a/b signed it");
+    dir.put("roots.pem", other.certificate_pem());
+    let untrusted = dial(&named("b.web.example", &["b.web.example"])).await;
     refused(&untrusted, Reason::UntrustedRoot, "roots.pem signed it");
 }
 
@@ -545,15 +562,16 @@ async fn a_client_certificate_is_presented_where_one_is_ordered() {
     let server = ServerTls::mesh(member(&root, SERVER));
     dir.write(&root.issue(&Profile::workload(CLIENT, HOUR)).unwrap(), root.certificate_pem());
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    let options = TlsOptions {
+    let tls = TlsOrigination {
         sni: None,
-        sans: vec![SERVER.to_owned()],
-        ca_file: Some(path("ca.crt")),
-        client_files: Some((path("tls.crt"), path("tls.key"))),
+        names: vec![ServerId::Uri(SERVER.to_owned())],
+        roots: vec![Pem::File(path("ca.crt"))],
+        client: Some((Pem::File(path("tls.crt")), Pem::File(path("tls.key")))),
     };
+    let tls = Arc::new(tls);
     let (near, far) = duplex(64 * 1024);
     let client = ClientTls::new(None);
-    let dialled = client.connect_tls(near, &options, HopAlpn::Http1);
+    let dialled = client.connect_tls(near, &tls, HopAlpn::Http1);
     let (accepted, dialled) = tokio::join!(server.accept(far, DEADLINE), dialled);
     dialled.unwrap();
     let accepted = accepted.unwrap();

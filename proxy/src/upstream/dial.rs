@@ -28,8 +28,13 @@ impl Upstream {
             let stream = timeout_at(deadline, self.dial_tcp(hop)).await;
             let stream = stream.unwrap_or_else(|_| Err(timed_out(hop, "TCP connection")))?;
             if *hop.tls() == HopTls::Plaintext {
-                let facts =
-                    HopFacts { endpoint: hop.address(), identity: None, tls: None, certificate: None };
+                let facts = HopFacts {
+                    endpoint: hop.address(),
+                    identity: None,
+                    name: None,
+                    tls: None,
+                    certificate: None,
+                };
                 return Ok(Connected { io: Io::Plain(stream), facts: Rc::new(facts) });
             }
             let secured = timeout_at(deadline, self.dial_tls(hop, stream)).await;
@@ -78,6 +83,7 @@ fn secured(hop: &Hop, connected: ClientConnected<TcpStream>) -> Connected {
     let facts = HopFacts {
         endpoint: hop.address(),
         identity: connected.identity.map(|identity| Arc::from(identity.as_str())),
+        name: connected.name,
         tls: Some(connected.evidence),
         certificate: connected.certificate.map(Arc::new),
     };

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use control_client::snapshot::{self, BackendTls};
+use control_client::snapshot::{self, BackendTls, TlsOrigination};
 
 use super::pick::Load;
 use super::pool::Target;
@@ -13,7 +13,6 @@ use super::registry::Endpoint;
 use crate::decision::{Reason, Stage};
 use crate::error::Reject;
 use crate::telemetry::{CertificateEvidence, TlsEvidence};
-use crate::tls::TlsOptions;
 
 /// Where a request or connection is sent, chosen by [`super::Upstream::pick`] or named by [`super::Upstream::hop_to`].
 /// Cheap to clone. It holds no connection.
@@ -63,8 +62,8 @@ pub enum HopTls {
         /// `spiffe://..`, never empty.
         identities: Arc<[Arc<str>]>,
     },
-    /// TLS as a DestinationRule orders it (SIMPLE or MUTUAL).
-    Tls(Arc<TlsOptions>),
+    /// TLS as a DestinationRule (SIMPLE, MUTUAL) or a BackendTLSPolicy orders it.
+    Tls(Arc<TlsOrigination>),
 }
 
 impl HopTls {
@@ -89,12 +88,8 @@ impl HopTls {
             BackendTls::Mesh { sans } => Self::mesh_with(endpoint, sans),
             // SIMPLE and MUTUAL prove no mesh identity, so they don't satisfy STRICT either; the server itself refuses
             // them, and says why.
-            BackendTls::Tls { sni, sans, ca_file, client_files } => Ok(Self::Tls(Arc::new(TlsOptions {
-                sni: sni.clone(),
-                sans: sans.clone(),
-                ca_file: ca_file.clone(),
-                client_files: client_files.clone(),
-            }))),
+            BackendTls::Tls(tls) => Ok(Self::Tls(Arc::clone(tls))),
+            BackendTls::Unusable { why } => Err(Reject::because(Stage::Pick, Reason::TlsFailed, why)),
         }
     }
 
@@ -120,11 +115,13 @@ fn mtls_unavailable(endpoint: &Endpoint, why: &str) -> Reject {
 pub struct HopFacts {
     /// Where it goes.
     pub endpoint: SocketAddr,
-    /// The server's verified identity.
+    /// The server's verified identity in the mesh.
     pub identity: Option<Arc<str>>,
+    /// The name that a server outside of the mesh proved.
+    pub name: Option<Arc<str>>,
     /// What was agreed; `None`: plaintext.
     pub tls: Option<Arc<TlsEvidence>>,
-    /// What proved the identity.
+    /// What proved the identity or the name.
     pub certificate: Option<Arc<CertificateEvidence>>,
 }
 

@@ -5,6 +5,7 @@ mod endpoint;
 mod peer;
 mod route;
 mod service;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -48,7 +49,7 @@ pub(super) fn texts(loaded: &Loaded) -> Vec<String> {
 pub(super) fn object(kind: &str, name: &str, spec: &str) -> String {
     let (api_version, namespace) = match kind {
         "Service" | "Pod" => ("v1", "foo"),
-        "HTTPRoute" | "ReferenceGrant" => ("gateway.networking.k8s.io/v1", "foo"),
+        "HTTPRoute" | "ReferenceGrant" | "BackendTLSPolicy" => ("gateway.networking.k8s.io/v1", "foo"),
         "PeerAuthentication" | "AuthorizationPolicy" => ("security.istio.io/v1", "foo"),
         "MeshSettings" => ("writ.dev/v1alpha1", ""),
         _ => ("networking.istio.io/v1", "foo"),

@@ -110,6 +110,7 @@ fn outbound_speaks_of_the_hop_to_the_server() {
         (Some("spiffe://cluster.local/ns/bookinfo/sa/ratings".into()), tls, None),
     ] {
         record.attempts.push(Attempt {
+            certificate: None,
             endpoint: "10.1.0.9:9080".parse().unwrap(),
             identity,
             tls,
@@ -184,6 +185,7 @@ fn a_line_is_bounded() {
     record.backend = Some("b".repeat(1 << 20).into());
     for _ in 0..1000 {
         record.attempts.push(Attempt {
+            certificate: None,
             endpoint: "10.1.0.9:9080".parse().unwrap(),
             identity: Some("i".repeat(1 << 20).into()),
             tls: None,
