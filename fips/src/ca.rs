@@ -5,15 +5,23 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
+    KeyIdMethod, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
+
+mod key;
+
+use key::IssuedKey;
+pub use key::KeyType;
 
 /// Why a key or certificate could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
-    /// The profile can't be encoded, or the PEM given is not a key.
+    /// The profile can't be encoded.
     #[error("certificate authority: {0}")]
     Certificate(#[from] rcgen::Error),
+    /// The module could not make a key, or what was given is not one.
+    #[error("certificate authority: {0}")]
+    Key(&'static str),
     /// No random serial number.
     #[error(transparent)]
     Random(#[from] crate::RandomFailed),
@@ -38,6 +46,8 @@ pub struct Profile {
     pub key_usages: Vec<KeyUsage>,
     /// Extended key usages; none: the certificate says nothing of them.
     pub purposes: Vec<Purpose>,
+    /// What key is made for it.
+    pub key_type: KeyType,
 }
 
 /// The key usages an authority can be asked for.
@@ -84,6 +94,7 @@ impl Profile {
             ca: false,
             key_usages: vec![KeyUsage::DigitalSignature],
             purposes: vec![Purpose::Server, Purpose::Client],
+            key_type: KeyType::P256,
         }
     }
 }
@@ -105,8 +116,9 @@ impl std::fmt::Debug for Issued {
 
 /// A root certificate and its key.
 pub struct Authority {
-    issuer: Issuer<'static, KeyPair>,
+    issuer: Issuer<'static, IssuedKey>,
     certificate_pem: String,
+    key_pem: String,
 }
 
 impl std::fmt::Debug for Authority {
@@ -118,26 +130,36 @@ impl std::fmt::Debug for Authority {
 impl Authority {
     /// A new self-signed root for a trust domain: ECDSA P-256.
     pub fn generate(trust_domain: &str, lifetime: Duration) -> Result<Self, CaError> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let params = root(trust_domain, lifetime)?;
+        Self::generate_with(KeyType::P256, trust_domain, lifetime)
+    }
+
+    /// A new self-signed root for a trust domain, with a key of this type.
+    pub fn generate_with(key_type: KeyType, trust_domain: &str, lifetime: Duration) -> Result<Self, CaError> {
+        let key = IssuedKey::generate(key_type)?;
+        let params = root(trust_domain, lifetime, &key)?;
         let certificate_pem = params.self_signed(&key)?.pem();
-        Ok(Self { issuer: Issuer::new(params, key), certificate_pem })
+        let key_pem = key.to_pem()?;
+        Ok(Self { issuer: Issuer::new(params, key), certificate_pem, key_pem })
     }
 
     /// The authority of a root that [`Authority::generate`] made for the same trust domain. The certificate is handed on,
     /// not read: what is signed verifies only if it belongs to the key.
     pub fn from_pem(trust_domain: &str, certificate_pem: &str, key_pem: &str) -> Result<Self, CaError> {
-        let key = KeyPair::from_pem(key_pem)?;
+        let key = IssuedKey::from_pem(key_pem)?;
         // An issuer is its name and its key; both are as they were, the dates don't matter.
-        let params = root(trust_domain, Duration::ZERO)?;
-        Ok(Self { issuer: Issuer::new(params, key), certificate_pem: certificate_pem.to_owned() })
+        let params = root(trust_domain, Duration::ZERO, &key)?;
+        Ok(Self {
+            issuer: Issuer::new(params, key),
+            certificate_pem: certificate_pem.to_owned(),
+            key_pem: key_pem.to_owned(),
+        })
     }
 
-    /// Signs what the profile says, with a new P-256 key.
+    /// Signs what the profile says, with a new key.
     pub fn issue(&self, profile: &Profile) -> Result<Issued, CaError> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let certificate = params(profile)?.signed_by(&key, &self.issuer)?;
-        Ok(Issued { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+        let key = IssuedKey::generate(profile.key_type)?;
+        let certificate = params(profile, &key)?.signed_by(&key, &self.issuer)?;
+        Ok(Issued { certificate_pem: certificate.pem(), key_pem: key.to_pem()? })
     }
 
     /// The root, PEM.
@@ -147,21 +169,22 @@ impl Authority {
 
     /// The root's key, PKCS #8 PEM: for the file that keeps it, readable by its owner only.
     pub fn key_pem(&self) -> String {
-        self.issuer.key().serialize_pem()
+        self.key_pem.clone()
     }
 }
 
-fn root(trust_domain: &str, lifetime: Duration) -> Result<CertificateParams, CaError> {
-    params(&Profile {
+fn root(trust_domain: &str, lifetime: Duration, key: &IssuedKey) -> Result<CertificateParams, CaError> {
+    let profile = Profile {
         common_name: Some(format!("{trust_domain} root")),
         ca: true,
         key_usages: vec![KeyUsage::CertificateSign, KeyUsage::CrlSign],
         purposes: Vec::new(),
         ..Profile::workload(format!("spiffe://{trust_domain}"), lifetime)
-    })
+    };
+    params(&profile, key)
 }
 
-fn params(profile: &Profile) -> Result<CertificateParams, CaError> {
+fn params(profile: &Profile, key: &IssuedKey) -> Result<CertificateParams, CaError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     if let Some(name) = &profile.common_name {
@@ -177,6 +200,9 @@ fn params(profile: &Profile) -> Result<CertificateParams, CaError> {
     params.not_after = rcgen::date_time_ymd(1970, 1, 1) + since_epoch(profile.not_after);
     params.serial_number = Some(serial()?);
     params.use_authority_key_identifier_extension = true;
+    // RFC 7093, section 2, method 1, by the module.
+    let digest = crate::sha256(&key.subject_public_key_info());
+    params.key_identifier_method = KeyIdMethod::PreSpecified(digest[..20].to_vec());
     params.key_usages = profile.key_usages.iter().map(|&usage| usage.into()).collect();
     params.extended_key_usages = profile.purposes.iter().map(|&purpose| purpose.into()).collect();
     params.is_ca = if profile.ca { IsCa::Ca(BasicConstraints::Unconstrained) } else { IsCa::ExplicitNoCa };

@@ -1,17 +1,28 @@
 //! Ground floor: the only crate that names a crypto backend.
 
+#![forbid(unsafe_code)]
+
 mod attest;
 pub mod ca;
 mod digest;
+mod live;
 mod provider;
 mod random;
 
-pub use attest::{Attestation, SelfTest};
+pub use attest::{Attestation, Offered, SelfTest, Validation, group_name, suite_name};
 pub use digest::sha256;
+pub use live::{
+    LiveConfig, NotApproved, client, live_configs, note_client, note_server, require, require_live, required,
+};
 pub use provider::provider;
 pub use random::{RandomFailed, random, warm};
 
 use std::sync::OnceLock;
+
+/// What the process runs now: the module's self-test is run again where it can be asked for.
+pub fn attest() -> Attestation {
+    Attestation::of(&provider())
+}
 
 /// Makes the process use this crate's provider and says what it runs. The first call does the work, later ones return
 /// the same answer.

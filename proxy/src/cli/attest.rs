@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use fips::Attestation;
+use fips::{Attestation, Offered};
 
 /// Flags of `writ attest`.
 #[derive(Debug, clap::Args)]
@@ -31,22 +31,25 @@ fn write_json(out: &mut impl Write, attestation: &Attestation) -> io::Result<()>
 }
 
 fn write_table(out: &mut impl Write, attestation: &Attestation) -> io::Result<()> {
-    let fips = match (attestation.fips, attestation.flavour) {
-        (true, _) => "yes: module in FIPS mode, suites and groups approved throughout",
-        (false, "fips") => "no: the module is, but not all that is offered is approved",
-        (false, _) => "no: this build links the standard module",
-    };
+    let fips = attestation.not_approved().map_or_else(
+        || "yes: module in its approved mode, suites, groups and signatures approved throughout".to_owned(),
+        |reason| format!("no: {reason}"),
+    );
     writeln!(out, "module      {} {}", attestation.module, attestation.module_version)?;
     writeln!(out, "flavour     {}", attestation.flavour)?;
-    writeln!(out, "self-test   {}", attestation.self_test.as_str())?;
+    writeln!(out, "validation  {}", attestation.validation.as_str())?;
+    writeln!(out, "            {}", attestation.statement)?;
+    writeln!(out, "self-test   {} ({})", attestation.self_test.as_str(), attestation.self_test_run)?;
     writeln!(out, "FIPS        {fips}")?;
     write_list(out, "suites", &attestation.suites)?;
     write_list(out, "groups", &attestation.groups)
 }
 
-fn write_list(out: &mut impl Write, title: &str, names: &[String]) -> io::Result<()> {
-    for (index, name) in names.iter().enumerate() {
-        writeln!(out, "{:<11} {name}", if index == 0 { title } else { "" })?;
+fn write_list(out: &mut impl Write, title: &str, offered: &[Offered]) -> io::Result<()> {
+    for (index, offered) in offered.iter().enumerate() {
+        let title = if index == 0 { title } else { "" };
+        let approved = if offered.approved { "approved" } else { "not approved" };
+        writeln!(out, "{title:<11} {:<40} {approved}", offered.name)?;
     }
     Ok(())
 }
@@ -63,12 +66,14 @@ mod tests {
         write_json(&mut json, attestation).unwrap();
         let table = String::from_utf8(table).unwrap();
         let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
-        assert_eq!(json["fips"], false);
+        assert_eq!(json["fips"], attestation.fips);
         assert_eq!(json["self_test"], "passed");
-        assert!(table.contains("no: this build links the standard module"), "{table}");
+        assert_eq!(json["validation"]["status"], attestation.validation.as_str());
+        assert_eq!(table.contains("FIPS        yes"), attestation.fips, "{table}");
         assert!(table.contains(json["module_version"].as_str().unwrap()), "{table}");
+        assert!(table.contains(json["statement"].as_str().unwrap()), "{table}");
         for name in json["suites"].as_array().unwrap().iter().chain(json["groups"].as_array().unwrap()) {
-            assert!(table.contains(name.as_str().unwrap()), "{table}");
+            assert!(table.contains(name["name"].as_str().unwrap()), "{table}");
         }
     }
 }

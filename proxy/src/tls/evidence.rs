@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use rustls::{CipherSuite, CommonState, NamedGroup, ProtocolVersion};
 
+use crate::decision::{Reason, Stage};
+use crate::error::Reject;
 use crate::identity::SpiffeId;
 use crate::identity::svid::Verified;
 use crate::telemetry::{CertificateEvidence, TlsEvidence};
@@ -58,6 +60,21 @@ pub(super) fn agreed(connection: &CommonState, fips: bool, sni: Option<Arc<str>>
     }
 }
 
+/// A connection that is not approved, where it must be, goes no further. Configurations that could agree to one are refused
+/// when they are made: this is for what that might miss.
+pub(super) fn approved(evidence: &TlsEvidence, stage: Stage) -> Result<(), Reject> {
+    check(fips::required(), evidence, stage)
+}
+
+fn check(required: bool, evidence: &TlsEvidence, stage: Stage) -> Result<(), Reject> {
+    if !required || evidence.fips {
+        return Ok(());
+    }
+    let TlsEvidence { version, suite, group, .. } = evidence;
+    let detail = format_args!("TLS {version} with {suite} and {group} is not approved (--fips required)");
+    Err(Reject::because(stage, Reason::NotFips, detail))
+}
+
 fn version(version: ProtocolVersion) -> &'static str {
     match version {
         ProtocolVersion::TLSv1_3 => "1.3",
@@ -96,12 +113,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_not_approved_is_refused_where_it_must_be() {
+        let mut evidence = TlsEvidence {
+            version: "1.3",
+            suite: "TLS_AES_256_GCM_SHA384",
+            group: "x25519",
+            fips: false,
+            sni: None,
+        };
+        assert!(check(false, &evidence, Stage::Terminate).is_ok());
+        let refused = check(true, &evidence, Stage::Terminate).unwrap_err();
+        assert_eq!((refused.stage, refused.reason), (Stage::Terminate, Reason::NotFips));
+        assert!(refused.detail.unwrap().contains("TLS_AES_256_GCM_SHA384 and x25519"));
+        evidence.fips = true;
+        assert!(check(true, &evidence, Stage::Terminate).is_ok());
+    }
+
+    #[test]
     fn the_attestation_uses_the_same_names() {
         let attestation = fips::install();
         let provider = fips::provider();
         let suites: Vec<_> = provider.cipher_suites.iter().map(|each| suite(each.suite())).collect();
         let groups: Vec<_> = provider.kx_groups.iter().map(|each| group(each.name())).collect();
-        assert_eq!(suites, attestation.suites);
-        assert_eq!(groups, attestation.groups);
+        let names =
+            |offered: &[fips::Offered]| offered.iter().map(|each| each.name.clone()).collect::<Vec<_>>();
+        assert_eq!(suites, names(&attestation.suites));
+        assert_eq!(groups, names(&attestation.groups));
     }
 }

@@ -1,0 +1,275 @@
+//! Whole handshakes in memory: every suite, group and kind of certificate, mutual, with data both ways.
+
+use std::io::{Read, Write};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{
+    ClientConfig, ClientConnection, Connection, Error, HandshakeKind, NamedGroup, ProtocolVersion,
+    RootCertStore, ServerConfig, ServerConnection,
+};
+
+use crate::ca::{Authority, Issued, KeyType, Profile};
+use crate::provider::{STANDARD_GROUPS, build, provider, suites};
+
+const KEY_TYPES: [KeyType; 4] = [KeyType::P256, KeyType::P384, KeyType::Rsa2048, KeyType::Ed25519];
+
+#[test]
+fn every_suite_group_and_certificate() {
+    let mut tried = 0;
+    for &suite in suites::ALL {
+        for &group in STANDARD_GROUPS {
+            for key_type in KEY_TYPES {
+                let version = suite.version().version;
+                let name = format!("{:?}", suite.suite());
+                let rsa = key_type == KeyType::Rsa2048;
+                let unusable = version == ProtocolVersion::TLSv1_2
+                    && (name.contains("_RSA_WITH") != rsa || !group.usable_for_version(version));
+                if unusable {
+                    continue;
+                }
+                let provider =
+                    CryptoProvider { cipher_suites: vec![suite], kx_groups: vec![group], ..build(false) };
+                let (mut client, mut server) = pair(&provider, &provider, key_type);
+                shake(&mut client, &mut server).unwrap();
+                for side in [&client, &server] {
+                    assert_eq!(side.negotiated_cipher_suite().unwrap().suite(), suite.suite());
+                    assert_eq!(side.negotiated_key_exchange_group().unwrap().name(), group.name());
+                    assert_eq!(side.protocol_version(), Some(version));
+                }
+                exchange(&mut client, &mut server);
+                tried += 1;
+            }
+        }
+    }
+    // TLS 1.3: 2 suites, 5 groups, 4 kinds; TLS 1.2: 3 groups without the hybrids, 2 suites for 3 kinds and 2 for RSA.
+    assert_eq!(tried, 2 * 5 * 4 + 3 * (2 * 3 + 2));
+}
+
+#[test]
+fn both_sides_export_the_same_keys_and_update_them() {
+    let (mut client, mut server) = pair(&provider(), &provider(), KeyType::P256);
+    shake(&mut client, &mut server).unwrap();
+    let export =
+        |side: &Connection| side.export_keying_material([0; 32], b"label", Some(b"context")).unwrap();
+    assert_eq!(export(&client), export(&server));
+    for round in 0..3 {
+        client.refresh_traffic_keys().unwrap();
+        exchange(&mut client, &mut server);
+        server.refresh_traffic_keys().unwrap();
+        exchange(&mut client, &mut server);
+        assert_eq!(export(&client), export(&server), "round {round}");
+    }
+}
+
+/// A ClientHello carries a share for the hybrid in front and for its curve: a server that knows either answers at once.
+#[test]
+fn a_peer_without_the_hybrid_costs_no_round_trip() {
+    for (ours, classical) in [(build(false), NamedGroup::X25519), (build(true), NamedGroup::secp256r1)] {
+        let only = |name: NamedGroup| CryptoProvider {
+            kx_groups: STANDARD_GROUPS.iter().filter(|group| group.name() == name).copied().collect(),
+            ..build(false)
+        };
+        let hybrid = ours.kx_groups[0].name();
+        for (peer, kind) in [
+            (hybrid, HandshakeKind::Full),
+            (classical, HandshakeKind::Full),
+            (NamedGroup::secp384r1, HandshakeKind::FullWithHelloRetryRequest),
+        ] {
+            let (mut client, mut server) = pair(&ours, &only(peer), KeyType::P256);
+            shake(&mut client, &mut server).unwrap();
+            assert_eq!(client.handshake_kind(), Some(kind), "{hybrid:?} and {peer:?}");
+            assert_eq!(client.negotiated_key_exchange_group().unwrap().name(), peer);
+            exchange(&mut client, &mut server);
+        }
+    }
+}
+
+#[test]
+fn a_connection_is_approved_where_its_configuration_is() {
+    let name = "server.example".try_into().unwrap();
+    let client = ClientConnection::new(client_config(&provider(), KeyType::P256).into(), name).unwrap();
+    let server = ServerConnection::new(server_config(&provider(), KeyType::P256).into()).unwrap();
+    assert_eq!(client.fips(), cfg!(feature = "certified"));
+    assert_eq!(server.fips(), cfg!(feature = "certified"));
+}
+
+/// TLS 1.2 without extended master secret: refused by the approved flavour on both sides, as client and as server.
+#[test]
+fn the_approved_flavour_wants_extended_master_secret() {
+    let tls12 = CryptoProvider { cipher_suites: suites::ALL[2..].to_vec(), ..build(true) };
+    let config = client_config(&tls12, KeyType::P256);
+    assert_eq!(config.require_ems, cfg!(feature = "certified"));
+    let config = server_config(&tls12, KeyType::P256);
+    assert_eq!(config.require_ems, cfg!(feature = "certified"));
+}
+
+/// What a man in the middle changes on the wire ends the handshake.
+#[test]
+fn a_changed_handshake_fails() {
+    for flight in 0..4 {
+        for at in [5, 40, 90, 200, 600] {
+            let (mut client, mut server) = pair(&provider(), &provider(), KeyType::P256);
+            let changed = shake_changing(&mut client, &mut server, |number, bytes| {
+                if number == flight && at < bytes.len() {
+                    bytes[at] ^= 0x10;
+                }
+            });
+            let reached = at < flight_len(flight);
+            assert!(changed.is_err() || !reached, "flight {flight}, byte {at}");
+        }
+    }
+}
+
+fn flight_len(flight: usize) -> usize {
+    static LENGTHS: OnceLock<Vec<usize>> = OnceLock::new();
+    let lengths = LENGTHS.get_or_init(|| {
+        let (mut client, mut server) = pair(&provider(), &provider(), KeyType::P256);
+        let mut lengths = Vec::new();
+        shake_changing(&mut client, &mut server, |_, bytes| lengths.push(bytes.len())).unwrap();
+        lengths
+    });
+    // The last flight is the server's tickets, which change nothing of the handshake.
+    if flight + 1 < lengths.len() { lengths[flight] } else { 0 }
+}
+
+fn pair(client: &CryptoProvider, server: &CryptoProvider, key_type: KeyType) -> (Connection, Connection) {
+    let name = "server.example".try_into().unwrap();
+    let client = ClientConnection::new(client_config(client, key_type).into(), name).unwrap();
+    let server = ServerConnection::new(server_config(server, key_type).into()).unwrap();
+    (client.into(), server.into())
+}
+
+fn client_config(provider: &CryptoProvider, key_type: KeyType) -> ClientConfig {
+    let provider = Arc::new(provider.clone());
+    let pki = Pki::of(key_type);
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(pki.roots.clone(), provider.clone()).build().unwrap();
+    ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_webpki_verifier(verifier)
+        .with_client_auth_cert(pki.chain(), pki.key())
+        .unwrap()
+}
+
+fn server_config(provider: &CryptoProvider, key_type: KeyType) -> ServerConfig {
+    let provider = Arc::new(provider.clone());
+    let pki = Pki::of(key_type);
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(pki.roots.clone(), provider.clone()).build().unwrap();
+    ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(pki.chain(), pki.key())
+        .unwrap()
+}
+
+/// A root and a leaf with keys of one type. Made once: RSA takes its time.
+struct Pki {
+    roots: Arc<RootCertStore>,
+    leaf: Issued,
+}
+
+impl Pki {
+    fn of(key_type: KeyType) -> &'static Self {
+        static PKIS: [OnceLock<Pki>; 4] = [const { OnceLock::new() }; 4];
+        let index = KEY_TYPES.iter().position(|&of| of == key_type).unwrap();
+        PKIS[index].get_or_init(|| {
+            let hour = Duration::from_secs(3600);
+            let authority = Authority::generate_with(key_type, "cluster.local", hour).unwrap();
+            let profile = Profile::server(&["server.example"], hour);
+            let leaf = authority.issue(&Profile { key_type, ..profile }).unwrap();
+            let mut roots = RootCertStore::empty();
+            roots
+                .add(CertificateDer::from_pem_slice(authority.certificate_pem().as_bytes()).unwrap())
+                .unwrap();
+            Self { roots: Arc::new(roots), leaf }
+        })
+    }
+
+    fn chain(&self) -> Vec<CertificateDer<'static>> {
+        vec![CertificateDer::from_pem_slice(self.leaf.certificate_pem.as_bytes()).unwrap()]
+    }
+
+    fn key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from_pem_slice(self.leaf.key_pem.as_bytes()).unwrap()
+    }
+}
+
+fn shake(client: &mut Connection, server: &mut Connection) -> Result<(), Error> {
+    shake_changing(client, server, |_, _| ())
+}
+
+/// Passes flights between both until neither has more to say; each flight may be changed on its way.
+fn shake_changing(
+    client: &mut Connection,
+    server: &mut Connection,
+    mut change: impl FnMut(usize, &mut [u8]),
+) -> Result<(), Error> {
+    for number in 0.. {
+        let (from, to) =
+            if number % 2 == 0 { (&mut *client, &mut *server) } else { (&mut *server, &mut *client) };
+        let mut flight = Vec::new();
+        while from.wants_write() {
+            from.write_tls(&mut flight).unwrap();
+        }
+        if flight.is_empty() && number > 0 {
+            break;
+        }
+        change(number, &mut flight);
+        take(to, &flight)?;
+    }
+    // A record that claims more than ever came leaves both waiting.
+    if client.is_handshaking() || server.is_handshaking() {
+        return Err(Error::HandshakeNotComplete);
+    }
+    Ok(())
+}
+
+fn take(to: &mut Connection, mut flight: &[u8]) -> Result<(), Error> {
+    while !flight.is_empty() {
+        to.read_tls(&mut flight).unwrap();
+        to.process_new_packets()?;
+    }
+    Ok(())
+}
+
+/// Data of several sizes both ways, also in pieces.
+fn exchange(client: &mut Connection, server: &mut Connection) {
+    for length in [0, 1, 100, 16_384, 16_385, 40_000] {
+        let data: Vec<u8> = (0..length).map(|at| at as u8).collect();
+        for to_server in [true, false] {
+            let (from, to) =
+                if to_server { (&mut *client, &mut *server) } else { (&mut *server, &mut *client) };
+            let mut sent = 0;
+            let mut received = Vec::new();
+            loop {
+                let (one, other) = data[sent..].split_at((length - sent).min(7));
+                sent += from.writer().write_vectored(&[one, other].map(std::io::IoSlice::new)).unwrap();
+                let mut flight = Vec::new();
+                while from.wants_write() {
+                    from.write_tls(&mut flight).unwrap();
+                }
+                let mut flight = &flight[..];
+                while !flight.is_empty() {
+                    to.read_tls(&mut flight).unwrap();
+                    let state = to.process_new_packets().unwrap();
+                    let mut part = vec![0; state.plaintext_bytes_to_read()];
+                    to.reader().read_exact(&mut part).unwrap();
+                    received.extend(part);
+                }
+                if sent == length {
+                    break;
+                }
+            }
+            assert_eq!(received, data);
+        }
+    }
+}
