@@ -128,14 +128,8 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         &settings.forwards,
     ))?;
     let listening: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
-    let Admin { handle: admin, addresses: admin_addresses, ready } = start_admin(
-        &settings,
-        &telemetry,
-        attestation,
-        Arc::clone(&published),
-        Arc::clone(&registry),
-        proxy,
-    )?;
+    let Admin { handle: admin, addresses: admin_addresses, ready } =
+        start_admin(&settings, &telemetry, Arc::clone(&published), Arc::clone(&registry), proxy)?;
 
     let drain = Drain::default();
     let (stop, stopping) = watch::channel(false);
@@ -176,6 +170,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
             ));
         })?
     };
+    fips::require_live()?;
     for condition in ["config", "listeners", "identity"] {
         ready.ready(condition);
     }
@@ -185,6 +180,8 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         listening = ?listening,
         admin = ?admin_addresses.iter().map(|(address, _)| address).collect::<Vec<_>>(),
         crypto = %attestation,
+        fips = attestation.fips,
+        validation = attestation.statement,
         "serving"
     );
     Ok(Running {
@@ -458,7 +455,6 @@ struct Admin {
 fn start_admin(
     settings: &Settings,
     telemetry: &Arc<Telemetry>,
-    attestation: &fips::Attestation,
     published: Arc<Published>,
     registry: Arc<Registry>,
     proxy: ProxyFacts,
@@ -482,7 +478,7 @@ fn start_admin(
     let state = AdminState {
         ready: Arc::clone(&ready),
         telemetry: Arc::clone(telemetry),
-        attestation: serde_json::to_value(attestation)?,
+        attestation: || serde_json::json!(fips::attest()),
         explain: Some(explaining(published, registry, proxy)),
     };
     Ok(Admin { handle: admin::start(sockets, state)?, addresses, ready })

@@ -34,7 +34,7 @@ fn route<B>(request: &Request<B>, kind: Kind, state: &AdminState) -> Response<Fu
         ("/live", _) => live(state),
         ("/metrics" | "/stats/prometheus", Kind::Admin | Kind::Metrics) => metrics(state),
         ("/config", Kind::Admin) => json(StatusCode::OK, &state.telemetry.config().to_json()),
-        ("/attestation", Kind::Admin) => json(StatusCode::OK, &state.attestation),
+        ("/attestation", Kind::Admin) => json(StatusCode::OK, &(state.attestation)()),
         ("/explain", Kind::Admin) => explain(request.uri().query().unwrap_or_default(), state),
         ("/", _) => text(StatusCode::OK, index(kind)),
         _ => text(StatusCode::NOT_FOUND, "no such path; / lists them\n"),

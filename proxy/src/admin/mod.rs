@@ -27,8 +27,8 @@ pub struct AdminState {
     pub ready: Arc<Readiness>,
     /// `/metrics`, `/config`.
     pub telemetry: Arc<Telemetry>,
-    /// `/attestation`.
-    pub attestation: Value,
+    /// `/attestation`: asked of the crypto module for each answer.
+    pub attestation: fn() -> Value,
     /// `/explain`, where the role has it.
     pub explain: Option<Explain>,
 }

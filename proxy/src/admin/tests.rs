@@ -16,7 +16,7 @@ fn state() -> AdminState {
     AdminState {
         ready,
         telemetry: Telemetry::start(Options::new(ProxyFacts::default(), Sink::Off)).unwrap(),
-        attestation: json!({"module": "m"}),
+        attestation: || json!({"module": "m"}),
         explain: Some(Arc::new(|query| match query {
             "" => Err("say what to explain".into()),
             query => Ok(json!({ "query": query })),

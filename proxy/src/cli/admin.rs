@@ -158,7 +158,7 @@ mod tests {
         let state = AdminState {
             ready: Arc::new(Readiness::new(&["config"])),
             telemetry: Telemetry::start(Options::new(ProxyFacts::default(), Sink::Off)).unwrap(),
-            attestation: serde_json::Value::Null,
+            attestation: || serde_json::Value::Null,
             explain: None,
         };
         let handle = start(vec![(listener.into(), Kind::Admin)], state.clone()).unwrap();

@@ -165,12 +165,7 @@ impl Args {
             return Err("--role sidecar needs --identity (files:DIR, spiffe:unix:///PATH, or dev:DIR for a throw-away CA)".into());
         }
         if self.fips == Fips::Required {
-            let attestation = fips::install();
-            if !attestation.fips {
-                return Err(format!(
-                    "--fips required, but this binary runs {attestation}; `writ attest` says what is missing"
-                ));
-            }
+            fips::require().map_err(|error| format!("{error}; see `writ attest`"))?;
         }
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let default = if self.role == Role::Sidecar { cores.min(2) } else { cores };

@@ -30,7 +30,8 @@ impl Collector for Scrape {
         connections(&workers, &mut encoder)?;
         records(&workers, self.0.losses.records.load(Ordering::Relaxed), &mut encoder)?;
         config(&self.0.config.load(), &mut encoder)?;
-        build(&mut encoder)
+        build(&mut encoder)?;
+        crypto(&mut encoder)
     }
 }
 
@@ -183,6 +184,25 @@ fn build(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     encoder
         .encode_descriptor("writ_build", "The program that runs", None, MetricType::Info)?
         .encode_info(&version.as_slice())
+}
+
+/// `writ_crypto_info`: which crypto module runs, and what is known of its validation.
+fn crypto(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let attestation = fips::install();
+    let mut labels = vec![
+        label("module", attestation.module),
+        label("version", attestation.module_version),
+        label("flavour", attestation.flavour),
+        label("validation", attestation.validation.as_str()),
+        label("self_test", attestation.self_test.as_str()),
+        label("fips", if attestation.fips { "true" } else { "false" }),
+        label("fips_required", if fips::required() { "true" } else { "false" }),
+    ];
+    labels
+        .extend(attestation.validation.certificate().map(|number| label("certificate", &number.to_string())));
+    encoder
+        .encode_descriptor("writ_crypto", "The crypto module that runs", None, MetricType::Info)?
+        .encode_info(&labels)
 }
 
 fn counts(workers: &[Arc<Cells>]) -> impl Iterator<Item = (Verdict, u64)> {

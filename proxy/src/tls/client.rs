@@ -126,7 +126,7 @@ impl ClientTls {
             Err(error) => return Err(failure::reject(Role::Client, &error, verdict)),
         };
         let verified = proven(verdict)?;
-        Ok(connected(stream, Some(verified), sni))
+        connected(stream, Some(verified), sni)
     }
 
     /// TLS to a server outside of the mesh, as a DestinationRule (SIMPLE, MUTUAL) or a BackendTLSPolicy orders it: the
@@ -146,7 +146,7 @@ impl ClientTls {
             connect(config, name, io).await.map_err(|error| failure::reject(Role::Client, &error, None))
         };
         let stream = Box::pin(handshake).await?;
-        let connected = connected(stream, None, tls.sni.as_deref());
+        let connected = connected(stream, None, tls.sni.as_deref())?;
         let leaf = connected.stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let (name, certificate) = leaf.and_then(|leaf| origination::proven(tls, leaf)).unzip();
         Ok(ClientConnected { name, certificate, ..connected })
@@ -190,23 +190,24 @@ fn connected<IO>(
     stream: Box<TlsStream<IO>>,
     verified: Option<Verified>,
     sni: Option<&str>,
-) -> ClientConnected<IO> {
+) -> Result<ClientConnected<IO>, Reject> {
     let (_, connection) = stream.get_ref();
     let evidence = evidence::agreed(connection, connection.fips(), sni.map(Arc::from));
+    evidence::approved(&evidence, Stage::Connect)?;
     let alpn = match connection.alpn_protocol() {
         Some(b"h2" | b"istio-h2") => Some(HopAlpn::Http2),
         Some(b"http/1.1" | b"istio-http/1.1" | b"istio-http/1.0") => Some(HopAlpn::Http1),
         Some(_) => Some(HopAlpn::Tcp),
         None => None,
     };
-    ClientConnected {
+    Ok(ClientConnected {
         certificate: verified.as_ref().map(evidence::certificate),
         identity: verified.map(|verified| verified.id),
         name: None,
         evidence: Arc::new(evidence),
         alpn,
         stream,
-    }
+    })
 }
 
 #[expect(clippy::expect_used, reason = "the provider has suites for both versions, as its own test says")]
@@ -219,6 +220,7 @@ fn config(identity: Arc<Identity>) -> ClientConfig {
         .with_client_cert_resolver(Arc::new(Current(identity)));
     // A resumed session is one that no root was asked about.
     config.resumption = Resumption::disabled();
+    fips::note_client("mesh mTLS, dialled", &config);
     config
 }
 

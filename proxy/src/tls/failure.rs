@@ -36,6 +36,11 @@ pub(super) fn reject(role: Role, error: &io::Error, verdict: Option<Result<Verif
                 None => Reject::because(stage, failed, other),
             }
         }
+        Some(Error::PeerIncompatible(why)) if fips::required() => Reject::because(
+            stage,
+            Reason::NotFips,
+            format_args!("nothing in common that is approved (--fips required): {why:?}"),
+        ),
         Some(error) => Reject::because(stage, failed, explain(error)),
         None if error.kind() == io::ErrorKind::UnexpectedEof => {
             Reject::because(stage, failed, "the peer closed the connection during the handshake")

@@ -98,7 +98,7 @@ fn build(tls: &TlsOrigination, alpn: HopAlpn) -> Result<ClientConfig, String> {
     };
     config.resumption = Resumption::disabled();
     config.alpn_protocols = alpn.plain();
-    Ok(config)
+    fips::client("TLS to servers outside of the mesh", config).map_err(|error| error.to_string())
 }
 
 fn certificates(pem: &Pem) -> Result<Vec<CertificateDer<'static>>, String> {

@@ -90,6 +90,7 @@ impl ServerTls {
         };
         let sni = connection.server_name().map(Arc::from);
         let evidence = evidence::agreed(connection, connection.fips(), sni);
+        evidence::approved(&evidence, Stage::Terminate)?;
         let peer = PeerTls::verified(verified, leaf, evidence);
         Ok(Accepted { stream, alpn: offer.alpn, mesh: offer.mesh, peer })
     }
@@ -163,6 +164,7 @@ fn config(identity: Arc<Identity>) -> ServerConfig {
     // A resumed session is one that no root was asked about, so there are none.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
+    fips::note_server("mesh mTLS, accepted", &config);
     config
 }
 

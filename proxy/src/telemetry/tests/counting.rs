@@ -137,6 +137,12 @@ fn the_configuration_is_shown() {
     assert!(metrics.contains(r#"writ_config_verdicts{state="quarantined"} 0"#), "{metrics}");
     let build = format!("writ_build_info{{version=\"{}\"}} 1\n", env!("CARGO_PKG_VERSION"));
     assert!(metrics.contains(&build), "{metrics}");
+    let attestation = fips::install();
+    let crypto = format!(
+        "writ_crypto_info{{module=\"{}\",version=\"{}\",flavour=\"{}\"",
+        attestation.module, attestation.module_version, attestation.flavour
+    );
+    assert!(metrics.contains(&crypto), "{metrics}");
     assert!(metrics.ends_with("# EOF\n"));
 }
 
