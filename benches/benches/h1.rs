@@ -150,7 +150,10 @@ impl Server {
     fn serve(self, io: DuplexStream, body: Bytes) -> Pin<Box<dyn Future<Output = ()>>> {
         match self {
             Self::Own => {
-                let control = Control { timeouts: Rc::new(Timeouts::default()), drain: DrainSignal::new() };
+                let control = Control {
+                    timeouts: Rc::new(Timeouts::default()),
+                    drain: Rc::new(DrainSignal::new().watch()),
+                };
                 let connection = serve(io, Site(body), control);
                 Box::pin(async move { drop(connection.await) })
             }

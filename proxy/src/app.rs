@@ -22,6 +22,7 @@ use crate::explain::{Query, explain};
 use crate::generation::{Current, Published};
 use crate::identity::{self, Health, Identity, SpiffeId};
 use crate::listen::{self, Accepted, Placement};
+use crate::live::Live;
 use crate::memory::Memory;
 use crate::net::OwnListeners;
 use crate::reload;
@@ -361,7 +362,10 @@ impl Shared {
                     signal.start();
                 }
             });
-            tokio::task::spawn_local(let_go(self.published.watch(), Rc::clone(&worker)));
+            tokio::task::spawn_local(Rc::clone(&worker.live).run(self.published.watch(), {
+                let worker = Rc::clone(&worker);
+                move || worker.current.get()
+            }));
             if let Some(identity) = &self.identity {
                 tokio::task::spawn_local(renew_pools(identity.subscribe(), Rc::clone(&worker.upstream)));
             }
@@ -402,9 +406,11 @@ impl Shared {
 
     fn worker(&self) -> Rc<Worker> {
         let settings = upstream::Settings { mark: self.mark, ..upstream::Settings::default() };
+        let (shard, draining) = (self.telemetry.shard(), DrainSignal::new());
         Rc::new(Worker {
             current: Current::new(Arc::clone(&self.published)),
-            shard: self.telemetry.shard(),
+            live: Live::new(Rc::clone(&shard), draining.clone()),
+            shard,
             upstream: Upstream::new(Arc::clone(&self.registry), Arc::clone(&self.client_tls), settings),
             registry: Arc::clone(&self.registry),
             memory: Memory::default(),
@@ -413,7 +419,7 @@ impl Shared {
             own: Arc::clone(&self.own),
             deadlines: self.deadlines,
             http1: Rc::new(self.deadlines.http1()),
-            draining: DrainSignal::new(),
+            draining,
         })
     }
 
@@ -428,13 +434,6 @@ impl Shared {
                 conn::serve(worker, listener, socket, source, guard).await;
             });
         })
-    }
-}
-
-/// A worker that is asked nothing holds no generation that was replaced.
-async fn let_go(mut moved: watch::Receiver<u64>, worker: Rc<Worker>) {
-    while moved.changed().await.is_ok() {
-        drop(worker.current.get());
     }
 }
 

@@ -55,15 +55,17 @@ pub async fn serve(
         let worker = &arrival.worker;
         match carries {
             Carries::Http1 => serve::http1(io, Line::of(worker, peer, target)).await,
-            Carries::Http2 => {
-                Box::pin(serve::http2(io, Line::of(worker, peer, target), &arrival.guard)).await
+            Carries::Http2 => Box::pin(serve::http2(io, Line::of(worker, peer, target))).await,
+            Carries::Tcp(protocol) => {
+                let connection = worker.live.connection(peer);
+                Box::pin(tcp::serve(io, worker, &connection, target, protocol)).await;
             }
-            Carries::Tcp(protocol) => Box::pin(tcp::serve(io, worker, &peer, target, protocol)).await,
             Carries::Silence => {
                 // A client that was taken for silent and speaks is looked at again.
-                ready = match (Box::pin(tcp::server_first(io, worker, &peer, target)).await, target) {
-                    (Some(Io::Plain(io)), _) => Box::pin(arrival.look_at(io, target)).await,
-                    (Some(Io::Tls(io)), Target::Application(application)) => {
+                let silent = Box::pin(tcp::server_first(io, worker, peer, target)).await;
+                ready = match (silent, target) {
+                    (Some((Io::Plain(io), _)), _) => Box::pin(arrival.look_at(io, target)).await,
+                    (Some((Io::Tls(io), peer)), Target::Application(application)) => {
                         Box::pin(arrival.look_within(io, peer, application)).await
                     }
                     _ => None,

@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-pub use signal::DrainSignal;
-pub(crate) use signal::DrainWatch;
+pub use signal::{DrainSignal, DrainWatch, Word};
 
 /// How far the stop has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -5,11 +5,12 @@ use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use crate::tables::Tables;
+use crate::tables::{HeaderNames, Tables};
 use crate::telemetry::ConfigFacts;
 
 /// Tables and what records say about them. Immutable; swapped whole.
@@ -20,6 +21,8 @@ pub struct Generation {
     pub tables: Tables,
     /// How records name this configuration.
     pub config: ConfigFacts,
+    /// When it came into force.
+    pub published: Instant,
 }
 
 /// Where the current generation is found. Only `reload` publishes.
@@ -40,7 +43,8 @@ impl Published {
     }
 
     /// Makes `next` the current one and gives the one it replaced, so that its memory is freed off the workers.
-    pub(crate) fn publish(&self, next: Generation) -> Arc<Generation> {
+    pub(crate) fn publish(&self, mut next: Generation) -> Arc<Generation> {
+        next.published = Instant::now();
         let number = next.number;
         let old = self.current.swap(Arc::new(next));
         self.number.store(number, Ordering::Release);
@@ -64,13 +68,16 @@ pub struct Held {
     generation: Arc<Generation>,
     /// The worker's own copy, so that records of two workers share no reference count.
     pub config: Arc<ConfigFacts>,
+    /// Names of the headers that a request has to keep; the worker's own, for the same reason.
+    pub header_names: Rc<Arc<HeaderNames>>,
 }
 
 impl Held {
     /// Holds a generation.
     pub fn of(generation: Arc<Generation>) -> Rc<Self> {
         let config = Arc::new(generation.config.clone());
-        Rc::new(Self { generation, config })
+        let header_names = Rc::new(Arc::clone(generation.tables.header_names()));
+        Rc::new(Self { generation, config, header_names })
     }
 }
 

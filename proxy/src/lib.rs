@@ -15,6 +15,7 @@ pub mod http;
 pub mod identity;
 pub mod io;
 pub mod listen;
+pub mod live;
 pub mod memory;
 pub mod net;
 pub mod peer;

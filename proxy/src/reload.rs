@@ -1,7 +1,7 @@
 //! Snapshot -> Tables -> swap -> status; the only writer of Tables.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use control_client::Status;
 use control_client::snapshot::{Policy, Snapshot};
@@ -149,7 +149,7 @@ fn compile(number: u64, snapshot: &Snapshot, ids: &[BackendId]) -> Result<Genera
         objects: tables.objects().clone(),
         ..ConfigFacts::default()
     };
-    Ok(Generation { number, tables, config })
+    Ok(Generation { number, tables, config, published: Instant::now() })
 }
 
 fn diagnostic(error: &CompileError) -> Diagnostic {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -11,6 +12,7 @@ use crate::decision::{PolicyRef, Reason, Stage};
 use crate::error::Reject;
 use crate::generation::Held;
 use crate::io::Io;
+use crate::live::{self, Asked};
 use crate::memory::Memory;
 use crate::net::Prefixed;
 use crate::peer::Peer;
@@ -22,26 +24,51 @@ use crate::upstream::{self, HopProtocol};
 use crate::worker::Worker;
 
 /// Serves a connection of bytes that are not ours to read. `protocol` is how the record names it: `tcp` or `tls`.
-pub async fn serve(io: Io, worker: &Worker, peer: &Peer, target: Target, protocol: &'static str) {
+pub async fn serve(
+    io: Io,
+    worker: &Worker,
+    connection: &Rc<live::Connection>,
+    target: Target,
+    protocol: &'static str,
+) {
     let held = worker.current.get();
+    let peer = &connection.peer;
     let mut record = Record::begin(&worker.shard, &held.config, &peer.facts);
     record.protocol = protocol;
     match Box::pin(open(worker, peer, target, &held, &mut record)).await {
-        Ok(server) => tunnel::run(io, server, record, worker.deadlines.idle).await,
+        Ok(server) => {
+            let place = worker.live.place(connection, &held, asked(target, &record));
+            drop(held);
+            tunnel::run(io, server, record, place, worker.deadlines.idle).await;
+        }
         Err(reject) => stages::ended(&reject, &mut record),
+    }
+}
+
+/// What later policies are to be asked of a connection that goes on.
+fn asked(target: Target, record: &Record) -> Asked {
+    match target {
+        Target::Application(_) => Asked::Connection,
+        Target::Destination(address) if record.decision.reason == Reason::NoPolicy => Asked::Outside(address),
+        Target::Destination(_) | Target::Pod(_) | Target::Authority(_) => Asked::Nothing,
     }
 }
 
 /// Serves a client that has not spoken: connects, and waits for either side. Gives the connection back when the client
 /// turns out to speak first after all, so that a slow ClientHello or request is never taken for opaque bytes.
-pub async fn server_first(mut io: Io, worker: &Worker, peer: &Peer, target: Target) -> Option<Io> {
+pub async fn server_first(mut io: Io, worker: &Worker, peer: Peer, target: Target) -> Option<(Io, Peer)> {
     let held = worker.current.get();
     let mut record = Record::begin(&worker.shard, &held.config, &peer.facts);
     record.protocol = "tcp";
-    let mut server = match Box::pin(open(worker, peer, target, &held, &mut record)).await {
+    let mut server = match Box::pin(open(worker, &peer, target, &held, &mut record)).await {
         Ok(server) => server,
-        Err(reject) => return refused_in_silence(io, worker, record, &reject).await,
+        Err(reject) => {
+            return refused_in_silence(io, worker, record, &reject).await.map(|io| (io, peer));
+        }
     };
+    let connection = worker.live.connection(peer);
+    let place = worker.live.place(&connection, &held, asked(target, &record));
+    drop(held);
     let (mut from_client, mut from_server) = (BytesMut::new(), BytesMut::new());
     let first = async {
         tokio::select! {
@@ -50,14 +77,24 @@ pub async fn server_first(mut io: Io, worker: &Worker, peer: &Peer, target: Targ
             read = read_some(&mut io, &mut from_client) => First::Client(read),
         }
     };
-    match timeout(worker.deadlines.idle, first).await {
+    let waited = match place.during(timeout(worker.deadlines.idle, first)).await {
+        Ok(waited) => waited,
+        Err(ended) => {
+            let reject = ended.reject(&mut record);
+            stages::ended(&reject, &mut record);
+            return None;
+        }
+    };
+    match waited {
         Err(_) => {
             record.ended = Some((Stage::Relay, Reason::ClientStalled));
             return None;
         }
         Ok(First::Client(Ok(1..))) => {
             record.discard();
-            return Some(io.unread(from_client.freeze()));
+            drop(place);
+            let peer = live::Connection::into_peer(connection)?;
+            return Some((io.unread(from_client.freeze()), peer));
         }
         Ok(First::Server(Ok(1..))) => {
             if let Target::Destination(destination) | Target::Pod(destination) = target {
@@ -68,7 +105,7 @@ pub async fn server_first(mut io: Io, worker: &Worker, peer: &Peer, target: Targ
         Ok(First::Client(_) | First::Server(_)) => {}
     }
     let server = Prefixed::new(from_server.freeze(), server);
-    tunnel::run(io, server, record, worker.deadlines.idle).await;
+    tunnel::run(io, server, record, place, worker.deadlines.idle).await;
     None
 }
 

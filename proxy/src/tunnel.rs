@@ -6,43 +6,27 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::decision::{Reason, Stage};
+use crate::live::Place;
 use crate::net::{Copy, How, Transferred};
 use crate::telemetry::Record;
 
-/// Copies between a client and a server until both are done, one breaks off, or nothing moves for `idle`. The record is
-/// emitted here, also when this future is dropped.
-pub async fn run<A, B>(client: A, server: B, record: Box<Record>, idle: Duration)
+/// Copies between a client and a server until both are done, one breaks off, nothing moves for `idle`, or a change ends
+/// it. The record is emitted then, also when this future is dropped.
+pub async fn run<A, B>(client: A, server: B, mut record: Box<Record>, place: Place, idle: Duration)
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut tunnel = Tunnel::new(record);
-    let copy = Copy::new(client, server, Rc::clone(&tunnel.transferred), Some(idle));
-    tunnel.record.checkpoint();
-    let ended = copy.await;
-    tunnel.record.ended = Some((Stage::Relay, reason(ended.how)));
-    tunnel.record.detail = ended.error.map(|error| error.to_string().into());
-}
-
-/// A record that learns at the end how much went each way.
-struct Tunnel {
-    record: Box<Record>,
-    transferred: Rc<Transferred>,
-    /// Counted before the tunnel began: an upgrade's own bodies.
-    before: (u64, u64),
-}
-
-impl Tunnel {
-    fn new(record: Box<Record>) -> Self {
-        let before = (record.request_bytes, record.response_bytes);
-        Self { record, transferred: Rc::default(), before }
-    }
-}
-
-impl Drop for Tunnel {
-    fn drop(&mut self) {
-        self.record.request_bytes = self.before.0 + self.transferred.from_client.get();
-        self.record.response_bytes = self.before.1 + self.transferred.from_upstream.get();
+    let transferred = Rc::<Transferred>::default();
+    record.tunnelled = Some(Rc::clone(&transferred));
+    record.checkpoint();
+    place.hold(record);
+    let copy = Copy::new(client, server, transferred, Some(idle));
+    if let Ok(ended) = place.during(copy).await
+        && let Some(mut record) = place.take()
+    {
+        record.ended = Some((Stage::Relay, reason(ended.how)));
+        record.detail = ended.error.map(|error| error.to_string().into());
     }
 }
 

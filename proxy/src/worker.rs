@@ -8,6 +8,7 @@ use crate::drain::DrainSignal;
 use crate::generation::Current;
 use crate::h1::Timeouts;
 use crate::identity::Identity;
+use crate::live::Live;
 use crate::memory::Memory;
 use crate::net::OwnListeners;
 use crate::telemetry::Shard;
@@ -24,6 +25,8 @@ pub struct Worker {
     pub upstream: Rc<Upstream>,
     /// Endpoint sets, and who is behind an address.
     pub registry: Arc<Registry>,
+    /// What is open, so that changes reach it.
+    pub live: Rc<Live>,
     /// What decisions leave behind for later ones.
     pub memory: Memory,
     /// This proxy's identity; `None`: plaintext only.

@@ -11,6 +11,7 @@ mod http1;
 mod http2;
 mod identity;
 mod istio;
+mod live;
 mod policy;
 mod records;
 mod reload;

@@ -4,7 +4,7 @@ use tests::{App, Server, World, request_head};
 use tokio::io::AsyncWriteExt as _;
 
 /// HTTP/1: switches to a protocol that repeats what it hears.
-async fn upgrading() -> App {
+pub async fn upgrading() -> App {
     App::raw(|mut socket, log| async move {
         if !request_head(&mut socket).await {
             return;
@@ -20,7 +20,7 @@ async fn upgrading() -> App {
     .await
 }
 
-const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: echo\r\n";
+pub const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: echo\r\n";
 
 #[tokio::test]
 async fn an_upgrade_becomes_a_tunnel_with_the_record_of_its_request() {

@@ -36,31 +36,62 @@ impl DrainSignal {
     }
 
     /// A place to be woken from.
-    pub(crate) fn watch(&self) -> DrainWatch {
+    pub fn watch(&self) -> DrainWatch {
         let slot = self.0.free.borrow_mut().pop().unwrap_or_else(|| {
             let mut wakers = self.0.wakers.borrow_mut();
             wakers.push(None);
             wakers.len() as u32 - 1
         });
-        DrainWatch { signal: self.clone(), slot }
+        DrainWatch { signal: self.clone(), slot, told: Cell::default() }
     }
 }
 
-/// A connection's place at the signal.
+/// What a connection is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Word {
+    /// Nothing.
+    #[default]
+    GoOn,
+    /// To take no further request, and to end after those under way.
+    Finish,
+    /// To end now, saying good-bye if that takes no waiting.
+    End,
+}
+
+/// A connection's place at the signal, where it can also be told alone.
 #[derive(Debug)]
-pub(crate) struct DrainWatch {
+pub struct DrainWatch {
     signal: DrainSignal,
     slot: u32,
+    told: Cell<Word>,
 }
 
 impl DrainWatch {
-    /// Whether the signal was given.
-    pub(crate) fn is_draining(&self) -> bool {
-        self.signal.is_draining()
+    /// What this connection was told, or all were.
+    pub fn told(&self) -> Word {
+        let all = if self.signal.is_draining() { Word::Finish } else { Word::GoOn };
+        self.told.get().max(all)
     }
 
-    /// Wakes this task when the signal is given.
-    pub(crate) fn wake_on_drain(&self, cx: &Context<'_>) {
+    /// Tells this connection alone, and wakes its task.
+    pub fn tell(&self, word: Word) {
+        if word > self.told.replace(word.max(self.told.get())) {
+            let mut wakers = self.signal.0.wakers.borrow_mut();
+            let waker = wakers.get_mut(self.slot as usize).and_then(Option::take);
+            drop(wakers);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+    }
+
+    /// Whether it is to finish.
+    pub fn is_draining(&self) -> bool {
+        self.told() >= Word::Finish
+    }
+
+    /// Wakes this task when there is something to be told.
+    pub fn wake_on_drain(&self, cx: &Context<'_>) {
         let mut wakers = self.signal.0.wakers.borrow_mut();
         if let Some(place) = wakers.get_mut(self.slot as usize) {
             match place {

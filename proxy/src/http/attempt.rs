@@ -1,7 +1,7 @@
 //! The bounded loop of `pick -> connect -> send`: each try is written into the record, and no try sends twice what can't be repeated.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ::http::{Method, Request, Response};
 use tokio::time::{timeout, timeout_at};
@@ -29,7 +29,6 @@ pub async fn send(
     request: &mut Request<Body>,
     record: &mut Record,
 ) -> Result<Response<Body>, Reject> {
-    let started = Instant::now();
     if request.method() == Method::CONNECT && matches!(target, Target::Authority(_)) {
         return Box::pin(connect(worker, chosen, request, record)).await;
     }
@@ -39,7 +38,8 @@ pub async fn send(
         // Boxed: the other requests must not carry the timer's place.
         Some(limit) => Box::pin(within(limit, worker, chosen, rule, request, record)).await,
     };
-    record.upstream_us = stages::micros(started.elapsed());
+    // Deciding ends where this begins.
+    record.upstream_us = record.age().saturating_sub(record.policy_us);
     sent
 }
 
@@ -88,7 +88,7 @@ async fn attempts(
         }
         stages::attempting(record, &hop);
         let spare = retry.filter(|_| retries > 0).and_then(|_| replayable(request)).map(Box::new);
-        let started = Instant::now();
+        let started = record.age();
         let outcome = match rule.and_then(|rule| rule.backend_timeout) {
             None => worker.upstream.send(&hop, request).await,
             Some(limit) => match Box::pin(timeout(limit, worker.upstream.send(&hop, request))).await {
@@ -100,7 +100,7 @@ async fn attempts(
                 }
             },
         };
-        let us = stages::micros(started.elapsed());
+        let us = record.age().saturating_sub(started);
         match outcome {
             Ok(sent) => {
                 let code = sent.response.status().as_u16();

@@ -17,6 +17,7 @@ use crate::body::Body;
 use crate::decision::{PolicyRef, Reason, Stage};
 use crate::error::Reject;
 use crate::generation::Held;
+use crate::live::{self, Asked, Kept, Place};
 use crate::memory::{Memory, Splits};
 use crate::peer::Peer;
 use crate::stages::{self, Application, Target};
@@ -28,8 +29,10 @@ use crate::worker::Worker;
 pub struct Line {
     /// The worker that serves the connection.
     pub worker: Rc<Worker>,
+    /// The connection as it is open there.
+    pub connection: Rc<live::Connection>,
     /// Who is calling.
-    pub peer: Peer,
+    pub peer: Rc<Peer>,
     /// Where requests want to go.
     pub target: Target,
 }
@@ -66,7 +69,8 @@ impl<'t> Choice<'t> {
 impl Line {
     /// The line of a connection.
     pub fn of(worker: &Rc<Worker>, peer: Peer, target: Target) -> Rc<Self> {
-        Rc::new(Self { worker: Rc::clone(worker), peer, target })
+        let connection = worker.live.connection(peer);
+        Rc::new(Self { worker: Rc::clone(worker), peer: Rc::clone(&connection.peer), connection, target })
     }
 
     /// The whole life of a request. `forward` decides; this function only answers and records.
@@ -82,15 +86,16 @@ impl Line {
             let grpc = reply::is_grpc(request.headers());
             let head = request.method() == Method::HEAD;
             record.upload = counted(request.body_mut(), stream);
-            let mut response = match self.forward(&held, &mut request, &mut record).await {
-                Ok(response) => response,
-                Err(reject) => refused(&reject, grpc, &mut record),
+            let (mut response, place) = match self.forward(&held, &mut request, &mut record).await {
+                Ok((response, place)) => (response, Some(place)),
+                Err(reject) => (refused(&reject, grpc, &mut record), None),
             };
             if head || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
                 *response.body_mut() = Body::Empty;
             }
             answered(&mut record, &response);
-            response.map(|body| RecordedBody::new(body, record)) // emitted when the body ends, fails or is dropped
+            // Emitted when the body ends, fails or is dropped.
+            response.map(|body| RecordedBody::new(body, record).at(place))
         })
     }
 
@@ -100,22 +105,26 @@ impl Line {
         held: &Held,
         request: &mut Request<Body>,
         record: &mut Record,
-    ) -> Result<Response<Body>, Reject> {
+    ) -> Result<(Response<Body>, Place), Reject> {
         let decided = decide(&self.peer, self.target, held, request, record, &self.worker.memory);
         record.policy_us = stages::micros(record.started.elapsed());
         let chosen = decided?;
+        let asked = asked_of(&chosen, held, request, record);
+        let place = self.worker.live.place(&self.connection, held, asked);
         rewrite::request(&chosen, held, &self.peer, request, record);
         let switchable = request.extensions().get::<CanUpgrade>().is_some();
-        let mut response = attempt::send(&self.worker, self.target, &chosen, request, record).await?;
+        let sending = attempt::send(&self.worker, self.target, &chosen, request, record);
+        let sent = place.during(sending).await;
+        let mut response = sent.unwrap_or_else(|ended| Err(ended.reject(record)))?;
         final_answer(response.status(), switchable)?;
         rewrite::response(&chosen, &mut response);
-        Ok(response)
+        Ok((response, place))
     }
 
     /// The record and answer of what is not a request: a parse error, or a head that never came.
     pub fn refuse(&self, reject: &Reject, partial: Partial) -> Response<RecordedBody> {
         let mut record = self.begin_without_request("HTTP/1.1");
-        record.path = partial.path;
+        record.path = partial.path.map(Rc::from);
         record.method = partial.method;
         let response = refused(reject, false, &mut record);
         answered(&mut record, &response);
@@ -185,6 +194,10 @@ impl super::serve_h1::Handler for Rc<Line> {
         Line::refuse(self, &reject, partial)
     }
 
+    fn is_ended(&self, body: &RecordedBody) -> bool {
+        body.is_ended()
+    }
+
     fn untaken(&self, body: &mut RecordedBody) {
         body.untaken();
     }
@@ -239,6 +252,33 @@ pub fn attributes<'r>(request: &'r Request<Body>, record: &Record) -> RequestAtt
         path: request.uri().path(),
         headers: request.headers(),
         remote_ip: Some(record.connection.source.ip()),
+        user: None,
+    }
+}
+
+/// What later policies are to be asked of a request that goes on.
+fn asked_of(chosen: &Chosen<'_>, held: &Held, request: &Request<Body>, record: &Record) -> Asked {
+    match *chosen {
+        Chosen::Application(_) => Asked::Request(kept(&attributes(request, record), held, record)),
+        // No service owns it, unless it is a workload's own.
+        Chosen::Address(address) if record.decision.reason == Reason::NoPolicy => Asked::Outside(address),
+        Chosen::Address(_) | Chosen::Backend(..) => Asked::Nothing,
+    }
+}
+
+/// What of a request later policies may look at. Its texts are those of the record, where they are the same.
+fn kept(attributes: &RequestAttributes<'_>, held: &Held, record: &Record) -> Kept {
+    let shared = |text: &str, known: Option<&Rc<str>>| match known {
+        Some(known) if **known == *text => Rc::clone(known),
+        _ => text.into(),
+    };
+    Kept {
+        method: record.method.clone().unwrap_or_default(),
+        host: attributes.host.map(|host| shared(host, record.authority.as_ref())),
+        path: shared(attributes.path, record.path.as_ref()),
+        headers: held.header_names.keep(attributes.headers),
+        names: Rc::clone(&held.header_names),
+        remote_ip: attributes.remote_ip,
         user: None,
     }
 }

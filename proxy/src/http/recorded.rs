@@ -11,30 +11,66 @@ use http_body::{Body as _, Frame, SizeHint};
 use super::streams::{Stream, Underway};
 use crate::body::{Body, BodyError};
 use crate::decision::{Reason, Stage};
+use crate::live::Place;
 use crate::telemetry::{Record, Upload};
 
 /// A response body with its record, which is emitted when the body ends, fails or is dropped.
 pub struct RecordedBody {
     body: Body,
     record: Option<Box<Record>>,
+    /// Where the record is instead, if it may last.
+    place: Option<Place>,
     underway: Option<Underway>,
 }
 
 impl RecordedBody {
     /// Ties a body to its record.
     pub fn new(body: Body, record: Box<Record>) -> Self {
-        Self { body, record: Some(record), underway: None }
+        Self { body, record: Some(record), place: None, underway: None }
+    }
+
+    /// Keeps the place of its request, and in it the record of a body that has yet to come.
+    pub fn at(mut self, place: Option<Place>) -> Self {
+        if let Some(place) = &place
+            && matches!(self.body, Body::Http2(_) | Body::Stream(_))
+            && let Some(record) = self.record.take()
+        {
+            place.hold(record);
+        }
+        self.place = place;
+        self
     }
 
     /// Holds an HTTP/2 connection's guard for as long as the request may have something to record.
     pub fn while_underway(mut self, underway: Underway) -> Self {
+        if let (Some(place), Some(task)) = (&self.place, underway.stream().task()) {
+            place.served_by(task);
+        }
         self.underway = Some(underway);
         self
     }
 
-    /// Takes the record out, for a tunnel that goes on after the response.
-    pub fn take_record(&mut self) -> Option<Box<Record>> {
-        self.record.take()
+    /// Takes the record out, and the place, for a tunnel that goes on after the response.
+    pub fn take_record(&mut self) -> Option<(Box<Record>, Option<Place>)> {
+        let record = self.take()?;
+        Some((record, self.place.take()))
+    }
+
+    /// Whether its request was ended from elsewhere.
+    pub fn is_ended(&self) -> bool {
+        self.record.is_none() && self.place.as_ref().is_some_and(Place::is_ended)
+    }
+
+    fn take(&mut self) -> Option<Box<Record>> {
+        self.record.take().or_else(|| self.place.as_ref()?.take())
+    }
+
+    fn write(&mut self, write: impl FnOnce(&mut Record)) {
+        match (&mut self.record, &self.place) {
+            (Some(record), _) => write(record),
+            (None, Some(place)) => place.write(write),
+            (None, None) => {}
+        }
     }
 
     /// Writes down that the client does not take it.
@@ -43,7 +79,7 @@ impl RecordedBody {
     }
 
     fn finish(&mut self, stage: Stage, reason: Reason) {
-        if let Some(mut record) = self.record.take() {
+        if let Some(mut record) = self.take() {
             if let (Some(Reason::MalformedRequest), Some(underway)) = (upload_failed(&record), &self.underway)
             {
                 underway.recorded();
@@ -54,12 +90,13 @@ impl RecordedBody {
     }
 
     fn count(&mut self, frame: &Frame<Bytes>) {
-        let Some(record) = &mut self.record else { return };
-        if let Some(data) = frame.data_ref() {
-            record.response_bytes += data.len() as u64;
-        } else if let Some(trailers) = frame.trailers_ref() {
-            record.grpc_status = grpc_status(trailers).or(record.grpc_status);
-        }
+        self.write(|record| {
+            if let Some(data) = frame.data_ref() {
+                record.response_bytes += data.len() as u64;
+            } else if let Some(trailers) = frame.trailers_ref() {
+                record.grpc_status = grpc_status(trailers).or(record.grpc_status);
+            }
+        });
     }
 }
 
@@ -81,6 +118,15 @@ impl http_body::Body for RecordedBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        if this.record.is_none()
+            && let Some(place) = &this.place
+            && let Err(ended) = place.look(cx)
+        {
+            // Nothing more is asked of the server.
+            this.body = Body::Empty;
+            this.place = None;
+            return Poll::Ready(Some(Err(BodyError { reason: ended.reason, detail: ended.detail })));
+        }
         let polled = Pin::new(&mut this.body).poll_frame(cx);
         if let Some(underway) = &this.underway {
             match &polled {
@@ -92,10 +138,11 @@ impl http_body::Body for RecordedBody {
             Poll::Ready(Some(Ok(frame))) => this.count(frame),
             Poll::Ready(None) => this.finish(Stage::Relay, Reason::Complete),
             Poll::Ready(Some(Err(error))) => {
-                let caller = this.record.as_deref().and_then(upload_failed);
-                if let Some(record) = &mut this.record {
+                let mut caller = None;
+                this.write(|record| {
+                    caller = upload_failed(record);
                     record.detail = error.detail.clone();
-                }
+                });
                 // What breaks the protocol here came from the server.
                 let server = match error.reason {
                     Reason::MalformedRequest | Reason::AmbiguousLength => Reason::BadResponse,
@@ -158,6 +205,9 @@ impl http_body::Body for CountedBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        if let Some(reason) = this.upload.failed.get() {
+            return Poll::Ready(Some(Err(BodyError::new(reason))));
+        }
         let polled = Pin::new(&mut this.body).poll_frame(cx);
         if let Some(stream) = &this.stream {
             match &polled {
@@ -168,6 +218,12 @@ impl http_body::Body for CountedBody {
                     return Poll::Ready(Some(Err(BodyError::new(Reason::ClientStalled))));
                 }
                 Poll::Pending => stream.wants(cx),
+            }
+        }
+        if polled.is_pending() {
+            let mut reader = this.upload.reader.borrow_mut();
+            if reader.as_ref().is_none_or(|reader| !reader.will_wake(cx.waker())) {
+                *reader = Some(cx.waker().clone());
             }
         }
         match polled {
@@ -246,7 +302,7 @@ mod tests {
         for _ in 0..3 {
             body.frame().await.unwrap().unwrap();
         }
-        let record = body.take_record().unwrap();
+        let (record, _) = body.take_record().unwrap();
         assert_eq!((record.response_bytes, record.grpc_status, record.ended), (9, Some(5), None));
     }
 

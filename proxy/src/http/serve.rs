@@ -18,7 +18,6 @@ use super::resets::{Resets, Watched};
 use super::serve_h1::{self, Control, Ended};
 use super::streams::{Limits, Streams};
 use crate::body::Body;
-use crate::drain::{Guard, Phase};
 use crate::io::Io;
 use crate::net::Prefixed;
 use crate::tunnel;
@@ -35,22 +34,22 @@ const MAX_HEADER_LIST: u32 = crate::h1::MAX_HEAD as u32;
 /// Serves HTTP/1 until the connection ends, or as the tunnel it becomes.
 pub async fn http1(io: Io, line: Rc<Line>) {
     let worker = Rc::clone(&line.worker);
-    let control = Control { timeouts: Rc::clone(&worker.http1), drain: worker.draining.clone() };
+    let control = Control { timeouts: Rc::clone(&worker.http1), drain: Rc::clone(&line.connection.watch) };
     let ended = serve_h1::serve(io, line, control).await;
     if let Ended::Tunnel { io, read_ahead, mut response } = ended {
         let upstream =
             response.extensions_mut().remove::<UpgradedUpstream>().and_then(|upgraded| upgraded.take());
         let record = response.body_mut().take_record();
-        if let (Some(upstream), Some(record)) = (upstream, record) {
+        if let (Some(upstream), Some((record, Some(place)))) = (upstream, record) {
             let client = Prefixed::new(read_ahead, io);
             let server = Prefixed::new(upstream.read_ahead, upstream.io);
-            Box::pin(tunnel::run(client, server, record, worker.deadlines.idle)).await;
+            Box::pin(tunnel::run(client, server, record, place, worker.deadlines.idle)).await;
         }
     }
 }
 
 /// Serves HTTP/2 until the connection ends.
-pub async fn http2(io: Io, line: Rc<Line>, guard: &Guard) {
+pub async fn http2(io: Io, line: Rc<Line>) {
     let resets = Rc::new(Resets::default());
     let limits = Limits::of(&line.worker.deadlines);
     let streams = Streams::new(Rc::clone(&resets), limits);
@@ -75,7 +74,7 @@ pub async fn http2(io: Io, line: Rc<Line>, guard: &Guard) {
         .keep_alive_timeout(Duration::from_secs(20))
         .serve_connection(TokioIo::new(Watched::new(io, Rc::clone(&resets))), service);
     let mut connection = pin!(connection);
-    let mut draining = pin!(guard.reached(Phase::Draining));
+    let watch = Rc::clone(&line.connection.watch);
     let mut clock = tokio::time::interval(limits.interval());
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     clock.reset();
@@ -88,7 +87,8 @@ pub async fn http2(io: Io, line: Rc<Line>, guard: &Guard) {
             // Good-bye was said and not taken; or perhaps not even the preface came, and then there is nobody to say it to.
             return Poll::Ready(Ok(()));
         }
-        if !asked_to_end && (streams.is_idle() || draining.as_mut().poll(cx).is_ready()) {
+        watch.wake_on_drain(cx);
+        if !asked_to_end && (streams.is_idle() || watch.is_draining()) {
             asked_to_end = true;
             connection.as_mut().graceful_shutdown();
         }
@@ -119,14 +119,14 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for StreamExec {
 mod tests {
     use super::*;
 
-    fn future_size<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> usize {
+    fn future_size<A, B, F>(_: impl FnOnce(A, B) -> F) -> usize {
         size_of::<F>()
     }
 
     /// The numbers change on purpose only.
     #[test]
     fn connections_stay_small() {
-        let http1 = future_size(|io, line, (): ()| http1(io, line));
+        let http1 = future_size(http1);
         let http2 = future_size(http2);
         assert!(http1 <= 640 && http2 <= 2048, "{http1} {http2}");
     }

@@ -27,7 +27,7 @@ pub use connection::Connection;
 pub use exchange::CanUpgrade;
 
 use crate::body::{Body, BodyError};
-use crate::drain::DrainSignal;
+use crate::drain::DrainWatch;
 use crate::error::Reject;
 use crate::h1::Timeouts;
 
@@ -41,6 +41,12 @@ pub trait Handler {
 
     /// Answers what is not a request, or not a whole one; the connection closes after. Dropped unsent if the client left.
     fn refuse(&self, reject: Reject, partial: Partial) -> Response<Self::Body>;
+
+    /// Whether an answer was ended from elsewhere.
+    fn is_ended(&self, body: &Self::Body) -> bool {
+        let _ = body;
+        false
+    }
 
     /// Told that the client does not take its answer, whose body is dropped after.
     fn untaken(&self, body: &mut Self::Body) {
@@ -63,7 +69,7 @@ pub struct Control {
     /// How long it waits.
     pub timeouts: Rc<Timeouts>,
     /// Tells it to finish.
-    pub drain: DrainSignal,
+    pub drain: Rc<DrainWatch>,
 }
 
 /// How serving ended.

@@ -193,6 +193,11 @@ impl Stream {
         self.stalled.get()
     }
 
+    /// The task that serves it.
+    pub fn task(&self) -> Option<AbortHandle> {
+        self.task.borrow().clone()
+    }
+
     fn is_overdue(&self) -> bool {
         let limits = &self.streams.limits;
         let limit = match (self.untaken.get(), self.wanted.get()) {

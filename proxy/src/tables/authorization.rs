@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use control_client::snapshot::{self, AuthorizationAction, AuthorizationPolicy};
+use http::HeaderName;
 use smallvec::SmallVec;
 
 use super::CompileError;
@@ -14,6 +15,7 @@ use super::attributes::{ConnectionAttributes, RequestAttributes};
 use super::condition::{Asked, TrustDomains};
 use super::consider::{Consideration, Considered};
 use super::index::Next;
+use super::kept::{HeaderNames, Kept};
 use super::policies::{Compiled, in_order, understand};
 use super::remainder::{LookedAt, Remainder, Remainders};
 use super::rule::{Label, Met, Residual, Rule};
@@ -38,6 +40,17 @@ pub struct Authorization {
     pub shadow: SmallVec<[Shadow; 1]>,
 }
 
+/// What later policies say of what went on under earlier ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reauthorization {
+    /// It may still.
+    Allowed,
+    /// It may not, for this reason and by this rule.
+    Refused(Reason, PolicyRef),
+    /// This rule would end it, if this header was what it asks for; and that was not kept.
+    Unknown(PolicyRef, HeaderName),
+}
+
 /// At most so many dry-run policies are named for a request.
 const MAX_SHADOW: usize = 8;
 
@@ -50,6 +63,7 @@ pub(super) struct Authorizer {
     tcp: [ByIdentity; 2],
     facts: Facts,
     looked_at: LookedAt,
+    header_names: Arc<HeaderNames>,
     consideration: Consideration,
     remainders: Mutex<Remainders>,
 }
@@ -75,12 +89,15 @@ impl Authorizer {
         let (enforced, marking) = in_order(policies.iter().flat_map(|each| &each.rules));
         let tcp = [tcp_rules(&enforced), tcp_rules(&marking)];
         let facts = Facts::of(&policies, marking.is_empty());
+        let header_names = Arc::new(HeaderNames::by(enforced.iter().flat_map(Rule::request_tests)));
         let (enforced, marking) = (Layer::new(enforced, Wanted::First), Layer::new(marking, Wanted::All));
         let tests = enforced.connection_tests().chain(marking.connection_tests());
         let looked_at = LookedAt::by(tests.chain(tcp.iter().flat_map(ByIdentity::connection_tests)));
         let consideration = Consideration::compile(&policies, &domains);
         let remainders = Mutex::default();
-        (Self { enforced, marking, tcp, facts, looked_at, consideration, remainders }, refused)
+        let authorizer =
+            Self { enforced, marking, tcp, facts, looked_at, header_names, consideration, remainders };
+        (authorizer, refused)
     }
 
     pub(super) fn admit(&self, connection: &ConnectionAttributes<'_>) -> Arc<Remainder> {
@@ -114,6 +131,47 @@ impl Authorizer {
             self.facts.mark(&mut authorization, marks);
         }
         authorization
+    }
+
+    pub(super) fn header_names(&self) -> &Arc<HeaderNames> {
+        &self.header_names
+    }
+
+    /// What was not kept may have been anything.
+    pub(super) fn reauthorize(
+        &self,
+        remainder: &Remainder,
+        request: &RequestAttributes<'_>,
+        kept: Kept<'_>,
+    ) -> Reauthorization {
+        let request = Asked::new(request);
+        let mut search = Search::default();
+        let mut look = |rule: &Residual| match rule.lacks(kept) {
+            Some(_) if !rule.is_met_if(false, &request, kept) => Next::More,
+            Some(_) => search.look_at(rule, Met::Whole),
+            None => search.look_at(rule, rule.met(&request)),
+        };
+        remainder.enforced.visit(&request, &mut look);
+        self.enforced.shared.visit(&request, &mut look);
+        let decided = self.facts.conclude(&search);
+        if decided.outcome == Outcome::Deny {
+            return Reauthorization::Refused(decided.reason, decided.policy);
+        }
+        if matches!(kept, Kept::All) {
+            return Reauthorization::Allowed;
+        }
+        // The index finds rules by what is there; these may match by what was.
+        let rules = remainder.enforced.rules().iter().chain(self.enforced.shared.rules());
+        let before = |rule: &&Residual| search.first.is_none_or(|first| rule.label.rank < first.rank);
+        let ends = |rule: &&Residual| consequence(rule.label.action).0 == Outcome::Deny;
+        for rule in rules.filter(before).filter(ends) {
+            if let Some(header) = rule.lacks(kept)
+                && rule.is_met_if(true, &request, kept)
+            {
+                return Reauthorization::Unknown(rule.label.policy, header.clone());
+            }
+        }
+        Reauthorization::Allowed
     }
 
     pub(super) fn authorize_tcp(&self, remainder: &Remainder) -> Authorization {

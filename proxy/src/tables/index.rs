@@ -34,6 +34,11 @@ impl RuleSet {
         self.rules.len()
     }
 
+    /// All rules, by rank.
+    pub(super) fn rules(&self) -> &[Residual] {
+        &self.rules
+    }
+
     /// Calls `visit` with every rule that can match, those of one list by rank, until it says that later ones of the list
     /// are of no interest. A rule may come twice.
     pub(super) fn visit<'a>(&'a self, request: &Asked<'_>, mut visit: impl FnMut(&'a Residual) -> Next) {

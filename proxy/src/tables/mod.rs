@@ -20,6 +20,7 @@ mod exclusion;
 mod filters;
 mod headers;
 mod index;
+mod kept;
 pub mod normalize;
 mod pattern;
 mod policies;
@@ -32,9 +33,10 @@ mod services;
 mod split;
 
 pub use attributes::{ConnectionAttributes, RequestAttributes, UserAttributes};
-pub use authorization::Authorization;
+pub use authorization::{Authorization, Reauthorization};
 pub use consider::{Considered, NearMiss};
 pub use filters::{Filters, HeaderEdit};
+pub use kept::{HeaderNames, Kept};
 pub use remainder::Remainder;
 pub use routes::{RouteAttributes, RouteChoice, Rule, RuleBackend};
 pub use services::{Backend, ServicePort, ServicePortId};
@@ -203,6 +205,21 @@ impl Tables {
     /// nothing, and any other rule matches without what it asks of HTTP.
     pub fn authorize_tcp(&self, remainder: &Remainder) -> Authorization {
         self.authorizer.authorize_tcp(remainder)
+    }
+
+    /// Whether a request that went on under other tables may still do so. `kept`: whose headers `request` still has.
+    pub fn reauthorize(
+        &self,
+        remainder: &Remainder,
+        request: &RequestAttributes<'_>,
+        kept: Kept<'_>,
+    ) -> Reauthorization {
+        self.authorizer.reauthorize(remainder, request, kept)
+    }
+
+    /// Names of the headers that authorization looks at: what a request has to keep for [`Tables::reauthorize`].
+    pub fn header_names(&self) -> &Arc<HeaderNames> {
+        self.authorizer.header_names()
     }
 
     /// After a `no-allow-matched`: the `limit` ALLOW policies that came nearest, and what failed first in each. Reads

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use control_client::snapshot::{self, AuthorizationAction};
+use http::HeaderName;
 
 use super::attributes::ConnectionAttributes;
 use super::condition::{Asked, Condition, ConnectionTest, RequestTest, TrustDomains};
+use super::kept::Kept;
 use super::{CompileError, Located};
 use crate::decision::PolicyRef;
 
@@ -123,6 +125,14 @@ impl Rule {
         })
     }
 
+    /// What it asks of requests.
+    pub(super) fn request_tests(&self) -> impl Iterator<Item = &RequestTest> {
+        self.conditions.iter().filter_map(|condition| match condition {
+            Condition::Request(test) => Some(&**test),
+            Condition::Connection(_) => None,
+        })
+    }
+
     /// True if no connection answers anything of it.
     pub(super) fn asks_requests_only(&self) -> bool {
         self.conditions.iter().all(|condition| matches!(condition, Condition::Request(_)))
@@ -198,6 +208,23 @@ impl Condition {
 }
 
 impl Residual {
+    /// The first header that it asks for and that was not kept.
+    pub(super) fn lacks(&self, kept: Kept<'_>) -> Option<&HeaderName> {
+        self.conditions.iter().find_map(|test| kept.lacks(test))
+    }
+
+    /// Whether the request meets it if what was not kept is all as it asks (`assumed`), or none of it.
+    pub(super) fn is_met_if(&self, assumed: bool, request: &Asked<'_>, kept: Kept<'_>) -> bool {
+        let holds = |test: &Arc<RequestTest>| match kept.lacks(test) {
+            Some(_) => assumed,
+            None => test.holds(request),
+        };
+        let any = |clauses: &[Clause<Arc<RequestTest>>]| {
+            clauses.is_empty() || clauses.iter().any(|clause| clause.iter().all(holds))
+        };
+        self.conditions.when.iter().all(holds) && any(&self.conditions.from) && any(&self.conditions.to)
+    }
+
     /// Asks the request.
     pub(super) fn met(&self, request: &Asked<'_>) -> Met {
         let when = clause_met(&self.conditions.when, request);

@@ -9,7 +9,7 @@ use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::record::{ConfigFacts, Record, Side};
+use super::record::{ConfigFacts, Cut, Record, Side};
 use crate::decision::{Check, CheckOutcome, Objects, Outcome, PolicyRef, Reason, Stage};
 
 /// A count with one writer: adding is a load and a store, which no other core contends for.
@@ -43,6 +43,10 @@ pub(super) struct Cells {
     pub(super) plaintext: Series<u16, Counter>,
     pub(super) verdicts: Series<Verdict, Counter>,
     pub(super) traffic: Series<Traffic, TrafficCell>,
+    pub(super) cuts: Series<CutName, Counter>,
+    pub(super) sweeps: Counter,
+    pub(super) swept: Counter,
+    pub(super) swept_us: Counter,
 }
 
 /// Cells by what they count. Locked when a combination is first seen under a configuration, and by a scrape.
@@ -96,6 +100,23 @@ pub(super) struct Traffic {
     pub(super) status: u16,
     pub(super) route: Option<PolicyName>,
     pub(super) backend: Option<Arc<str>>,
+}
+
+/// What was cut, and by what.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct CutName {
+    pub(super) side: Side,
+    pub(super) reason: Reason,
+    pub(super) policy: Option<PolicyName>,
+}
+
+impl Cells {
+    /// Counts something that was cut. Rare, so the series is asked each time.
+    pub(super) fn cut(&self, side: Side, reason: Reason, cut: Option<&Cut>) {
+        let policy = cut.and_then(|cut| PolicyName::of(&cut.config.objects, cut.policy));
+        let other = |name: CutName| CutName { policy: name.policy.map(|_| PolicyName::other()), ..name };
+        self.cuts.cell(CutName { side, reason, policy }, other).add(1);
+    }
 }
 
 /// A policy object and rule, as labels.

@@ -28,6 +28,7 @@ impl Collector for Scrape {
         decisions(&workers, &mut encoder)?;
         traffic(&workers, &mut encoder)?;
         connections(&workers, &mut encoder)?;
+        cuts(&workers, &mut encoder)?;
         records(&workers, self.0.losses.records.load(Ordering::Relaxed), &mut encoder)?;
         config(&self.0.config.load(), &mut encoder)?;
         build(&mut encoder)?;
@@ -130,6 +131,36 @@ fn connections(workers: &[Arc<Cells>], encoder: &mut DescriptorEncoder<'_>) -> f
     )
 }
 
+/// What changes ended, and what asking about everything open cost.
+fn cuts(workers: &[Arc<Cells>], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let mut cuts = Counts::new();
+    for (name, cell) in workers.iter().flat_map(|cells| cells.cuts.all()) {
+        let mut labels = vec![side_label(name.side), label("reason", name.reason.as_str())];
+        labels.extend(name.policy.map(|policy| label("policy", &policy_text(&policy))));
+        cuts.add(labels, cell.value());
+    }
+    let help =
+        "Open requests, tunnels and connections ended by a change, by the policy that refuses them now";
+    cuts.encode(encoder, "writ_connections_cut", help)?;
+    let sum = |of: fn(&Cells) -> &Counter| workers.iter().map(|cells| of(cells).value()).sum::<u64>();
+    for (name, help, count) in [
+        ("writ_sweeps", "Sweeps over what is open, after changes", sum(|cells| &cells.sweeps)),
+        ("writ_swept", "Requests and tunnels that sweeps asked the policy about", sum(|cells| &cells.swept)),
+    ] {
+        let mut counts = Counts::new();
+        counts.add(Vec::new(), count);
+        counts.encode(encoder, name, help)?;
+    }
+    let spent = seconds(sum(|cells| &cells.swept_us));
+    let mut family = encoder.encode_descriptor(
+        "writ_sweep",
+        "Time that sweeps took of the workers",
+        Some(&Unit::Seconds),
+        MetricType::Counter,
+    )?;
+    family.encode_counter(&spent, None::<&Exemplar<NoLabelSet, f64>>)
+}
+
 fn records(workers: &[Arc<Cells>], unwritten: u64, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let sum = |of: fn(&Cells) -> &Counter| workers.iter().map(|cells| of(cells).value()).sum::<u64>();
     let one = |name: &'static str, help: &str, count: u64, encoder: &mut DescriptorEncoder<'_>| {
@@ -230,7 +261,7 @@ fn decision_labels(verdict: &Verdict) -> Labels {
 
 fn request_labels(traffic: &Traffic) -> Labels {
     let mut labels = vec![side_label(traffic.side)];
-    labels.extend(traffic.route.as_ref().map(|route| label("route", &route_text(route))));
+    labels.extend(traffic.route.as_ref().map(|route| label("route", &policy_text(route))));
     labels.extend(traffic.backend.as_ref().map(|backend| label("backend", backend)));
     if traffic.status != 0 {
         labels.push(label("code", &traffic.status.to_string()));
@@ -245,9 +276,9 @@ fn duration_labels(traffic: &Traffic) -> Labels {
 }
 
 /// `HTTPRoute/bookinfo/ratings/1`.
-fn route_text(route: &PolicyName) -> String {
-    let object = format!("{}/{}/{}", route.kind, route.namespace, route.name);
-    route.rule.map_or(object.clone(), |rule| format!("{object}/{rule}"))
+fn policy_text(policy: &PolicyName) -> String {
+    let object = format!("{}/{}/{}", policy.kind, policy.namespace, policy.name);
+    policy.rule.map_or(object.clone(), |rule| format!("{object}/{rule}"))
 }
 
 fn side_label(side: Side) -> Label {

@@ -1,10 +1,11 @@
 //! The record of one request or connection: decision and outcome, emitted exactly once, when it is dropped at the latest.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::task::Waker;
+use std::time::{Duration, Instant, SystemTime};
 
 use smallvec::SmallVec;
 
@@ -12,6 +13,7 @@ use super::Shard;
 use super::fragments::{ConfigFragment, ConnectionFragments};
 use super::render;
 use crate::decision::{Decision, Objects, PolicyRef, Reason, Shadow, Stage};
+use crate::net::Transferred;
 
 /// Which configuration decided: made once when tables compile, shared by every record that they decide.
 #[derive(Debug, Clone, Default)]
@@ -119,6 +121,31 @@ pub struct Upload {
     pub bytes: Cell<u64>,
     /// Why no more come.
     pub failed: Cell<Option<Reason>>,
+    /// Who waits for more.
+    pub reader: RefCell<Option<Waker>>,
+}
+
+impl Upload {
+    /// Lets no more come, and tells who waits for it.
+    pub fn fail(&self, reason: Reason) {
+        self.failed.set(Some(reason));
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+}
+
+/// What ended a request or connection that had been allowed.
+#[derive(Debug, Clone)]
+pub struct Cut {
+    /// The configuration that ended it; that which allowed it is its record's.
+    pub config: Arc<ConfigFacts>,
+    /// The rule or object of that configuration which refuses it now; NONE where no policy does.
+    pub policy: PolicyRef,
+    /// What a decision of now would give as its reason; `None`: there is none, for want of what a policy asks about.
+    pub why: Option<Reason>,
+    /// How long the change had been in force.
+    pub after: Duration,
 }
 
 /// One try to get the request served.
@@ -177,13 +204,15 @@ pub struct Record {
     /// Method; empty for connections.
     pub method: Option<http::Method>,
     /// Authority as sent.
-    pub authority: Option<Box<str>>,
+    pub authority: Option<Rc<str>>,
     /// Path without query.
-    pub path: Option<Box<str>>,
+    pub path: Option<Rc<str>>,
     /// Bytes of body from the caller.
     pub request_bytes: u64,
     /// Counts for `request_bytes` while the body is still coming; read at the end.
     pub upload: Option<Rc<Upload>>,
+    /// Counts what a tunnel carries while it lasts, on top of the bodies before it.
+    pub tunnelled: Option<Rc<Transferred>>,
     /// Status answered; 0: none.
     pub status: u16,
     /// Bytes of body to the caller.
@@ -204,6 +233,8 @@ pub struct Record {
     pub ended: Option<(Stage, Reason)>,
     /// For the operator: what failed.
     pub detail: Option<Box<str>>,
+    /// By what it was cut, if it was.
+    pub cut: Option<Box<Cut>>,
     /// When nothing allowed: the nearest ALLOW policies and what failed first in each, as JSON.
     pub considered: Option<Box<str>>,
     /// What policies said that decide nothing.
@@ -239,6 +270,7 @@ impl Record {
             path: None,
             request_bytes: 0,
             upload: None,
+            tunnelled: None,
             status: 0,
             response_bytes: 0,
             grpc_status: None,
@@ -252,6 +284,7 @@ impl Record {
             marks: None,
             discarded: false,
             detail: None,
+            cut: None,
         })
     }
 
@@ -276,6 +309,22 @@ impl Record {
         self.discarded = true;
     }
 
+    /// Bytes from and to the caller by now.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        let uploaded = self.upload.as_ref().map_or(self.request_bytes, |upload| upload.bytes.get());
+        match &self.tunnelled {
+            None => (uploaded, self.response_bytes),
+            Some(tunnelled) => {
+                (uploaded + tunnelled.from_client.get(), self.response_bytes + tunnelled.from_upstream.get())
+            }
+        }
+    }
+
+    /// The same as durations within a record are kept, saturating after an hour.
+    pub fn age(&self) -> u32 {
+        u32::try_from(self.elapsed_us()).unwrap_or(u32::MAX)
+    }
+
     /// Time since the start, in microseconds.
     pub fn elapsed_us(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
@@ -287,11 +336,9 @@ impl Drop for Record {
         if self.discarded {
             return self.shard.forget(self);
         }
-        let upload = self.upload.take();
-        if let Some(upload) = &upload {
-            self.request_bytes = upload.bytes.get();
-        }
-        let left = match upload.and_then(|upload| upload.failed.get()) {
+        (self.request_bytes, self.response_bytes) = self.bytes();
+        self.tunnelled = None;
+        let left = match self.upload.take().and_then(|upload| upload.failed.get()) {
             _ if self.shard.is_cut() => Reason::DrainDeadline,
             Some(reason) => reason,
             None => Reason::ClientClosed,

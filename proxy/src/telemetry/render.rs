@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 use super::fragments::{self, IDENTITY_LIMIT, NAME_LIMIT};
 use super::json;
 use super::options::ProxyFragments;
-use super::record::{Attempt, ConnectionFacts, Marks, Record, Side};
+use super::record::{Attempt, ConnectionFacts, Cut, Marks, Record, Side};
 use crate::decision::{Check, Objects, Outcome, PolicyRef, Reason, Shadow};
 
 /// The whole line, with its line end.
@@ -110,12 +110,13 @@ fn request(record: &Record, out: &mut Vec<u8>) {
         json::raw(out, ",");
     }
     json::raw(out, r#""bytes":"#);
-    json::number(out, record.request_bytes);
+    json::number(out, record.bytes().0);
     json::raw(out, "}");
 }
 
 fn response(record: &Record, out: &mut Vec<u8>) {
-    if record.status == 0 && record.response_bytes == 0 {
+    let (_, bytes) = record.bytes();
+    if record.status == 0 && bytes == 0 {
         return;
     }
     json::raw(out, r#","response":{"#);
@@ -130,7 +131,7 @@ fn response(record: &Record, out: &mut Vec<u8>) {
         json::raw(out, ",");
     }
     json::raw(out, r#""bytes":"#);
-    json::number(out, record.response_bytes);
+    json::number(out, bytes);
     json::raw(out, "}");
 }
 
@@ -336,7 +337,31 @@ fn end(record: &Record, out: &mut Vec<u8>) {
         json::raw(out, r#","detail":"#);
         json::bounded_string(out, detail, DETAIL_LIMIT);
     }
+    if let Some(by) = &record.cut {
+        cut(by, record.config.version, out);
+    }
     json::raw(out, "}");
+}
+
+/// By what a request was cut, as members of its end.
+fn cut(by: &Cut, version: u64, out: &mut Vec<u8>) {
+    if by.config.objects.get(by.policy).is_some() {
+        json::raw(out, r#","policy":"#);
+        policy(&by.config.objects, by.policy, Version::Stated, out);
+    }
+    if let Some(why) = by.why {
+        json::raw(out, r#","why":""#);
+        json::raw(out, why.as_str());
+        json::raw(out, "\"");
+    }
+    json::raw(out, r#","config":{"from":"#);
+    json::number(out, version);
+    json::raw(out, r#","to":"#);
+    json::number(out, by.config.version);
+    json::raw(out, r#","digest":"#);
+    json::string(out, &by.config.digest);
+    json::raw(out, r#"},"after_us":"#);
+    json::number(out, u64::try_from(by.after.as_micros()).unwrap_or(u64::MAX));
 }
 
 /// What stands before the next member or element: the opening bracket, then commas.

@@ -107,6 +107,13 @@ impl Shard {
         self.cells.plaintext.cell(port, |_| 0).add(1);
     }
 
+    /// Counts a sweep over what is open: how many requests and tunnels were asked about, in what time.
+    pub fn swept(&self, asked: u64, spent: Duration) {
+        self.cells.sweeps.add(1);
+        self.cells.swept.add(asked);
+        self.cells.swept_us.add(u64::try_from(spent.as_micros()).unwrap_or(u64::MAX));
+    }
+
     pub(super) fn proxy(&self) -> &ProxyFragments {
         &self.proxy
     }
@@ -142,6 +149,9 @@ impl Shard {
         self.cells.records.add(1);
         let elapsed_us = record.elapsed_us();
         self.cache.borrow_mut().count(&self.cells, record, elapsed_us);
+        if let (Some(cut), Some((_, reason))) = (&record.cut, record.ended) {
+            self.cells.cut(record.connection.side, reason, Some(cut));
+        }
         if self.queue.is_none() {
             return;
         }

@@ -30,7 +30,7 @@ pub struct Connection<IO, H: Handler> {
     io: Option<IO>,
     handler: H,
     pub(super) timeouts: Rc<Timeouts>,
-    drain: DrainWatch,
+    drain: Rc<DrainWatch>,
     /// What was read and not yet understood. During an upload, that has it.
     pub(super) read: BytesMut,
     pub(super) out: Outgoing,
@@ -119,7 +119,7 @@ where
         Self {
             io: Some(io),
             handler,
-            drain: control.drain.watch(),
+            drain: control.drain,
             timeouts: control.timeouts,
             read: BytesMut::new(),
             out: Outgoing::default(),
@@ -251,6 +251,7 @@ where
             if !self.out.has_room() {
                 match self.flush(io, cx) {
                     Ok(()) => {}
+                    Err(Step::Wait) if self.is_ended() => return self.abort(io, cx),
                     Err(Step::Wait) => return self.poll_client(io, cx),
                     Err(step) => return step,
                 }
@@ -281,6 +282,11 @@ where
                 Poll::Pending => return self.poll_client(io, cx),
             }
         }
+    }
+
+    /// Whether the answer, which the client does not take at the moment, was ended from elsewhere.
+    fn is_ended(&self) -> bool {
+        matches!(&self.state, State::Responding(body, _) if self.handler.is_ended(body))
     }
 
     /// While the handler is busy: reads what the request body asks for, or watches the client.

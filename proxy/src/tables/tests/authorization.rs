@@ -8,7 +8,9 @@ use http::{HeaderMap, HeaderValue};
 
 use super::*;
 use crate::decision::{CheckOutcome, Outcome, PolicyRef, Reason};
-use crate::tables::{Authorization, Considered, RequestAttributes, UserAttributes};
+use crate::tables::{
+    Authorization, Considered, HeaderNames, Kept, Reauthorization, RequestAttributes, UserAttributes,
+};
 
 const REVIEWS: &str = "spiffe://cluster.local/ns/bookinfo/sa/reviews";
 const OTHER: &str = "spiffe://cluster.local/ns/bookinfo/sa/other";
@@ -327,4 +329,49 @@ fn considered_of_an_opaque_connection() {
         found.nearest[0].failed,
         "to.paths: only HTTP requests have it, so the rule matches no opaque connection"
     );
+}
+
+#[test]
+fn what_was_not_kept_ends_what_it_could_end_and_nothing_else() {
+    let header = |name: &str, value: &str| is(Attribute::Header(name.into()), &[value]);
+    let deny = |conditions: &[Condition]| policy(0, Deny, vec![rule(&[], &[], conditions)]);
+    let allow = |conditions: &[Condition]| policy(1, Allow, vec![rule(&[], &[], conditions)]);
+    let (lacks, named) = (HeaderNames::default(), HeaderNames::of(["x-a"].iter()));
+    let by = PolicyRef::rule(0, 0);
+    let x_a = || http::HeaderName::from_static("x-a");
+    for (what, policies, kept, expected) in [
+        ("nobody asks", vec![allow(&[path("/*")])], &lacks, Reauthorization::Allowed),
+        ("a DENY asks", vec![deny(&[header("x-a", "1")])], &lacks, Reauthorization::Unknown(by, x_a())),
+        ("it was kept, and not there", vec![deny(&[header("x-a", "1")])], &named, Reauthorization::Allowed),
+        (
+            "a DENY asks that can't match anyway",
+            vec![deny(&[header("x-a", "1"), path("/other")])],
+            &lacks,
+            Reauthorization::Allowed,
+        ),
+        (
+            "an ALLOW asks, and nothing else allows",
+            vec![allow(&[header("x-a", "1")])],
+            &lacks,
+            Reauthorization::Refused(Reason::NoAllowMatched, PolicyRef::NONE),
+        ),
+        (
+            "an ALLOW asks for its absence",
+            vec![allow(&[is_not(Attribute::Header("x-a".into()), &["1"])])],
+            &lacks,
+            Reauthorization::Refused(Reason::NoAllowMatched, PolicyRef::NONE),
+        ),
+        (
+            "an ALLOW asks, and another allows",
+            vec![allow(&[header("x-a", "1")]), policy(2, Allow, vec![always()])],
+            &lacks,
+            Reauthorization::Allowed,
+        ),
+    ] {
+        let tables = tables(&with_authorization(policies));
+        let remainder = tables.admit(&from(None));
+        let headers = HeaderMap::new();
+        let said = tables.reauthorize(&remainder, &get("/", &headers), Kept::Headers(kept));
+        assert_eq!(said, expected, "{what}");
+    }
 }

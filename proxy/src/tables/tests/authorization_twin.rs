@@ -9,8 +9,10 @@ use rand::{RngExt, SeedableRng};
 
 use super::naive::Call;
 use super::{condition, objects, tables};
-use crate::decision::Reason;
-use crate::tables::{ConnectionAttributes, RequestAttributes, Tables, UserAttributes};
+use crate::decision::{Outcome, Reason};
+use crate::tables::{
+    ConnectionAttributes, HeaderNames, Kept, Reauthorization, RequestAttributes, Tables, UserAttributes,
+};
 
 const IDENTITIES: &[&str] = &[
     "spiffe://cluster.local/ns/foo/sa/a",
@@ -261,6 +263,20 @@ fn compare(seed: u64) -> Result<(), TestCaseError> {
             let call = Call { policy: &policy, connection: &connection, request: Some(&request) };
             let expected = call.authorize();
             prop_assert_eq!(tables.authorize(&remainder, &request), expected.clone(), "{:?}", request);
+
+            let reauthorized = |request: &RequestAttributes<'_>, kept: Kept<'_>| {
+                tables.reauthorize(&remainder, request, kept) == Reauthorization::Allowed
+            };
+            let allowed = expected.outcome == Outcome::Allow;
+            prop_assert_eq!(reauthorized(&request, Kept::All), allowed, "{:?}", request);
+            // Of some headers, kept under other policies: what could be refused never stays.
+            let names = HeaderNames::of(HEADERS.iter().filter(|_| dice.chance(50)));
+            let some = names.keep(&headers).unwrap_or_default();
+            let stays = reauthorized(&RequestAttributes { headers: &some, ..request }, Kept::Headers(&names));
+            prop_assert!(allowed || !stays, "{:?} kept {:?}", request, some);
+            if tables.header_names().are_within(&names) {
+                prop_assert_eq!(stays, allowed, "{:?} kept {:?}", request, some);
+            }
 
             if expected.reason == Reason::NoAllowMatched {
                 assert_considered(&tables, call, &mut dice)?;

@@ -179,8 +179,9 @@ fn a_bare_record_leaves_out_what_is_absent() {
 fn a_line_is_bounded() {
     let shard = Shard::detached(&proxy());
     let mut record = allowed(&shard, &config(1), &connection(Side::Inbound));
-    let long = || Some("x".repeat(1 << 20).into());
-    (record.path, record.authority, record.detail) = (long(), long(), long());
+    let long = "x".repeat(1 << 20);
+    (record.path, record.authority) = (Some(long.as_str().into()), Some(long.as_str().into()));
+    record.detail = Some(long.into());
     record.service = Some("s".repeat(1 << 20).into());
     record.backend = Some("b".repeat(1 << 20).into());
     for _ in 0..1000 {

@@ -3,6 +3,7 @@
 use tokio::time::Instant;
 
 use super::*;
+use crate::drain::Word;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -183,7 +184,7 @@ async fn draining_closes_an_idle_connection_at_once() {
     let client = async {
         send(&mut far, GET).await;
         expect(&mut far, ok("GET /")).await;
-        drain.start();
+        drain.tell(Word::Finish);
         expect_last(&mut far, "").await;
     };
     let (ended, ()) = tokio::join!(serve(near, Site::hello(), control), client);
@@ -207,7 +208,7 @@ async fn draining_lets_a_busy_connection_answer() {
     let client = async {
         send(&mut far, GET).await;
         tokio::task::yield_now().await;
-        drain.start();
+        drain.tell(Word::Finish);
         tokio::task::yield_now().await;
         answer.notify_one();
         expect_last(&mut far, ok_last("")).await;
@@ -221,7 +222,7 @@ async fn a_request_that_came_with_the_drain_is_answered() {
     let drain = control.drain.clone();
     let (near, mut far) = tokio::io::duplex(1024);
     send(&mut far, GET).await;
-    drain.start();
+    drain.tell(Word::Finish);
     let client = async { expect_last(&mut far, ok_last("GET /")).await };
     tokio::join!(serve(near, Site::hello(), control), client);
 }

@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 
 use super::*;
 use crate::decision::Reason;
+use crate::drain::DrainSignal;
 use crate::h1;
 
 type Answer = Pin<Box<dyn Future<Output = Response<Body>>>>;
@@ -119,7 +120,7 @@ impl Handler for Site {
 }
 
 fn control(timeouts: Timeouts) -> Control {
-    Control { timeouts: Rc::new(timeouts), drain: DrainSignal::new() }
+    Control { timeouts: Rc::new(timeouts), drain: Rc::new(DrainSignal::new().watch()) }
 }
 
 /// Serves one end of a pipe to a client at the other, and says how serving ended.

@@ -1,0 +1,79 @@
+//! What a request keeps of its headers for its life, so that policies which come later can be asked about it.
+
+use std::collections::HashSet;
+
+use foldhash::fast::RandomState;
+use http::{HeaderMap, HeaderName};
+
+use super::condition::RequestTest;
+
+/// Names of the headers that some policy looks at.
+#[derive(Debug, Default)]
+pub struct HeaderNames(HashSet<HeaderName, RandomState>);
+
+/// Which attributes a request still has.
+#[derive(Debug, Clone, Copy)]
+pub enum Kept<'a> {
+    /// All that these tables look at.
+    All,
+    /// Of its headers, those of these names.
+    Headers(&'a HeaderNames),
+}
+
+impl Kept<'_> {
+    /// The first header that a rule asks for and that may have been there, unseen.
+    pub(super) fn lacks(self, test: &RequestTest) -> Option<&HeaderName> {
+        match (self, test) {
+            (Self::Headers(names), RequestTest::Header(name, _)) if !names.contains(name) => Some(name),
+            _ => None,
+        }
+    }
+}
+
+impl HeaderNames {
+    pub(super) fn by<'a>(tests: impl Iterator<Item = &'a RequestTest>) -> Self {
+        let header = |test: &'a RequestTest| match test {
+            RequestTest::Header(name, _) => Some(name.clone()),
+            _ => None,
+        };
+        Self(tests.filter_map(header).collect())
+    }
+
+    /// Whether a header of this name was kept, if there was one.
+    pub(super) fn contains(&self, name: &HeaderName) -> bool {
+        self.0.contains(name)
+    }
+
+    /// Whether all of these were kept where `kept` were.
+    pub fn are_within(&self, kept: &Self) -> bool {
+        self.0.iter().all(|name| kept.contains(name))
+    }
+
+    /// The headers of these names. `None`, which costs nothing: no policy looks at a header, or the request has none of
+    /// those.
+    pub fn keep(&self, headers: &HeaderMap) -> Option<Box<HeaderMap>> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let mut kept = HeaderMap::new();
+        let mut keep = |name: &HeaderName| {
+            for value in headers.get_all(name) {
+                // Only a map of 32,768 headers can't take another, and this is a part of one.
+                let _ = kept.try_append(name.clone(), value.clone());
+            }
+        };
+        if self.0.len() <= headers.keys_len() {
+            self.0.iter().for_each(&mut keep);
+        } else {
+            headers.keys().filter(|name| self.contains(name)).for_each(keep);
+        }
+        (!kept.is_empty()).then(|| Box::new(kept))
+    }
+}
+
+#[cfg(test)]
+impl HeaderNames {
+    pub(super) fn of<'a>(names: impl Iterator<Item = &'a &'static str>) -> Self {
+        Self(names.map(|name| HeaderName::from_static(name)).collect())
+    }
+}
