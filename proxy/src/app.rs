@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 
 use crate::admin::{self, AdminState, Readiness};
+use crate::candidate::{self, Candidate};
 use crate::conn;
 use crate::drain::{Drain, DrainSignal, Phase};
 use crate::explain::{Query, explain};
@@ -27,6 +28,7 @@ use crate::memory::Memory;
 use crate::net::OwnListeners;
 use crate::reload;
 use crate::roles::{self, Forward, Listener, Open, Role};
+use crate::sample::Samples;
 use crate::telemetry::{self, ProxyFacts, Telemetry};
 use crate::tls::{ClientTls, ServerTls};
 use crate::upstream::{self, Registry, Upstream};
@@ -39,6 +41,8 @@ pub struct Settings {
     pub role: Role,
     /// Where configuration comes from; `None`: no resources.
     pub config: Option<PathBuf>,
+    /// A configuration that is never in force, to be asked about a sample of the traffic; `None`: none.
+    pub candidate: Option<PathBuf>,
     /// Any diagnostic refuses the whole configuration.
     pub config_strict: bool,
     /// Whom it stands for.
@@ -121,6 +125,13 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
     })
     .context("can't open the record sink")?;
     telemetry.set_config(status);
+    let candidate = match &settings.candidate {
+        Some(source) => {
+            let started = candidate::start(source, &settings.workload, &proxy, telemetry.candidate());
+            Some(started.context("--candidate")?)
+        }
+        None => None,
+    };
 
     let (listeners, sockets) = listen::bind(roles::listeners(
         settings.role,
@@ -129,8 +140,14 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         &settings.forwards,
     ))?;
     let listening: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
-    let Admin { handle: admin, addresses: admin_addresses, ready } =
-        start_admin(&settings, &telemetry, Arc::clone(&published), Arc::clone(&registry), proxy)?;
+    let Admin { handle: admin, addresses: admin_addresses, ready } = start_admin(
+        &settings,
+        &telemetry,
+        Arc::clone(&published),
+        Arc::clone(&registry),
+        proxy,
+        candidate.as_ref().map(|started| Arc::clone(&started.candidate)),
+    )?;
 
     let drain = Drain::default();
     let (stop, stopping) = watch::channel(false);
@@ -139,6 +156,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         published: Arc::clone(&published),
         registry: Arc::clone(&registry),
         telemetry: Arc::clone(&telemetry),
+        samples: candidate.as_ref().map(|started| started.samples.clone()),
         identity: identity.clone(),
         server_tls: identity.clone().map(ServerTls::mesh),
         client_tls: Arc::new(ClientTls::new(identity.clone())),
@@ -160,15 +178,11 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
     let control = {
         let (telemetry, tell) = (Arc::clone(&telemetry), Arc::clone(&ready));
         thread("control", &ready, move |runtime| {
-            runtime.block_on(control(
-                configuration,
-                published,
-                registry,
-                identity,
-                telemetry,
-                tell,
-                stopping,
-            ));
+            let configured = control(configuration, published, registry, identity, telemetry, tell, stopping);
+            runtime.block_on(async {
+                candidate.into_iter().for_each(keep_candidate);
+                configured.await;
+            });
         })?
     };
     fips::require_live()?;
@@ -295,6 +309,12 @@ async fn control(
     let _ = stopping.wait_for(|stop| *stop).await;
 }
 
+/// Beside what is in force, and without effect on it.
+fn keep_candidate(candidate: candidate::Started) {
+    keep("the source of the candidate", candidate.follow);
+    keep("the candidate", candidate.look);
+}
+
 /// Runs a background task. None is meant to end; if one does, the others and the data path go on with what they have.
 fn keep(name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
     let running = tokio::spawn(task);
@@ -325,6 +345,7 @@ struct Shared {
     published: Arc<Published>,
     registry: Arc<Registry>,
     telemetry: Arc<Telemetry>,
+    samples: Option<Samples>,
     identity: Option<Arc<Identity>>,
     server_tls: Option<Arc<ServerTls>>,
     client_tls: Arc<ClientTls>,
@@ -414,6 +435,7 @@ impl Shared {
             upstream: Upstream::new(Arc::clone(&self.registry), Arc::clone(&self.client_tls), settings),
             registry: Arc::clone(&self.registry),
             memory: Memory::default(),
+            sampler: self.samples.as_ref().map(Samples::sampler),
             identity: self.identity.clone(),
             server_tls: self.server_tls.clone(),
             own: Arc::clone(&self.own),
@@ -457,6 +479,7 @@ fn start_admin(
     published: Arc<Published>,
     registry: Arc<Registry>,
     proxy: ProxyFacts,
+    candidate: Option<Arc<Candidate>>,
 ) -> anyhow::Result<Admin> {
     let ready = Arc::new(Readiness::new(&["config", "listeners", "identity"]));
     let wanted = [
@@ -479,6 +502,7 @@ fn start_admin(
         telemetry: Arc::clone(telemetry),
         attestation: || serde_json::json!(fips::attest()),
         explain: Some(explaining(published, registry, proxy)),
+        candidate: candidate.map(|candidate| -> admin::Report { Arc::new(move || candidate.to_json()) }),
     };
     Ok(Admin { handle: admin::start(sockets, state)?, addresses, ready })
 }

@@ -400,7 +400,7 @@ impl CheckResult {
 }
 
 /// Whether the request may go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Outcome {
     /// It may.
     Allow,

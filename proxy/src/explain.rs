@@ -165,11 +165,35 @@ impl Query {
         }
     }
 
+    fn call(&self) -> Call {
+        Call {
+            connection: self.facts(),
+            destination: self.destination,
+            request: self.opaque.is_none().then(|| self.request()),
+            opaque: self.opaque.unwrap_or_default(),
+        }
+    }
+}
+
+/// What is to be decided about.
+pub struct Call {
+    /// The caller's connection.
+    pub connection: ConnectionFacts,
+    /// Where it wants to go; `None`: wherever the request's authority says, or to the workload itself.
+    pub destination: Option<SocketAddr>,
+    /// The request; `None`: the connection is opaque.
+    pub request: Option<Request<Body>>,
+    /// The word for an opaque connection in its record.
+    pub opaque: &'static str,
+}
+
+impl Call {
     /// As `conn` finds it.
-    fn target(&self, address: SocketAddr, held: &Held, registry: &Registry) -> Target {
+    fn target(&self, held: &Held, registry: &Registry) -> Target {
+        let address = self.connection.destination;
         let of_service = || held.tables.service_by_address(address.ip(), address.port()).is_some();
         let of_pod = || registry.endpoint_at(address.ip()).is_some_and(|endpoint| endpoint.mesh_tls);
-        match self.side {
+        match self.connection.side {
             Side::Inbound => Target::Application(Application { address, intercepted: false }),
             _ if self.destination.is_none() => Target::Authority(address),
             _ if !of_service() && of_pod() => Target::Pod(address),
@@ -198,26 +222,36 @@ pub fn explain(
     proxy: &ProxyFacts,
     query: &Query,
 ) -> Result<Value, String> {
-    let held = Held::of(generation);
-    let shard = Shard::detached(proxy);
-    let peer = Peer::new(Rc::new(query.facts()), None, None);
-    let mut record = Record::begin(&shard, &held.config, &peer.facts);
-    let target = query.target(peer.facts.destination, &held, registry);
-    let request = match query.opaque {
-        Some(protocol) => {
-            connection(&peer, target, &held, &mut record, protocol);
-            None
-        }
-        None => Some(request(&peer, target, &held, &mut record, query.request())),
-    };
+    let (record, request) = decide(Arc::clone(&generation), registry, proxy, query.call());
     let mut value: Value = serde_json::from_str(&record.render()).map_err(|error| error.to_string())?;
     if record.decision.reason == Reason::NoAllowMatched {
         let attributes = request.as_ref().map(|request| pipeline::attributes(request, &record));
-        let considered =
-            held.tables.consider(&peer::attributes(&peer.facts), attributes.as_ref(), usize::MAX);
-        value["considered"] = considered.to_json(held.tables.objects());
+        let connection = peer::attributes(&record.connection);
+        let considered = generation.tables.consider(&connection, attributes.as_ref(), usize::MAX);
+        value["considered"] = considered.to_json(generation.tables.objects());
     }
     Ok(value)
+}
+
+/// Decides by a generation that need not be in force: the record, and the request as policies saw it.
+pub fn decide(
+    generation: Arc<Generation>,
+    registry: &Registry,
+    proxy: &ProxyFacts,
+    call: Call,
+) -> (Box<Record>, Option<Request<Body>>) {
+    let held = Held::of(generation);
+    let target = call.target(&held, registry);
+    let peer = Peer::new(Rc::new(call.connection), None, None);
+    let mut record = Record::begin(&Shard::detached(proxy), &held.config, &peer.facts);
+    let request = match call.request {
+        Some(asked) => Some(request(&peer, target, &held, &mut record, asked)),
+        None => {
+            connection(&peer, target, &held, &mut record, call.opaque);
+            None
+        }
+    };
+    (record, request)
 }
 
 /// Decides about a request, and gives it back as policies saw it.

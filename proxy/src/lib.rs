@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod app;
 pub mod body;
+pub mod candidate;
 pub mod cli;
 pub mod conn;
 pub mod decision;
@@ -21,6 +22,7 @@ pub mod net;
 pub mod peer;
 pub mod reload;
 pub mod roles;
+pub mod sample;
 pub mod stages;
 pub mod tables;
 pub mod tcp;

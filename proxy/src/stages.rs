@@ -29,6 +29,18 @@ pub enum Target {
     Authority(SocketAddr),
 }
 
+impl Target {
+    /// Where it is; `None`: wherever the authority says.
+    pub fn destination(self) -> Option<SocketAddr> {
+        match self {
+            Self::Application(Application { address, .. })
+            | Self::Destination(address)
+            | Self::Pod(address) => Some(address),
+            Self::Authority(_) => None,
+        }
+    }
+}
+
 /// Where the local application is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Application {

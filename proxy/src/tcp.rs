@@ -161,7 +161,12 @@ async fn open(
     held: &Held,
     record: &mut Record,
 ) -> Result<upstream::Io, Reject> {
-    let hop = match decide(peer, target, held, record, &worker.memory)? {
+    let sampled = worker.sampler.as_ref().and_then(|to| to.opaque(record, target.destination()));
+    let decided = decide(peer, target, held, record, &worker.memory);
+    if let (Some(sampler), Some(sampled)) = (&worker.sampler, sampled) {
+        sampler.decided(sampled, record, decided.as_ref().err());
+    }
+    let hop = match decided? {
         Chosen::Application(application) => Ok(stages::to_application(worker, application, HopProtocol::Tcp)),
         Chosen::Backend(backend) => worker.upstream.pick(backend, HopProtocol::Tcp, &[]),
         Chosen::Address(address) => stages::to_address(worker, address, HopProtocol::Tcp),

@@ -11,6 +11,7 @@ use crate::identity::Identity;
 use crate::live::Live;
 use crate::memory::Memory;
 use crate::net::OwnListeners;
+use crate::sample::Sampler;
 use crate::telemetry::Shard;
 use crate::tls::ServerTls;
 use crate::upstream::{Registry, Upstream};
@@ -29,6 +30,8 @@ pub struct Worker {
     pub live: Rc<Live>,
     /// What decisions leave behind for later ones.
     pub memory: Memory,
+    /// Samples what is decided for a candidate configuration; `None`: there is none.
+    pub sampler: Option<Sampler>,
     /// This proxy's identity; `None`: plaintext only.
     pub identity: Option<Arc<Identity>>,
     /// Terminates mesh mTLS; `None`: plaintext only.

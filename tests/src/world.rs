@@ -21,6 +21,7 @@ pub struct World {
     services: Vec<String>,
     servers: Vec<Server>,
     documents: Vec<String>,
+    candidate: Option<String>,
     deadlines: Deadlines,
     drain: Duration,
     workers: usize,
@@ -40,6 +41,7 @@ impl World {
             services: Vec::new(),
             servers: Vec::new(),
             documents: Vec::new(),
+            candidate: None,
             deadlines: Deadlines::default(),
             drain: Duration::ZERO,
             workers: 1,
@@ -63,6 +65,11 @@ impl World {
     pub fn policy(mut self, yaml: &str) -> Self {
         self.documents.push(yaml.into());
         self
+    }
+
+    /// With a candidate of these resources beside the cluster's own, which is never in force.
+    pub fn candidate(self, yaml: &str) -> Self {
+        Self { candidate: Some(yaml.into()), ..self }
     }
 
     /// With other deadlines.
@@ -98,9 +105,12 @@ impl World {
         for (number, document) in self.documents.iter().enumerate() {
             config.write(&format!("policy-{number}.yaml"), document);
         }
+        let candidate = Directory::new();
+        candidate.write("cluster.yaml", &cluster::services(&self.services, &self.servers));
+        candidate.write("candidate.yaml", self.candidate.as_deref().unwrap_or_default());
         let (sender, records) = mpsc::channel(RECORDS);
         let tap = self.tap.take();
-        let settings = |workload| self.settings(workload, &config, &pki, sender.clone());
+        let settings = |workload| self.settings(workload, &config, &candidate, &pki, sender.clone());
 
         let mut sidecars = Vec::new();
         let mut located = Vec::new();
@@ -124,6 +134,7 @@ impl World {
             located,
             documents: self.documents,
             config,
+            _candidate: candidate,
             pki,
             records: Some(Gathering::start(records, tap)),
         }
@@ -133,12 +144,14 @@ impl World {
         &self,
         workload: Workload,
         config: &Directory,
+        candidate: &Directory,
         pki: &Pki,
         records: mpsc::Sender<String>,
     ) -> Settings {
         Settings {
             role: Role::Sidecar,
             config: Some(config.path().to_owned()),
+            candidate: self.candidate.is_some().then(|| candidate.path().to_owned()),
             config_strict: false,
             workload,
             identity: Some(pki.source()),
@@ -196,6 +209,7 @@ pub struct Mesh {
     located: Vec<(Server, SocketAddr)>,
     documents: Vec<String>,
     config: Directory,
+    _candidate: Directory,
     records: Option<Gathering>,
 }
 
@@ -232,6 +246,23 @@ impl Mesh {
         let moved = self.located.iter().filter(|(known, _)| known.name == server);
         let moved = moved.flat_map(|(known, _)| addresses.iter().map(move |address| (known, *address)));
         cluster::endpoints(others.map(|(known, at)| (known, *at)).chain(moved))
+    }
+
+    /// What a server's sidecar answers at an admin path, as soon as it is as asked.
+    pub async fn admin_says(&self, server: &str, path: &str, asked: impl Fn(&Value) -> bool) -> Value {
+        let sidecar = self.sidecars.iter().find(|(name, _)| name == server).map(|(_, sidecar)| sidecar);
+        let sidecar = sidecar.unwrap_or_else(|| panic!("no sidecar of {server}"));
+        soon(path, async {
+            let mut interval = tokio::time::interval(Duration::from_millis(20));
+            loop {
+                let said = ask_admin(sidecar, path).await;
+                if asked(&said) {
+                    return said;
+                }
+                interval.tick().await;
+            }
+        })
+        .await
     }
 
     /// Waits until every proxy's `/config` is as asked.

@@ -3,6 +3,7 @@
 
 mod backend_tls;
 mod bounds;
+mod candidate;
 mod descriptors;
 mod drain;
 mod enforced;

@@ -35,6 +35,14 @@ fn route<B>(request: &Request<B>, kind: Kind, state: &AdminState) -> Response<Fu
         ("/metrics" | "/stats/prometheus", Kind::Admin | Kind::Metrics) => metrics(state),
         ("/config", Kind::Admin) => json(StatusCode::OK, &state.telemetry.config().to_json()),
         ("/attestation", Kind::Admin) => json(StatusCode::OK, &(state.attestation)()),
+        ("/coverage", Kind::Admin) => json(StatusCode::OK, &state.telemetry.coverage()),
+        ("/candidate", Kind::Admin) => match &state.candidate {
+            Some(report) => json(StatusCode::OK, &report()),
+            None => text(
+                StatusCode::NOT_FOUND,
+                "this proxy has no candidate; give `writ run` one with --candidate\n",
+            ),
+        },
         ("/explain", Kind::Admin) => explain(request.uri().query().unwrap_or_default(), state),
         ("/", _) => text(StatusCode::OK, index(kind)),
         _ => text(StatusCode::NOT_FOUND, "no such path; / lists them\n"),
@@ -51,6 +59,8 @@ fn index(kind: Kind) -> &'static str {
              /metrics      OpenMetrics\n\
              /config       version and digests in force, and what became of each resource\n\
              /attestation  what crypto this process runs\n\
+             /coverage     rules that nothing met, and what no policy decided\n\
+             /candidate    what the configuration of --candidate would change of a sample of the traffic\n\
              /explain?..   the record that the request described would leave\n"
         }
         Kind::Health => "/ready\n/healthz/ready\n/live\n",

@@ -31,7 +31,12 @@ pub struct AdminState {
     pub attestation: fn() -> Value,
     /// `/explain`, where the role has it.
     pub explain: Option<Explain>,
+    /// `/candidate`, where there is one.
+    pub candidate: Option<Report>,
 }
+
+/// Answers `/candidate`.
+pub type Report = Arc<dyn Fn() -> Value + Send + Sync>;
 
 /// Answers `/explain?QUERY`: given the query, the record that would be, or what is wrong with the query.
 pub type Explain = Arc<dyn Fn(&str) -> Result<Value, String> + Send + Sync>;

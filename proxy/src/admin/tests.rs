@@ -21,6 +21,7 @@ fn state() -> AdminState {
             "" => Err("say what to explain".into()),
             query => Ok(json!({ "query": query })),
         })),
+        candidate: None,
     }
 }
 

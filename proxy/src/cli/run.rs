@@ -23,6 +23,9 @@ pub struct Args {
     /// A directory or file of Kubernetes YAML, which is watched.
     #[arg(long, env = "WRIT_CONFIG", value_name = "SOURCE")]
     config: Option<ConfigSource>,
+    /// A directory or file of YAML as --config, never in force: what it would change of the traffic, `writ admin /candidate` tells.
+    #[arg(long, env = "WRIT_CANDIDATE", value_name = "SOURCE")]
+    candidate: Option<ConfigSource>,
     /// Refuse the whole configuration for any mistake in it.
     #[arg(long, env = "WRIT_CONFIG_STRICT", value_parser = clap::builder::BoolishValueParser::new())]
     config_strict: bool,
@@ -172,6 +175,7 @@ impl Args {
         Ok(Settings {
             role: self.role,
             config: self.config.map(|source| source.0),
+            candidate: self.candidate.map(|source| source.0),
             config_strict: self.config_strict,
             workload,
             identity: self.identity,

@@ -106,9 +106,7 @@ impl Line {
         request: &mut Request<Body>,
         record: &mut Record,
     ) -> Result<(Response<Body>, Place), Reject> {
-        let decided = decide(&self.peer, self.target, held, request, record, &self.worker.memory);
-        record.policy_us = stages::micros(record.started.elapsed());
-        let chosen = decided?;
+        let chosen = self.decide(held, request, record)?;
         let asked = asked_of(&chosen, held, request, record);
         let place = self.worker.live.place(&self.connection, held, asked);
         rewrite::request(&chosen, held, &self.peer, request, record);
@@ -119,6 +117,23 @@ impl Line {
         final_answer(response.status(), switchable)?;
         rewrite::response(&chosen, &mut response);
         Ok((response, place))
+    }
+
+    /// Decides, and says so to whoever samples what is decided.
+    fn decide<'t>(
+        &self,
+        held: &'t Held,
+        request: &mut Request<Body>,
+        record: &mut Record,
+    ) -> Result<Chosen<'t>, Reject> {
+        let sampler = self.worker.sampler.as_ref();
+        let sampled = sampler.and_then(|to| to.request(record, self.target.destination(), request));
+        let decided = decide(&self.peer, self.target, held, request, record, &self.worker.memory);
+        record.policy_us = stages::micros(record.started.elapsed());
+        if let (Some(sampler), Some(sampled)) = (sampler, sampled) {
+            sampler.decided(sampled, record, decided.as_ref().err());
+        }
+        decided
     }
 
     /// The record and answer of what is not a request: a parse error, or a head that never came.

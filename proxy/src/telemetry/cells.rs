@@ -47,6 +47,8 @@ pub(super) struct Cells {
     pub(super) sweeps: Counter,
     pub(super) swept: Counter,
     pub(super) swept_us: Counter,
+    pub(super) marks: Series<Mark, Counter>,
+    pub(super) no_policy: Series<NoPolicy, Counter>,
 }
 
 /// Cells by what they count. Locked when a combination is first seen under a configuration, and by a scrape.
@@ -119,6 +121,22 @@ impl Cells {
     }
 }
 
+/// What a policy said that decides nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Mark {
+    pub(super) policy: PolicyName,
+    /// What a dry-run policy would have done, and why; `None`: an AUDIT rule that matched.
+    pub(super) would: Option<(Outcome, Reason)>,
+}
+
+/// What no policy decided.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct NoPolicy {
+    pub(super) side: Side,
+    /// `host:port` of the service asked for, when known.
+    pub(super) service: Option<Arc<str>>,
+}
+
 /// A policy object and rule, as labels.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct PolicyName {
@@ -163,6 +181,18 @@ struct Generation {
     config: Weak<ConfigFacts>,
     verdicts: HashMap<VerdictKey, Arc<Counter>, foldhash::fast::FixedState>,
     traffic: HashMap<TrafficKey, FoundTraffic, foldhash::fast::FixedState>,
+    marks: HashMap<MarkKey, Arc<Counter>, foldhash::fast::FixedState>,
+    no_policy: HashMap<(Side, usize), FoundNoPolicy, foldhash::fast::FixedState>,
+}
+
+type MarkKey = (PolicyRef, Option<(Outcome, Reason)>);
+
+#[derive(Debug)]
+struct FoundNoPolicy {
+    count: Arc<Counter>,
+    /// Keeps the address in the key from being used for another name.
+    #[expect(dead_code, reason = "held, not read")]
+    service: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -196,6 +226,10 @@ impl Cache {
         let generation = self.generation(&record.config);
         generation.verdict(cells, record).add(1);
         generation.traffic(cells, record).count(record, elapsed_us);
+        generation.mark(cells, record);
+        if decided_by_nobody(record) {
+            generation.no_policy(cells, record).add(1);
+        }
     }
 
     fn generation(&mut self, config: &Arc<ConfigFacts>) -> &mut Generation {
@@ -233,6 +267,43 @@ impl Generation {
         });
         &found.cell
     }
+}
+
+impl Generation {
+    fn mark(&mut self, cells: &Cells, record: &Record) {
+        let Some(marks) = &record.marks else { return };
+        let audit = (!marks.audit.is_none()).then_some((marks.audit, None));
+        let shadow = marks.shadow.iter().map(|shadow| (shadow.policy, Some((shadow.outcome, shadow.reason))));
+        for key in audit.into_iter().chain(shadow) {
+            bound(&mut self.marks);
+            let find = || {
+                let policy = PolicyName::of(&record.config.objects, key.0).unwrap_or_else(PolicyName::other);
+                let labels = Mark { policy, would: key.1 };
+                cells.marks.cell(labels, |labels| Mark { policy: PolicyName::other(), ..labels })
+            };
+            self.marks.entry(key).or_insert_with(find).add(1);
+        }
+    }
+
+    fn no_policy(&mut self, cells: &Cells, record: &Record) -> &Counter {
+        bound(&mut self.no_policy);
+        let (side, service) = (record.connection.side, &record.service);
+        let key = (side, service.as_ref().map_or(0, |name| name.as_ptr() as usize));
+        let found = self.no_policy.entry(key).or_insert_with(|| FoundNoPolicy {
+            count: cells.no_policy.cell(NoPolicy { side, service: service.clone() }, |labels| NoPolicy {
+                service: labels.service.map(|_| OTHER.into()),
+                ..labels
+            }),
+            service: service.clone(),
+        });
+        &found.count
+    }
+}
+
+/// The coverage gap: authorized by no policy, or sent where no service and no policy is known.
+fn decided_by_nobody(record: &Record) -> bool {
+    let authorization = record.decision.result(Check::ServiceAuthorization);
+    authorization.reason == Reason::NoPolicy || record.decision.reason == Reason::NoPolicy
 }
 
 /// Names of backends that are made anew for every request (a mistake) cost time, not memory.

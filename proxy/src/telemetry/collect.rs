@@ -12,11 +12,12 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Unit;
 
-use super::Shared;
 use super::cells::{BUCKETS_US, Cells, Counter, PolicyName, Traffic, TrafficCell, Verdict};
+use super::coverage::Coverage;
 use super::record::Side;
 use super::status::{self, ConfigStatus};
-use crate::decision::{Check, Reason};
+use super::{CandidateCounts, Shared};
+use crate::decision::Check;
 
 /// What a scrape reads.
 #[derive(Debug)]
@@ -26,11 +27,16 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let workers = self.0.workers();
         decisions(&workers, &mut encoder)?;
+        marks(&workers, &mut encoder)?;
+        coverage(&Coverage::of(&self.0.config.load(), &workers), &mut encoder)?;
         traffic(&workers, &mut encoder)?;
         connections(&workers, &mut encoder)?;
         cuts(&workers, &mut encoder)?;
         records(&workers, self.0.losses.records.load(Ordering::Relaxed), &mut encoder)?;
         config(&self.0.config.load(), &mut encoder)?;
+        if let Some(counts) = self.0.candidate.get() {
+            candidate(counts, &mut encoder)?;
+        }
         build(&mut encoder)?;
         crypto(&mut encoder)
     }
@@ -39,7 +45,6 @@ impl Collector for Scrape {
 /// What is derived from the [`Verdict`]s: decisions, checks, ends, and the coverage gap.
 fn decisions(workers: &[Arc<Cells>], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let (mut decisions, mut checks, mut ended) = (Counts::new(), Counts::new(), Counts::new());
-    let mut no_policy = zeros(SIDES.map(side_label));
     for (verdict, count) in counts(workers) {
         let side = side_label(verdict.side);
         decisions.add(decision_labels(&verdict), count);
@@ -60,19 +65,53 @@ fn decisions(workers: &[Arc<Cells>], encoder: &mut DescriptorEncoder<'_>) -> fmt
             ];
             checks.add(labels, count);
         }
-        if verdict.checks[Check::ServiceAuthorization as usize].1 == Reason::NoPolicy {
-            no_policy.add(vec![side], count);
-        }
     }
     decisions.encode(encoder, "writ_decisions", "Decisions by what decided and which policy")?;
     checks.encode(encoder, "writ_checks", "Results of the five checks")?;
-    ended.encode(encoder, "writ_ended", "How requests and connections ended")?;
-    no_policy.encode(
-        encoder,
-        "writ_no_policy",
-        "Requests and connections that no authorization policy covered",
-    )
+    ended.encode(encoder, "writ_ended", "How requests and connections ended")
 }
+
+/// What AUDIT and dry-run rules said, and what nobody decided.
+fn marks(workers: &[Arc<Cells>], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let (mut audit, mut shadow) = (Counts::new(), Counts::new());
+    for (mark, count) in workers.iter().flat_map(|cells| cells.marks.all()) {
+        let policy = policy_labels(&mark.policy);
+        match mark.would {
+            None => audit.add(policy, count.value()),
+            Some((outcome, reason)) => {
+                let mut labels = vec![label("outcome", outcome.as_str()), label("reason", reason.as_str())];
+                labels.extend(policy);
+                shadow.add(labels, count.value());
+            }
+        }
+    }
+    audit.encode(encoder, "writ_audit", "Requests and connections that an AUDIT rule matched first")?;
+    shadow.encode(encoder, "writ_shadow", "What dry-run policies would have done")?;
+    let mut no_policy = zeros(SIDES.map(side_label));
+    for (uncovered, count) in workers.iter().flat_map(|cells| cells.no_policy.all()) {
+        let mut labels = vec![side_label(uncovered.side)];
+        labels.extend(uncovered.service.as_ref().map(|service| label("service", service)));
+        no_policy.add(labels, count.value());
+    }
+    no_policy.encode(encoder, "writ_no_policy", "Requests and connections that no policy decided, by service")
+}
+
+/// The rules in force, by whether anything ever met them.
+fn coverage(coverage: &Coverage, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let mut rules: BTreeMap<Labels, u64> = BTreeMap::new();
+    for rule in &coverage.rules {
+        let state = if rule.hits == 0 { "never-hit" } else { "hit" };
+        *rules.entry(vec![label("policy_kind", &rule.policy.kind), label("state", state)]).or_default() += 1;
+    }
+    let rules: Vec<_> = rules.into_iter().collect();
+    gauges(encoder, "writ_policy_rules", "Rules in force, by whether anything met them", &rules)?;
+    let never = coverage.rules.iter().filter(|rule| rule.hits == 0).take(NEVER_HIT_LIMIT);
+    let never: Vec<_> = never.map(|rule| (policy_labels(&rule.policy), 1)).collect();
+    gauges(encoder, "writ_policy_never_hit", "1: nothing met this rule since the proxy started", &never)
+}
+
+/// So many rules that nothing met are named in metrics; `/coverage` names all.
+const NEVER_HIT_LIMIT: usize = 1_000;
 
 /// What is derived from the [`Traffic`] cells: requests, durations, bytes.
 fn traffic(workers: &[Arc<Cells>], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -209,6 +248,24 @@ fn config(config: &ConfigStatus, encoder: &mut DescriptorEncoder<'_>) -> fmt::Re
         .encode_info(&labels)
 }
 
+fn candidate(counts: &CandidateCounts, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let mut sampled = Counts::new();
+    for (change, count) in [
+        ("unchanged", &counts.unchanged),
+        ("allowed-to-refused", &counts.allowed_to_refused),
+        ("refused-to-allowed", &counts.refused_to_allowed),
+        ("undecided", &counts.undecided),
+        ("dropped", &counts.dropped),
+    ] {
+        sampled.add(vec![label("change", change)], count.load(Ordering::Relaxed));
+    }
+    sampled.encode(
+        encoder,
+        "writ_candidate",
+        "Sampled requests and connections, by what the candidate would change",
+    )
+}
+
 /// `writ_build_info`, as every exporter has it.
 fn build(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let version = [label("version", env!("CARGO_PKG_VERSION"))];
@@ -250,12 +307,17 @@ fn decision_labels(verdict: &Verdict) -> Labels {
         label("stage", verdict.stage.as_str()),
         label("reason", verdict.reason.as_str()),
     ];
-    if let Some(policy) = &verdict.policy {
-        labels.push(label("policy_kind", &policy.kind));
-        labels.push(label("policy_namespace", &policy.namespace));
-        labels.push(label("policy_name", &policy.name));
-        labels.extend(policy.rule.map(|rule| label("rule", &rule.to_string())));
-    }
+    labels.extend(verdict.policy.iter().flat_map(policy_labels));
+    labels
+}
+
+fn policy_labels(policy: &PolicyName) -> Labels {
+    let mut labels = vec![
+        label("policy_kind", &policy.kind),
+        label("policy_namespace", &policy.namespace),
+        label("policy_name", &policy.name),
+    ];
+    labels.extend(policy.rule.map(|rule| label("rule", &rule.to_string())));
     labels
 }
 

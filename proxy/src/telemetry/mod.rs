@@ -6,6 +6,7 @@
 
 mod cells;
 mod collect;
+mod coverage;
 mod fragments;
 mod json;
 mod open;
@@ -22,7 +23,8 @@ mod writer;
 use std::fmt;
 use std::io;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -31,6 +33,7 @@ use prometheus_client::registry::Registry;
 
 use self::cells::Cells;
 use self::collect::Scrape;
+use self::coverage::Coverage;
 pub use self::fragments::{ConfigFragment, ConnectionFragments};
 use self::options::ProxyFragments;
 pub use self::options::{Options, ProxyFacts, Sample, Sink};
@@ -60,6 +63,22 @@ struct Shared {
     workers: Mutex<Vec<Arc<Cells>>>,
     losses: Arc<Losses>,
     config: ArcSwap<ConfigStatus>,
+    candidate: OnceLock<Arc<CandidateCounts>>,
+}
+
+/// Of what was decided, how a sample would have come out under the candidate configuration.
+#[derive(Debug, Default)]
+pub struct CandidateCounts {
+    /// As it did.
+    pub unchanged: AtomicU64,
+    /// Allowed, and would be refused.
+    pub allowed_to_refused: AtomicU64,
+    /// Refused, and would be allowed.
+    pub refused_to_allowed: AtomicU64,
+    /// The candidate can't tell without asking a provider.
+    pub undecided: AtomicU64,
+    /// Chosen, and not asked about: there were too many at once.
+    pub dropped: AtomicU64,
 }
 
 impl Shared {
@@ -104,6 +123,17 @@ impl Telemetry {
         let mut text = String::with_capacity(16 * 1024);
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
         Ok(text)
+    }
+
+    /// Which rules in force anything ever met, and what no policy decided: what `/coverage` says.
+    pub fn coverage(&self) -> serde_json::Value {
+        let (config, workers) = (self.config(), self.shared.workers());
+        Coverage::of(&config, &workers).to_json(&config, &workers)
+    }
+
+    /// What a candidate configuration would change, for metrics. The first call makes them appear.
+    pub fn candidate(&self) -> Arc<CandidateCounts> {
+        Arc::clone(self.shared.candidate.get_or_init(Arc::default))
     }
 
     /// Says which configuration is in force from now on.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use control_client::snapshot::Snapshot;
+use control_client::snapshot::{Policy, Snapshot};
 use control_client::verdict::{Diagnostic, Severity, Verdict, VerdictState};
 use serde_json::{Value, json};
 
@@ -19,6 +19,8 @@ pub struct ConfigStatus {
     pub runtime_digest: String,
     /// The last known good snapshot, its source out of reach.
     pub stale: bool,
+    /// The policy in force; `None`: none yet.
+    pub policy: Option<Arc<Policy>>,
     /// What became of each resource.
     pub verdicts: Arc<Vec<Verdict>>,
     /// Why the newest snapshot is not the one in force, if it is not.
@@ -36,6 +38,7 @@ impl ConfigStatus {
             revision: snapshot.revision.clone(),
             runtime_digest: snapshot.runtime_digest.clone(),
             stale: snapshot.stale,
+            policy: Some(Arc::clone(&snapshot.policy)),
             verdicts: Arc::clone(&snapshot.verdicts),
             rejected: None,
             refused: Vec::new(),

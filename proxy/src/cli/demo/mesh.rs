@@ -57,6 +57,7 @@ impl Mesh {
         let settings = |name: &str, account: &str, labels: &[(&str, &str)]| Settings {
             role: Role::Sidecar,
             config: Some(config.clone()),
+            candidate: None,
             config_strict: false,
             workload: Workload {
                 namespace: "bookinfo".into(),
