@@ -43,6 +43,7 @@ fn policies(count: usize) -> Policy {
             rules: vec![rule],
             dry_run: false,
             quarantined: false,
+            expires: None,
         }
     });
     let object = |n: usize| ObjectRef {

@@ -64,7 +64,7 @@ pub(crate) fn start(
     let mut dir = Dir::new(&path);
     let files = dir.read().map_err(unreadable)?;
     let (pipeline, loaded) = Pipeline::first(workload, &files, options.strict);
-    if options.strict && !loaded.diagnostics.is_empty() {
+    if options.strict && !loaded.diagnostics.iter().all(Diagnostic::is_timely) {
         return Err(StartError::Strict(loaded.diagnostics));
     }
     let follower = Follower { dir, pipeline, reported: loaded.diagnostics.iter().cloned().collect() };
@@ -101,12 +101,21 @@ fn lock(follower: &Mutex<Follower>) -> std::sync::MutexGuard<'_, Follower> {
     follower.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How far behind a clock that is set forward may be noticed.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
+
 async fn sleep_until(seconds: Option<i64>) {
     let Some(seconds) = seconds else { return std::future::pending().await };
-    let left = seconds.saturating_sub(jiff::Timestamp::now().as_second());
-    // Rounded up, and a day at most: clocks are set.
-    let left = u64::try_from(left).unwrap_or(0).saturating_add(1).min(86_400);
-    tokio::time::sleep(Duration::from_secs(left)).await;
+    // Looked at again and again: clocks are set.
+    loop {
+        let left =
+            jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::MAX) - jiff::Timestamp::now();
+        let Ok(left) = Duration::try_from(left) else { return };
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(CLOCK_INTERVAL)).await;
+    }
 }
 
 fn report<'d>(diagnostics: impl IntoIterator<Item = &'d Diagnostic>) {

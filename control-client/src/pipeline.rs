@@ -20,6 +20,8 @@ pub(crate) struct Pipeline {
     verdicts: Arc<Vec<Verdict>>,
     runtime_digest: String,
     version: u64,
+    /// The latest time that was seen, in seconds since the epoch. Not kept over a restart.
+    clock: i64,
     /// When the snapshot changes although no file does, in seconds since the epoch.
     pub(crate) next_expiry: Option<i64>,
 }
@@ -46,6 +48,7 @@ impl Pipeline {
             verdicts: Arc::default(),
             runtime_digest: String::new(),
             version: 0,
+            clock: i64::MIN,
             next_expiry: None,
         };
         let next = pipeline.next(files);
@@ -56,7 +59,8 @@ impl Pipeline {
     /// Goes from the objects in force to those that `files` put in force.
     pub(crate) fn update(&mut self, files: &Files) -> Outcome {
         let next = self.next(files);
-        if self.strict && next.verdicts.iter().any(|verdict| !verdict.diagnostics.is_empty()) {
+        let mut found = next.verdicts.iter().flat_map(|verdict| &verdict.diagnostics);
+        if self.strict && found.any(|diagnostic| !diagnostic.is_timely()) {
             return Outcome::Refused(diagnostics(&next.verdicts));
         }
         if self.is_same(&next) {
@@ -67,10 +71,11 @@ impl Pipeline {
         Outcome::New(Box::new(self.publish(next, files)))
     }
 
-    fn next(&self, files: &Files) -> Next {
+    fn next(&mut self, files: &Files) -> Next {
         let in_force = keep::update(&self.in_force, files);
-        let now = jiff::Timestamp::now().as_second();
-        let compiled = compile::compile(&in_force, &self.workload, now, &self.previous);
+        // A clock that is set back revives nothing.
+        self.clock = self.clock.max(jiff::Timestamp::now().as_second());
+        let compiled = compile::compile(&in_force, &self.workload, self.clock, &self.previous);
         let verdicts = verdicts(&in_force, files, &compiled);
         Next { in_force, compiled, verdicts }
     }

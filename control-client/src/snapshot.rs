@@ -188,6 +188,27 @@ pub struct AuthorizationPolicy {
     pub dry_run: bool,
     /// The object could not be understood and fails closed: an ALLOW here has no rules, a DENY one rule that always matches.
     pub quarantined: bool,
+    /// `writ.dev/expires-at` of an ALLOW policy.
+    pub expires: Option<Expires>,
+}
+
+/// When an ALLOW policy ends to allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expires {
+    /// Seconds since the epoch.
+    pub at: i64,
+    /// It has: the policy has no rules any more, and still counts.
+    pub past: bool,
+}
+
+impl std::fmt::Display for Expires {
+    /// The time as annotations have it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match jiff::Timestamp::from_second(self.at) {
+            Ok(time) => time.fmt(f),
+            Err(_) => write!(f, "{} s", self.at),
+        }
+    }
 }
 
 /// AuthorizationPolicy `spec.action`.

@@ -52,7 +52,16 @@ pub struct Diagnostic {
     pub line: Option<u32>,
 }
 
+/// Where an AuthorizationPolicy says until when it allows.
+pub const EXPIRY_FIELD: &str = "metadata.annotations[writ.dev/expires-at]";
+
 impl Diagnostic {
+    /// Whether it tells of what time does, and of no mistake: an approaching or past expiry. A strict proxy that refused
+    /// updates for it would go on allowing what has expired.
+    pub fn is_timely(&self) -> bool {
+        self.severity == Severity::Warning && self.field == EXPIRY_FIELD
+    }
+
     /// As it is displayed, but without its severity: for where that is told otherwise.
     pub fn unrated(&self) -> impl fmt::Display + '_ {
         fmt::from_fn(|f| self.write(f, ""))

@@ -307,6 +307,7 @@ pub(crate) mod tests {
                 rules: vec![rule],
                 dry_run: false,
                 quarantined: false,
+                expires: None,
             });
         });
         let generation = first(&refused, &Registry::new()).unwrap();

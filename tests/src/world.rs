@@ -361,7 +361,10 @@ impl Mesh {
             .any(|word| self.documents.iter().any(|document| document.contains(word)));
         for record in records.all().iter().take(EXPLAINED) {
             let explainer = &explainers[record.text("/proxy/workload")];
-            if record.text("/config/digest") != explainer.digest() || !record.decided_by_policy() {
+            // Under one digest a policy holds until it expires, and then no more.
+            let decided_otherwise = record.text("/config/digest") != explainer.digest()
+                || record.text("/ended/reason") == "policy-changed";
+            if decided_otherwise || !record.decided_by_policy() {
                 continue;
             }
             if let Some(explained) = explainer.explain_record(record.json()) {

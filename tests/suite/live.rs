@@ -118,3 +118,47 @@ async fn a_change_of_policy_cuts_what_it_refuses_and_nothing_else() {
     let cut = records.all().iter().filter(|record| record.ended() == "policy-changed at relay");
     assert_eq!(cut.count(), 5, "{records:#?}");
 }
+
+async fn unending() -> App {
+    App::answering_bytes("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nbegun").await
+}
+
+#[tokio::test]
+async fn an_allow_policy_that_expires_ends_what_it_allowed_and_says_so() {
+    let expires = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(4);
+    let policy = format!(
+        "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: emergency, namespace: bookinfo, annotations: {{writ.dev/expires-at: '{expires}'}}}}
+spec: {{rules: [{{to: [{{operation: {{methods: [GET]}}}}]}}]}}
+"
+    );
+    let app = unending().await;
+    let mesh = World::new().server(Server::new("long", &app)).policy(&policy).start().await;
+    let mut client = mesh.client().await;
+    client.send("GET /emergency HTTP/1.1\r\nHost: long:9080\r\n\r\n").await;
+    assert_eq!(client.head().await.status, 200);
+    assert_eq!(client.bytes(5).await, b"begun");
+    assert_eq!(client.rest().await, b"");
+    let of_path = |record: &Record| record.side() == "inbound" && record.path() == "/emergency";
+    let record = mesh.record("the cut", of_path).await;
+    assert_eq!(
+        (record.ended().as_str(), record.text("/ended/why")),
+        ("policy-changed at relay", "no-allow-matched")
+    );
+    assert_eq!(
+        record.decision(),
+        "allow at authorize: matched-allow by AuthorizationPolicy bookinfo/emergency rule 0"
+    );
+    assert!(!record.text("/decision/policy/expires_at").is_empty(), "{record:?}");
+    assert!(record.number("/ended/after_us") < 1_000_000, "{record:?}");
+
+    let mut late = mesh.client().await;
+    late.send("GET /late HTTP/1.1\r\nHost: long:9080\r\n\r\n").await;
+    assert_eq!(late.reply().await.status, 403);
+    let of_path = |record: &Record| record.side() == "inbound" && record.path() == "/late";
+    let record = mesh.record("the refusal", of_path).await;
+    assert!(record.text("/considered/policies/0/failed").contains("has expired at"), "{record:?}");
+    mesh.stop().await;
+}

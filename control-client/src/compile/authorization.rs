@@ -10,7 +10,8 @@ use crate::resource::gateway_api::ParentKind;
 use crate::resource::mesh::MeshSettings;
 use crate::resource::security::{AuthorizationPolicy, Scope, TargetKind, TargetRef};
 use crate::resource::text::selects;
-use crate::snapshot::{self, AuthorizationAction, AuthorizationRule};
+use crate::snapshot::{self, AuthorizationAction, AuthorizationRule, Expires};
+use crate::verdict::EXPIRY_FIELD;
 
 /// The workload that policies are selected for.
 pub(super) struct Own<'a> {
@@ -72,7 +73,7 @@ pub(super) fn select<'a>(
     let mut selected = Selected { policies: Vec::new(), next_expiry: None };
     for item in &catalog.authorization_policies {
         check_provider(item, settings, findings);
-        let expired = expiry(item, now, &mut selected.next_expiry, findings);
+        let expires = expiry(item, now, &mut selected.next_expiry, findings);
         let in_scope = item.namespace() == settings.root_namespace || item.namespace() == own.namespace;
         let reach = reach(catalog, item, own, findings);
         let closed = match reach {
@@ -80,7 +81,7 @@ pub(super) fn select<'a>(
             Reach::HereClosed if in_scope => true,
             _ => continue,
         };
-        selected.policies.push(policy(item, closed, expired, objects));
+        selected.policies.push(policy(item, closed, expires, objects));
     }
     selected
 }
@@ -88,10 +89,11 @@ pub(super) fn select<'a>(
 fn policy<'a>(
     item: &Item<'a, AuthorizationPolicy>,
     closed: bool,
-    expired: bool,
+    expires: Option<Expires>,
     objects: &mut ObjectTable<'a>,
 ) -> snapshot::AuthorizationPolicy {
     let action = item.spec.action;
+    let expired = expires.is_some_and(|expires| expires.past);
     let rules = match action {
         // An ALLOW that matches nothing still counts, so everything that nothing else allows is denied.
         AuthorizationAction::Allow if closed || expired => Vec::new(),
@@ -102,7 +104,14 @@ fn policy<'a>(
         _ => item.spec.rules.clone(),
     };
     let object = objects.number(item.object);
-    snapshot::AuthorizationPolicy { object, action, rules, dry_run: item.spec.dry_run, quarantined: closed }
+    snapshot::AuthorizationPolicy {
+        object,
+        action,
+        rules,
+        dry_run: item.spec.dry_run,
+        quarantined: closed,
+        expires,
+    }
 }
 
 fn check_provider(item: &Item<'_, AuthorizationPolicy>, settings: &MeshSettings, findings: &mut Findings) {
@@ -118,21 +127,27 @@ fn check_provider(item: &Item<'_, AuthorizationPolicy>, settings: &MeshSettings,
     }
 }
 
+/// So long before it expires a policy is warned of.
+const NEAR_SECONDS: i64 = 3 * 24 * 3600;
+
 fn expiry(
     item: &Item<'_, AuthorizationPolicy>,
     now: i64,
     next: &mut Option<i64>,
     findings: &mut Findings,
-) -> bool {
-    let Some(expires) = item.spec.expires else { return false };
-    if expires <= now {
-        let field = "metadata.annotations[writ.dev/expires-at]";
-        let message = "has expired: it still counts as an ALLOW policy and allows nothing";
-        findings.warn(item.object, field, 0, message.into());
-        return true;
+) -> Option<Expires> {
+    let at = item.spec.expires.filter(|_| item.spec.action == AuthorizationAction::Allow)?;
+    let expires = Expires { at, past: at <= now };
+    let mut warn = |message| findings.warn(item.object, EXPIRY_FIELD, 0, message);
+    if expires.past {
+        warn(format!("has expired at {expires}: it still counts as an ALLOW policy and allows nothing"));
+    } else {
+        *next = Some(next.map_or(at, |next| next.min(at)));
+        if at.saturating_sub(now) <= NEAR_SECONDS {
+            warn(format!("expires at {expires}, and from then on allows nothing"));
+        }
     }
-    *next = Some(next.map_or(expires, |next| next.min(expires)));
-    false
+    Some(expires)
 }
 
 fn reach(

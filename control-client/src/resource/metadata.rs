@@ -49,6 +49,8 @@ const KNOWN: &[&str] = &[
     "deletionGracePeriodSeconds",
 ];
 
+const EXPIRES_AT: &str = "writ.dev/expires-at";
+
 /// Reads metadata and makes the digest. `None` when the object has no name that could be reported.
 pub(crate) fn read(
     reader: &Reader<'_>,
@@ -73,6 +75,15 @@ pub(crate) fn read(
     };
     let (created, created_text) = metadata.get("creationTimestamp").map_or((None, None), created);
     let labels = metadata.get("labels").map(At::string_map).unwrap_or_default();
+    // Kinds with annotations of their own know this one, or refuse it themselves.
+    if let Some(kind) = kind
+        && !["AuthorizationPolicy", "PeerAuthentication"].contains(&kind_name)
+        && !kind.runtime
+        && let Some(at) =
+            metadata.get("annotations").and_then(At::open_fields).and_then(|at| at.get(EXPIRES_AT))
+    {
+        at.error("only an ALLOW AuthorizationPolicy can expire");
+    }
     let annotations = metadata.get("annotations").map(At::string_map).unwrap_or_default();
     let annotations = annotations.into_iter().filter(|(key, _)| digest::annotation_counts(key)).collect();
     let mut meta = Meta {

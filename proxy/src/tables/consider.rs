@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use control_client::snapshot::{self, Attribute, AuthorizationAction};
+use control_client::snapshot::{self, Attribute, AuthorizationAction, Expires};
 
 use super::attributes::{ConnectionAttributes, RequestAttributes};
 use super::condition::{Asked, Condition, TrustDomains, principal, trust_domain};
@@ -64,6 +64,7 @@ pub(super) struct Consideration {
 struct Policy {
     policy: PolicyRef,
     quarantined: bool,
+    expired: Option<Expires>,
     rules: Box<[Rule]>,
 }
 
@@ -103,6 +104,7 @@ impl Consideration {
         let policies = allowing.into_iter().map(|each| Policy {
             policy: PolicyRef::object(each.object),
             quarantined: each.quarantined,
+            expired: each.expires.filter(|expires| expires.past),
             // All of them have compiled before.
             rules: each
                 .rules
@@ -129,6 +131,7 @@ impl Consideration {
             policy: miss.policy,
             failed: match miss.failed {
                 Failed::Quarantined => "the policy could not be understood, so it allows nothing".into(),
+                Failed::Expired(when) => format!("the policy has expired at {when}, so it allows nothing"),
                 Failed::NoRules => "the policy has no rules, so it allows nothing".into(),
                 Failed::Condition(named) => named.explain(&question),
             },
@@ -145,6 +148,7 @@ struct Miss<'a> {
 
 enum Failed<'a> {
     Quarantined,
+    Expired(Expires),
     NoRules,
     Condition(&'a Named),
 }
@@ -163,7 +167,10 @@ impl Policy {
         Some(match nearest {
             Some((passed, named, policy)) => Miss { policy, passed, failed: Failed::Condition(named) },
             None if self.quarantined => Miss { policy: self.policy, passed: 0, failed: Failed::Quarantined },
-            None => Miss { policy: self.policy, passed: 0, failed: Failed::NoRules },
+            None => {
+                let failed = self.expired.map_or(Failed::NoRules, Failed::Expired);
+                Miss { policy: self.policy, passed: 0, failed }
+            }
         })
     }
 }

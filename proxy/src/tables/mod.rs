@@ -119,7 +119,6 @@ impl Tables {
     /// Compiles a policy; `backend_ids` are parallel to `policy.backends`. An AuthorizationPolicy that can't be compiled
     /// fails closed alone, and is named by [`Tables::refused`]; anything else is an error of the whole.
     pub fn compile(policy: &snapshot::Policy, backend_ids: &[BackendId]) -> Result<Self, CompileError> {
-        let objects = &policy.objects;
         if backend_ids.len() != policy.backends.len() {
             let message = format!("{} ids for {} backends", backend_ids.len(), policy.backends.len());
             return Err(CompileError { object: String::new(), field: "backends".into(), message });
@@ -137,7 +136,7 @@ impl Tables {
         let mut inbound_ports: Vec<_> = policy.inbound_ports.iter().map(InboundPort::compile).collect();
         inbound_ports.sort_by_key(|each| each.port);
         Ok(Self {
-            objects: Objects(objects.iter().map(intern).collect()),
+            objects: Objects(intern_all(policy)),
             forwarding_identities: Values::of_wildcards(&policy.mesh.forwarding_identities),
             mesh: policy.mesh.clone(),
             default_peer_mode: mode(policy.peer_authentication.default),
@@ -321,6 +320,17 @@ fn known_backend(
     }
     let message = format!("service port {service} names backend #{backend}, which is not there");
     Err(CompileError { object: String::new(), field: "services".into(), message })
+}
+
+/// What references name, and until when it holds.
+fn intern_all(policy: &snapshot::Policy) -> Arc<[Object]> {
+    let mut objects: Vec<_> = policy.objects.iter().map(intern).collect();
+    for each in &policy.authorization {
+        if let (Some(expires), Some(object)) = (each.expires, objects.get_mut(each.object as usize)) {
+            object.json.push_str(&format!(r#","expires_at":"{expires}""#));
+        }
+    }
+    objects.into()
 }
 
 /// An object as records name it, its JSON escaped once.

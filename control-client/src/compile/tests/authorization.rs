@@ -126,7 +126,38 @@ fn an_expired_allow_counts_and_matches_nothing() {
     };
     assert_eq!(selected(&at("2020-01-01T00:00:00Z")), [("a".into(), 0, false)]);
     assert_eq!(selected(&at("2999-01-01T00:00:00Z")), [("a".into(), 1, false)]);
-    assert!(texts(&load(&at("2020-01-01T00:00:00Z")))[0].contains("has expired"));
+    assert!(texts(&load(&at("2020-01-01T00:00:00Z")))[0].contains("has expired at 2020-01-01T00:00:00Z"));
+    assert_eq!(texts(&load(&at("2999-01-01T00:00:00Z"))), [] as [String; 0]);
+    let soon = (jiff::Timestamp::now() + jiff::SignedDuration::from_hours(2)).to_string();
+    assert!(texts(&load(&at(&soon)))[0].contains("and from then on allows nothing"));
+    let past = load(&at("2020-01-01T00:00:00Z")).snapshot.policy.authorization[0].expires;
+    assert_eq!(
+        past.map(|expires| (expires.past, expires.to_string())),
+        Some((true, "2020-01-01T00:00:00Z".into()))
+    );
+}
+
+#[test]
+fn only_an_allow_policy_can_expire() {
+    let expiring = |kind: &str, spec: &str| {
+        object(kind, "a", spec).replacen(
+            "metadata: {",
+            "metadata: {annotations: {writ.dev/expires-at: '2999-01-01T00:00:00Z'}, ",
+            1,
+        )
+    };
+    for (kind, spec) in [
+        ("AuthorizationPolicy", "{action: DENY, rules: [{}]}"),
+        ("PeerAuthentication", "{mtls: {mode: STRICT}}"),
+        ("HTTPRoute", "{parentRefs: [{group: '', kind: Service, name: s}], rules: [{}]}"),
+        ("MeshSettings", "{rootNamespace: mesh}"),
+    ] {
+        let loaded = load(&expiring(kind, spec));
+        assert!(
+            loaded.diagnostics.iter().any(|found| found.field.contains("expires-at")),
+            "{kind}: {loaded:#?}"
+        );
+    }
 }
 
 #[test]

@@ -178,6 +178,7 @@ impl Dice {
             rules,
             dry_run: self.chance(dry_run_percent),
             quarantined: self.chance(4),
+            expires: None,
         }
     }
 

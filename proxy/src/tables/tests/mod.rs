@@ -67,7 +67,8 @@ fn numbered(mut rules: Vec<AuthorizationRule>) -> Vec<AuthorizationRule> {
 }
 
 fn policy(object: u32, action: AuthorizationAction, rules: Vec<AuthorizationRule>) -> AuthorizationPolicy {
-    AuthorizationPolicy { object, action, rules: numbered(rules), dry_run: false, quarantined: false }
+    let rules = numbered(rules);
+    AuthorizationPolicy { object, action, rules, dry_run: false, quarantined: false, expires: None }
 }
 
 fn with_authorization(authorization: Vec<AuthorizationPolicy>) -> Policy {
