@@ -10,6 +10,7 @@ mod namespace;
 mod opaque;
 mod records;
 mod requests;
+mod tls;
 mod wire;
 
 /// Says aloud that a test could not run here; where nothing may be skipped that is a failure.
