@@ -89,7 +89,6 @@ spire() {
   local home=$cache/spire
   # It says `1.13.3-dev-unk`: built by others than its authors.
   if [[ $("$home/bin/spire-server" --version 2>&1) != "$spire"* || ! -x $home/bin/spire-agent ]]; then
-    rm -rf "$home"
     mkdir -p "$home"
     (
       cd "$home"

@@ -3,13 +3,17 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+mod federation;
 mod grpc;
 mod interception;
+mod load;
 mod mesh;
 mod namespace;
 mod opaque;
 mod records;
 mod requests;
+mod rotation;
+mod spire;
 mod tls;
 mod wire;
 
