@@ -44,6 +44,9 @@ pub struct Forward {
     /// Which side is mutual TLS: the SPIFFE id expected of the target, or nothing when it is the listening side.
     #[arg(long)]
     pub expect: Option<String>,
+    /// The listening side asks for no certificate.
+    #[arg(long)]
+    pub server_only: bool,
 }
 
 /// Forwards until killed.
@@ -57,7 +60,7 @@ async fn accept(forward: &Forward) -> Result<()> {
     let protocol = forward.protocol;
     let (acceptor, connector) = match &forward.expect {
         Some(id) => (None, Some(TlsConnector::from(tls::client(&identity, id, protocol)?))),
-        None => (Some(TlsAcceptor::from(tls::server(&identity, protocol)?)), None),
+        None => (Some(TlsAcceptor::from(tls::server(&identity, protocol, !forward.server_only)?)), None),
     };
     let listener = TcpListener::bind(forward.listen).await.context("listen")?;
     let pool = Rc::new(Pool { target: forward.target, connector, protocol, idle: RefCell::default() });

@@ -8,6 +8,7 @@
 pub mod backend;
 pub mod bare;
 pub mod child;
+pub mod handshake;
 pub mod histogram;
 pub mod idle;
 pub mod load;

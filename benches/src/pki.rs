@@ -1,13 +1,14 @@
 //! A throw-away certificate authority and the X.509-SVIDs of the two workloads, as files that every peer reads.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use fips::ca::{Authority, Profile};
 
 /// Longer than any comparison.
-const LIFETIME: Duration = Duration::from_secs(24 * 3600);
+pub const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Who calls.
 pub const CLIENT: &str = "spiffe://cluster.local/ns/bookinfo/sa/productpage";
 /// Who is called.
@@ -44,6 +45,8 @@ pub struct Pki {
     pub client: Identity,
     /// [`SERVER`].
     pub server: Identity,
+    /// What signed them.
+    pub authority: Arc<Authority>,
 }
 
 impl Pki {
@@ -53,6 +56,7 @@ impl Pki {
         Ok(Self {
             client: issue(&dir.join("productpage"), CLIENT, &authority)?,
             server: issue(&dir.join("ratings"), SERVER, &authority)?,
+            authority: Arc::new(authority),
         })
     }
 }

@@ -3,12 +3,12 @@
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::idle;
 use crate::load::{Protocol, Shape};
 use crate::measure::{self, Case, Sample, Timing};
 use crate::peer::{PairSpec, Peer};
 use crate::report::{self, Figure, Table};
 use crate::world::World;
+use crate::{handshake, idle};
 
 /// Something to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -23,6 +23,8 @@ pub enum Scenario {
     Telemetry,
     /// Writ with 10,000 AuthorizationPolicies against 10.
     Policies,
+    /// TLS handshakes of the server alone and mutual, by group.
+    Handshake,
     /// Resident memory of an idle inbound proxy, and per idle mutual TLS connection.
     IdleMemory,
 }
@@ -35,6 +37,7 @@ impl Scenario {
             Self::LowLoad => "One request at a time through the pair, HTTP/1.1",
             Self::Telemetry => "Records on against off, HTTP/1.1 pair",
             Self::Policies => "10,000 AuthorizationPolicies against 10, HTTP/1.1 pair",
+            Self::Handshake => "Handshakes",
             Self::IdleMemory => "Memory of an idle inbound proxy",
         }
     }
@@ -42,7 +45,7 @@ impl Scenario {
     /// The figure whose ratios are the result.
     const fn figure(self) -> Figure {
         match self {
-            Self::PairH1 | Self::PairH2 | Self::Telemetry | Self::IdleMemory => Figure::Cpu,
+            Self::PairH1 | Self::PairH2 | Self::Telemetry | Self::Handshake | Self::IdleMemory => Figure::Cpu,
             Self::LowLoad => Figure::MedianLatency,
             Self::Policies => Figure::InboundCpu,
         }
@@ -75,7 +78,7 @@ impl Scenario {
                 ("10 policies", PairSpec { policies: 10, ..plain }),
                 ("10,000 policies", PairSpec { policies: 10_000, ..plain }),
             ]),
-            Self::IdleMemory => Vec::new(),
+            Self::Handshake | Self::IdleMemory => Vec::new(),
         }
     }
 }
@@ -112,6 +115,7 @@ pub async fn run(world: &World, plan: &Plan) -> Result<String> {
     for scenario in scenarios {
         eprintln!("{}", scenario.title());
         report += &match scenario {
+            Scenario::Handshake => handshake::run(world, plan, &present, scenario.title()).await?,
             Scenario::IdleMemory => idle::run(world, &present, scenario.title()).await?,
             _ => side_by_side(world, plan, *scenario, &present).await?,
         };

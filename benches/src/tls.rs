@@ -5,7 +5,9 @@ use std::sync::Arc;
 use anyhow::Result;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
@@ -16,11 +18,14 @@ use rustls::{
 use crate::load::Protocol;
 use crate::pki::Identity;
 
-/// Terminates mutual TLS as `identity`, and agrees on `protocol` only.
-pub fn server(identity: &Identity, protocol: Protocol) -> Result<Arc<ServerConfig>> {
+/// Terminates TLS as `identity`, and agrees on `protocol` only. `mutual`: clients must prove that they are of the mesh.
+pub fn server(identity: &Identity, protocol: Protocol, mutual: bool) -> Result<Arc<ServerConfig>> {
     let provider = fips::provider();
     let roots = Arc::new(roots(identity)?);
-    let clients = WebPkiClientVerifier::builder_with_provider(roots, provider.clone()).build()?;
+    let clients = match mutual {
+        true => WebPkiClientVerifier::builder_with_provider(roots, provider.clone()).build()?,
+        false => WebPkiClientVerifier::no_client_auth(),
+    };
     let (chain, key) = own_certificate(identity)?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -33,7 +38,16 @@ pub fn server(identity: &Identity, protocol: Protocol) -> Result<Arc<ServerConfi
 
 /// Starts mutual TLS as `identity`, with a server that must be `expected`.
 pub fn client(identity: &Identity, expected: &str, protocol: Protocol) -> Result<Arc<ClientConfig>> {
-    let provider = fips::provider();
+    client_by(fips::provider(), identity, expected, protocol).map(Arc::new)
+}
+
+/// The same by a provider that may have less.
+pub fn client_by(
+    provider: Arc<CryptoProvider>,
+    identity: &Identity,
+    expected: &str,
+    protocol: Protocol,
+) -> Result<ClientConfig> {
     let verifier = Arc::new(ExactSpiffeId {
         expected: expected.to_owned(),
         roots: roots(identity)?,
@@ -47,7 +61,7 @@ pub fn client(identity: &Identity, expected: &str, protocol: Protocol) -> Result
         .with_client_auth_cert(chain, key)?;
     config.alpn_protocols = alpn(protocol);
     config.resumption = Resumption::disabled();
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
 /// What mesh peers offer for HTTP, the mesh's own word first.

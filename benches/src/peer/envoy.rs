@@ -31,6 +31,18 @@ pub(super) fn start(world: &World, spec: PairSpec, ports: Ports, dir: &Path) -> 
     })
 }
 
+/// A listener that asks for no certificate.
+pub(super) fn start_server_only(world: &World, listen: SocketAddr, dir: &Path) -> Result<Child> {
+    let route = json!({"match": {"prefix": "/"}, "direct_response": {"status": 200}});
+    let manager = manager("alone", &["*"], route, vec![], None);
+    let mut tls = downstream_tls(&world.pki.server, Protocol::Http1);
+    let config = &mut tls["typed_config"];
+    config["require_client_certificate"] = json!(false);
+    config["common_tls_context"]["validation_context"] = Value::Null;
+    let bootstrap = bootstrap(vec![listener("alone", listen, manager, Some(tls))], vec![]);
+    run(world, "envoy", &bootstrap, dir)
+}
+
 fn run(world: &World, name: &str, bootstrap: &Value, dir: &Path) -> Result<Child> {
     let path = dir.join(format!("{name}.json"));
     serde_json::to_writer_pretty(File::create(&path)?, bootstrap).context("write the bootstrap")?;
@@ -204,12 +216,15 @@ fn downstream_tls(identity: &Identity, protocol: Protocol) -> Value {
         "typed_config": {
             "@type": format!("{TYPES}.transport_sockets.tls.v3.DownstreamTlsContext"),
             "require_client_certificate": true,
+            // Nobody resumes here, so nobody pays for tickets.
+            "disable_stateless_session_resumption": true,
+            "disable_stateful_session_resumption": true,
             "common_tls_context": common_tls(identity, protocol),
         },
     })
 }
 
-/// TLS 1.3, which Envoy would not use upstream unasked; suites and groups are left to its defaults.
+/// TLS 1.3, which Envoy would not use upstream unasked; suites are left to its defaults, groups are those that Writ has.
 fn common_tls(identity: &Identity, protocol: Protocol) -> Value {
     let alpn = match protocol {
         Protocol::Http1 => "http/1.1",
@@ -218,7 +233,11 @@ fn common_tls(identity: &Identity, protocol: Protocol) -> Value {
     let file = |path: PathBuf| json!({"filename": path});
     json!({
         "alpn_protocols": [alpn],
-        "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
+        "tls_params": {
+            "tls_minimum_protocol_version": "TLSv1_3",
+            "tls_maximum_protocol_version": "TLSv1_3",
+            "ecdh_curves": ["X25519MLKEM768", "X25519", "P-256", "P-384"],
+        },
         "tls_certificates": [{"certificate_chain": file(identity.certificate()), "private_key": file(identity.key())}],
         "validation_context": {"trusted_ca": file(identity.roots())},
     })

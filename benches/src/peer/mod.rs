@@ -62,6 +62,17 @@ pub struct PairSpec {
     pub policies: usize,
 }
 
+/// Starts a TLS listener of `peer` that asks for no client certificate. Writ's sidecar has none.
+pub fn server_only(peer: Peer, world: &World, dir: &Path) -> Result<(Child, SocketAddr)> {
+    let listen = free_address(Ipv4Addr::LOCALHOST)?;
+    let server = match peer {
+        Peer::Writ => bail!("a sidecar has no listener that asks for no client certificate"),
+        Peer::Envoy => envoy::start_server_only(world, listen, dir)?,
+        Peer::Bare => bare::start_server_only(world, listen, dir)?,
+    };
+    Ok((server, listen))
+}
+
 /// Addresses of a pair.
 #[derive(Debug, Clone, Copy)]
 struct Ports {
