@@ -155,11 +155,11 @@ fn verdicts(in_force: &keep::Objects, files: &Files, compiled: &Compiled) -> Vec
         if object.object.meta.runtime && found.is_empty() && object.diagnostics.is_empty() {
             return None;
         }
-        let ignored = found.iter().any(|finding| finding.ignored);
+        let becomes = found.iter().find_map(|finding| finding.becomes);
         let found = found.iter().map(|finding| finding.diagnostic.clone());
         Some(Verdict {
             object: object.object.meta.object_ref(),
-            state: if ignored { VerdictState::Ignored } else { object.state },
+            state: becomes.unwrap_or(object.state),
             diagnostics: object.diagnostics.iter().cloned().chain(found).collect(),
         })
     };

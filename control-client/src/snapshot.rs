@@ -86,6 +86,10 @@ pub struct Mesh {
     pub outbound: OutboundTrafficPolicy,
     /// Identities (`spiffe://..`; exact, prefix* or *suffix) whose `x-forwarded-client-cert` is appended to, not replaced.
     pub forwarding_identities: Vec<String>,
+    /// Who may say for whom a request comes.
+    pub trusted_forwarders: TrustedForwarders,
+    /// Who says by the PROXY protocol for whom a connection comes.
+    pub proxy_protocol: ProxyProtocol,
     /// Path normalisation before matching.
     pub path_normalization: PathNormalization,
     /// What becomes of a path that could still be read in another way.
@@ -100,6 +104,8 @@ impl Default for Mesh {
             trust_domain_aliases: Vec::new(),
             outbound: OutboundTrafficPolicy::AllowAny,
             forwarding_identities: Vec::new(),
+            trusted_forwarders: TrustedForwarders::default(),
+            proxy_protocol: ProxyProtocol::default(),
             path_normalization: PathNormalization::Base,
             ambiguous_paths: AmbiguousPaths::RefuseTraversal,
         }
@@ -114,6 +120,27 @@ pub enum OutboundTrafficPolicy {
     AllowAny,
     /// Unknown destinations are refused.
     RegistryOnly,
+}
+
+/// MeshSettings `trustedForwarders`: direct peers whose X-Forwarded-For decides `remote.ip`. Nobody's by default.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TrustedForwarders {
+    /// Verified identities (`spiffe://..`; exact, prefix* or *suffix).
+    pub identities: Vec<String>,
+    /// Addresses.
+    pub ip_blocks: Vec<IpNet>,
+    /// As in Istio's `gatewayTopology`: so many proxies in front of the direct peer are trusted as well, whose addresses
+    /// stand last in X-Forwarded-For and are passed over. Default 0: the last entry is the client.
+    pub num_trusted_proxies: u32,
+}
+
+/// MeshSettings `proxyProtocol`: inbound connections that must begin with a PROXY protocol header. None by default.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ProxyProtocol {
+    /// Ports of workloads.
+    pub ports: Vec<u16>,
+    /// Senders; of others no header is read.
+    pub ip_blocks: Vec<IpNet>,
 }
 
 /// MeshSettings `pathNormalization.normalization`, Istio's MeshConfig names.

@@ -1,6 +1,7 @@
 //! `accept -> detect -> terminate -> admit -> serve`, ending in one match: http or tcp.
 
-use std::net::SocketAddr;
+use std::cell::Cell;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -48,7 +49,13 @@ pub async fn serve(
         return;
     }
     let _open = worker.shard.connection(listener.side);
-    let arrival = Arrival { worker, side: listener.side, source: net::socket::canonical(source), guard };
+    let arrival = Arrival {
+        worker,
+        side: listener.side,
+        source: net::socket::canonical(source),
+        guard,
+        proxied: Cell::new(None),
+    };
     // Each step is boxed, so that a connection which waits, as most do, holds none but the one it waits in.
     let mut ready = Box::pin(arrival.look(listener, socket)).await;
     while let Some(Ready { io, peer, target, carries }) = ready.take() {
@@ -81,7 +88,12 @@ struct Arrival {
     side: Side,
     source: SocketAddr,
     guard: Guard,
+    /// What the PROXY protocol header said, once it was read.
+    proxied: Cell<Option<Proxied>>,
 }
+
+/// For whom a connection was opened, if its header named someone.
+type Proxied = Option<IpAddr>;
 
 /// A connection that can be served.
 struct Ready {
@@ -129,9 +141,15 @@ impl Arrival {
     }
 
     /// To this workload.
-    async fn inbound(&self, io: Prefixed<TcpStream>, application: Application) -> Option<Ready> {
+    async fn inbound(&self, mut io: Prefixed<TcpStream>, application: Application) -> Option<Ready> {
         let destination = application.address;
         let held = self.worker.current.get();
+        let forwarders = held.tables.forwarders();
+        if self.proxied.get().is_none()
+            && forwarders.expects_proxy_header(destination.port(), self.source.ip())
+        {
+            io = Box::pin(self.proxy_header(io, destination)).await?;
+        }
         let mode = held.tables.peer_mode(destination.port()).mode;
         let declared = declared(&held, application);
         let first_byte = match (mode, declared) {
@@ -153,6 +171,25 @@ impl Arrival {
         }
         let peer = Peer::new(facts, None, None);
         Some(Ready { io: Io::Plain(io), peer, target: Target::Application(application), carries })
+    }
+
+    /// Takes the header that a balancer puts in front of what its client sends. `None`: refused, and recorded.
+    async fn proxy_header(
+        &self,
+        io: Prefixed<TcpStream>,
+        destination: SocketAddr,
+    ) -> Option<Prefixed<TcpStream>> {
+        match net::proxy_header(io, self.worker.deadlines.handshake).await {
+            Ok((io, proxied)) => {
+                self.proxied.set(Some(proxied));
+                Some(io)
+            }
+            Err(error) => {
+                let reject = Reject::because(Stage::Detect, Reason::NotDetected, error);
+                self.refused(&self.facts(destination, None), "tcp", &reject);
+                None
+            }
+        }
     }
 
     /// Whether a ClientHello is for this proxy to answer (semantics, PeerAuthentication).
@@ -303,6 +340,7 @@ impl Arrival {
 
     fn facts(&self, destination: SocketAddr, tls: Option<&PeerTls>) -> Rc<ConnectionFacts> {
         Rc::new(ConnectionFacts {
+            proxied: self.proxied.get().flatten(),
             source_identity: tls.and_then(|tls| tls.identity.as_ref()).map(|id| id.to_shared()),
             tls: tls.map(|tls| tls.evidence.clone()),
             certificate: tls.and_then(|tls| tls.certificate.clone()),

@@ -1,7 +1,7 @@
 //! What the proxy would decide about a request or an opaque connection, by the code that decides, without traffic: for
 //! `writ explain` and the admin's `/explain`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -31,6 +31,8 @@ pub struct Query {
     pub from: Option<SpiffeId>,
     /// The caller's address.
     pub source: SocketAddr,
+    /// The client that a trusted caller asks for.
+    pub remote: Option<IpAddr>,
     /// The workload's address and port (inbound), or the original destination (outbound, when known).
     pub destination: Option<SocketAddr>,
     /// Server name of the ClientHello.
@@ -45,7 +47,8 @@ pub struct Query {
 
 impl Query {
     /// Reads the parameters that `writ explain` and `/explain?..` share: `side`, `from`, `method`, `url`, `header`
-    /// (`name=value`, repeatable), `protocol`, `sni`, `source`, `destination`.
+    /// (`name=value`, repeatable), `protocol`, `sni`, `source`, `remote`,
+    /// `destination`.
     ///
     /// # Errors
     /// Names the parameter and what it should be.
@@ -55,6 +58,7 @@ impl Query {
             side: Side::Inbound,
             from: None,
             source: ([127, 0, 0, 1], 0).into(),
+            remote: None,
             destination: None,
             sni: None,
             method: Method::GET,
@@ -87,6 +91,7 @@ impl Query {
             ("side", text("/proxy/side")),
             ("from", text("/source/identity")),
             ("source", text("/source/address")),
+            ("remote", text("/request/remote")),
             ("destination", text("/destination/address").filter(|_| !went_by_authority(record))),
             ("protocol", text("/request/protocol").filter(|protocol| matches!(*protocol, "tcp" | "tls"))),
             ("method", text("/request/method")),
@@ -110,6 +115,9 @@ impl Query {
             }
             "from" => self.from = Some(value.parse().map_err(|error| format!("{error}"))?),
             "source" => self.source = address()?,
+            "remote" => {
+                self.remote = Some(value.parse().map_err(|error| format!("{error}; expected ADDRESS"))?)
+            }
             "destination" => self.destination = Some(address()?),
             "protocol" => {
                 self.opaque = match value {
@@ -161,6 +169,8 @@ impl Query {
                 fips: false,
                 sni: Some(sni.into()),
             }),
+            // However the caller said so, it was believed.
+            proxied: self.remote,
             ..ConnectionFacts::new(self.side, self.source, destination)
         }
     }

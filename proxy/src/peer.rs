@@ -35,6 +35,8 @@ pub struct Admission {
     pub remainder: Arc<Remainder>,
     /// The caller may speak for others in `x-forwarded-client-cert`.
     pub forwards: bool,
+    /// The caller may say by X-Forwarded-For for whom it asks.
+    pub speaks_for: bool,
 }
 
 impl Peer {
@@ -101,6 +103,10 @@ fn admit(facts: &ConnectionFacts, held: &Held) -> Admission {
         },
         remainder: held.tables.admit(&attributes(facts)),
         forwards,
+        speaks_for: held
+            .tables
+            .forwarders()
+            .trusts(facts.source_identity.as_deref(), facts.proxied.unwrap_or_else(|| facts.source.ip())),
     }
 }
 

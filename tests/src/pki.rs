@@ -10,6 +10,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -110,10 +111,20 @@ impl Caller {
         self.try_connect(to).await.expect("a handshake")
     }
 
+    /// The same behind bytes that are sent before the handshake.
+    pub async fn connect_behind(&self, to: SocketAddr, first: &[u8]) -> TlsClient {
+        self.shake_hands(to, first).await.expect("a handshake")
+    }
+
     /// The same where the handshake may fail.
     pub async fn try_connect(&self, to: SocketAddr) -> std::io::Result<TlsClient> {
-        let socket = soon("a connection", TcpStream::connect(to)).await?;
+        self.shake_hands(to, b"").await
+    }
+
+    async fn shake_hands(&self, to: SocketAddr, first: &[u8]) -> std::io::Result<TlsClient> {
+        let mut socket = soon("a connection", TcpStream::connect(to)).await?;
         socket.set_nodelay(true)?;
+        socket.write_all(first).await?;
         let name = ServerName::try_from("ratings.bookinfo.svc.cluster.local").unwrap();
         let handshake = TlsConnector::from(Arc::new(self.config())).connect(name, socket);
         Ok(Client::over(soon("a handshake", handshake).await?))

@@ -8,6 +8,7 @@ mod descriptors;
 mod drain;
 mod enforced;
 mod explain;
+mod forwarders;
 mod http1;
 mod http2;
 mod identity;

@@ -210,7 +210,7 @@ fn target_reach(
             Some(_) => {
                 let message = "an HTTPRoute with a Service as parent is followed by clients, who can't be trusted to authorize \
                      themselves; target the Service instead (until then this policy fails closed for its namespace)";
-                findings.error(item.object, &field, target.line, message.into());
+                findings.quarantined(item.object, &field, target.line, message.into());
                 Reach::HereClosed
             }
             None => missing("HTTPRoute"),

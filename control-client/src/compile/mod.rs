@@ -22,7 +22,7 @@ use crate::keep;
 use crate::resource::Object;
 use crate::resource::mesh::MeshSettings;
 use crate::snapshot::{Endpoints, Mesh, Policy};
-use crate::verdict::{Diagnostic, Severity};
+use crate::verdict::{Diagnostic, Severity, VerdictState};
 
 use catalog::{Catalog, Item};
 
@@ -41,8 +41,8 @@ pub(crate) struct Compiled {
 #[derive(Debug)]
 pub(crate) struct Finding {
     pub(crate) diagnostic: Diagnostic,
-    /// The object is refused because it would weaken an enforced one.
-    pub(crate) ignored: bool,
+    /// What becomes of the object for it, if it can't stay as it is.
+    pub(crate) becomes: Option<VerdictState>,
 }
 
 /// What was compiled before, so that equal parts stay the very same.
@@ -142,6 +142,8 @@ fn mesh(settings: &MeshSettings, workload: &Workload) -> Mesh {
         trust_domain_aliases: settings.trust_domain_aliases.clone(),
         outbound: settings.outbound,
         forwarding_identities: settings.forwarding_identities.clone(),
+        trusted_forwarders: settings.trusted_forwarders.clone(),
+        proxy_protocol: settings.proxy_protocol.clone(),
         path_normalization: settings.path_normalization,
         ambiguous_paths: settings.ambiguous_paths,
     }
@@ -153,27 +155,33 @@ pub(crate) struct Findings(Vec<Finding>);
 
 impl Findings {
     fn error(&mut self, object: &Object, field: &str, line: u32, message: String) {
-        self.push(object.diagnostic(Severity::Error, field, line, message), false);
+        self.push(object.diagnostic(Severity::Error, field, line, message), None);
     }
 
     /// What is found once for each backend is told once.
     fn error_once(&mut self, object: &Object, field: &str, line: u32, message: String) {
         let diagnostic = object.diagnostic(Severity::Error, field, line, message);
         if !self.0.iter().any(|finding| finding.diagnostic == diagnostic) {
-            self.push(diagnostic, false);
+            self.push(diagnostic, None);
         }
     }
 
     fn warn(&mut self, object: &Object, field: &str, line: u32, message: String) {
-        self.push(object.diagnostic(Severity::Warning, field, line, message), false);
+        self.push(object.diagnostic(Severity::Warning, field, line, message), None);
     }
 
+    /// The object would weaken an enforced one.
     fn ignored(&mut self, object: &Object, field: &str, message: String) {
-        self.push(object.diagnostic(Severity::Error, field, 0, message), true);
+        self.push(object.diagnostic(Severity::Error, field, 0, message), Some(VerdictState::Ignored));
     }
 
-    fn push(&mut self, diagnostic: Diagnostic, ignored: bool) {
-        self.0.push(Finding { diagnostic, ignored });
+    /// The object fails closed.
+    fn quarantined(&mut self, object: &Object, field: &str, line: u32, message: String) {
+        self.push(object.diagnostic(Severity::Error, field, line, message), Some(VerdictState::Quarantined));
+    }
+
+    fn push(&mut self, diagnostic: Diagnostic, becomes: Option<VerdictState>) {
+        self.0.push(Finding { diagnostic, becomes });
     }
 }
 

@@ -2,7 +2,9 @@
 
 use super::read::{At, Fields};
 use super::{Meta, Resource};
-use crate::snapshot::{AmbiguousPaths, OutboundTrafficPolicy, PathNormalization};
+use crate::snapshot::{
+    AmbiguousPaths, OutboundTrafficPolicy, PathNormalization, ProxyProtocol, TrustedForwarders,
+};
 
 /// A MeshSettings; defaults filled in.
 #[derive(Debug, Clone)]
@@ -11,6 +13,8 @@ pub(crate) struct MeshSettings {
     pub(crate) trust_domain_aliases: Vec<String>,
     pub(crate) outbound: OutboundTrafficPolicy,
     pub(crate) forwarding_identities: Vec<String>,
+    pub(crate) trusted_forwarders: TrustedForwarders,
+    pub(crate) proxy_protocol: ProxyProtocol,
     pub(crate) path_normalization: PathNormalization,
     pub(crate) ambiguous_paths: AmbiguousPaths,
     /// File of the system's roots, on every proxy's file system.
@@ -26,6 +30,8 @@ impl Default for MeshSettings {
             trust_domain_aliases: Vec::new(),
             outbound: OutboundTrafficPolicy::AllowAny,
             forwarding_identities: Vec::new(),
+            trusted_forwarders: TrustedForwarders::default(),
+            proxy_protocol: ProxyProtocol::default(),
             path_normalization: PathNormalization::Base,
             ambiguous_paths: AmbiguousPaths::RefuseTraversal,
             system_roots: None,
@@ -56,6 +62,8 @@ const KNOWN: &[&str] = &[
     "trustDomainAliases",
     "outboundTrafficPolicy",
     "forwardingIdentities",
+    "trustedForwarders",
+    "proxyProtocol",
     "pathNormalization",
     "systemRoots",
     "extensionProviders",
@@ -77,6 +85,12 @@ pub(crate) fn mesh_settings(_: &Meta, object: Fields<'_>) -> Resource {
     }
     if let Some(list) = spec.get("forwardingIdentities") {
         settings.forwarding_identities = list.items().filter_map(identity).collect();
+    }
+    if let Some(at) = spec.get("trustedForwarders") {
+        settings.trusted_forwarders = trusted_forwarders(at).unwrap_or_default();
+    }
+    if let Some(at) = spec.get("proxyProtocol") {
+        settings.proxy_protocol = proxy_protocol(at).unwrap_or_default();
     }
     if let Some(at) = spec.get("pathNormalization") {
         path_normalization(at, &mut settings);
@@ -107,6 +121,37 @@ fn path_normalization(at: At<'_>, settings: &mut MeshSettings) {
         None if named.is_none() => fields.missing("normalization", "is required, or `ambiguous`"),
         None => {}
     }
+}
+
+/// `None` when any of it is wrong: then nobody is trusted.
+fn trusted_forwarders(at: At<'_>) -> Option<TrustedForwarders> {
+    let fields = at.fields(&["identities", "ipBlocks", "numTrustedProxies"])?;
+    let identities =
+        fields.get("identities").map_or(Some(Vec::new()), |at| at.items().map(identity).collect());
+    let ip_blocks = fields.get("ipBlocks").map_or(Some(Vec::new()), ip_blocks);
+    let hops = fields.get("numTrustedProxies").map_or(Some(0), |at| at.number(0, 64));
+    let (identities, ip_blocks) = (identities?, ip_blocks?);
+    if identities.is_empty() && ip_blocks.is_empty() {
+        at.error("names nobody: X-Forwarded-For is believed of direct peers in identities or ipBlocks");
+        return None;
+    }
+    Some(TrustedForwarders { identities, ip_blocks, num_trusted_proxies: hops? })
+}
+
+fn proxy_protocol(at: At<'_>) -> Option<ProxyProtocol> {
+    let fields = at.fields(&["ports", "ipBlocks"])?;
+    let ports: Option<Vec<u16>> = fields.require("ports").and_then(|at| at.items().map(At::port).collect());
+    let ip_blocks = fields.require("ipBlocks").and_then(ip_blocks);
+    let (ports, ip_blocks) = (ports?, ip_blocks?);
+    if ports.is_empty() || ip_blocks.is_empty() {
+        at.error("needs ports and ipBlocks: from whom is which port to expect a header?");
+        return None;
+    }
+    Some(ProxyProtocol { ports, ip_blocks })
+}
+
+fn ip_blocks(at: At<'_>) -> Option<Vec<ipnet::IpNet>> {
+    at.items().map(super::text::cidr).collect()
 }
 
 /// `spiffe://..`, exact or with one star at its end or start.
@@ -150,6 +195,33 @@ mod tests {
         assert_eq!(settings.outbound, OutboundTrafficPolicy::RegistryOnly);
         assert_eq!(settings.path_normalization, PathNormalization::MergeSlashes);
         assert_eq!(settings.forwarding_identities.len(), 1);
+    }
+
+    #[test]
+    fn who_is_trusted_to_say_for_whom_it_asks() {
+        let (good, read, found) = settings(
+            "{trustedForwarders: {identities: ['spiffe://a/b'], ipBlocks: [10.0.0.0/8, 192.0.2.1], numTrustedProxies: 1}, proxyProtocol: {ports: [80], ipBlocks: [10.0.0.0/8]}}",
+        );
+        assert!(good, "{found:?}");
+        assert_eq!(read.trusted_forwarders.ip_blocks[1].to_string(), "192.0.2.1/32");
+        assert_eq!(
+            (read.trusted_forwarders.num_trusted_proxies, &*read.proxy_protocol.ports),
+            (1, &[80][..])
+        );
+        for spec in [
+            "trustedForwarders: {}",
+            "trustedForwarders: {identities: ['*']}",
+            "trustedForwarders: {ipBlocks: [10.0.0.0/40, 192.0.2.1]}",
+            "trustedForwarders: {ipBlocks: [10.0.0.0/8], numTrustedProxies: -1}",
+            "proxyProtocol: {ports: [80]}",
+            "proxyProtocol: {ports: [], ipBlocks: [10.0.0.0/8]}",
+            "proxyProtocol: {ports: [80], ipBlocks: [x]}",
+        ] {
+            let (good, read, _) = settings(&format!("{{{spec}}}"));
+            assert!(!good, "{spec}");
+            assert_eq!(read.trusted_forwarders, TrustedForwarders::default(), "{spec}");
+            assert_eq!(read.proxy_protocol, ProxyProtocol::default(), "{spec}");
+        }
     }
 
     #[test]

@@ -62,6 +62,9 @@ pub struct Args {
     /// The caller's address.
     #[arg(long, value_name = "ADDRESS:PORT")]
     source: Option<String>,
+    /// The client that a trusted caller says it asks for (inbound): an address.
+    #[arg(long, value_name = "ADDRESS")]
+    remote: Option<String>,
     /// The address that the caller connected to.
     #[arg(long, value_name = "ADDRESS:PORT")]
     destination: Option<String>,
@@ -128,6 +131,7 @@ impl Args {
             ("protocol", &self.protocol),
             ("sni", &self.sni),
             ("source", &self.source),
+            ("remote", &self.remote),
             ("destination", &self.destination),
         ];
         for (name, value) in flags {

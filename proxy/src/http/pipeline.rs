@@ -1,7 +1,7 @@
 //! The straight line of a request. `handle` answers and records; `forward` decides, a line a stage.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 
@@ -248,6 +248,7 @@ fn inbound<'t>(
 ) -> Result<Chosen<'t>, Reject> {
     record.service =
         held.tables.inbound_port(record.connection.destination.port()).and_then(|p| p.service.clone());
+    record.remote = remote(peer, held, request).map(Box::new);
     stages::authenticate(&mut record.decision);
     let attributes = attributes(request, record);
     let authorization = held.tables.authorize(&peer.admission(held).remainder, &attributes);
@@ -266,7 +267,7 @@ pub fn attributes<'r>(request: &'r Request<Body>, record: &Record) -> RequestAtt
         host: sanitize::authority(request),
         path: request.uri().path(),
         headers: request.headers(),
-        remote_ip: Some(record.connection.source.ip()),
+        remote_ip: Some(record.remote.as_deref().copied().unwrap_or(record.connection.source.ip())),
         user: None,
     }
 }
@@ -296,6 +297,13 @@ fn kept(attributes: &RequestAttributes<'_>, held: &Held, record: &Record) -> Kep
         remote_ip: attributes.remote_ip,
         user: None,
     }
+}
+
+/// The client behind a caller whose word about it is believed; `None`: the caller is the client.
+fn remote(peer: &Peer, held: &Held, request: &Request<Body>) -> Option<IpAddr> {
+    let forwarded = || held.tables.forwarders().client(request.headers());
+    let forwarded = if peer.admission(held).speaks_for { forwarded() } else { None };
+    forwarded.or(peer.facts.proxied)
 }
 
 /// To a service: which route, which backend. Who may do what is the server's side to decide.

@@ -7,9 +7,11 @@ pub mod detect;
 pub mod intercept;
 pub mod interface;
 mod prefixed;
+mod proxy_protocol;
 pub mod socket;
 
 pub use copy::{Copy, Ended, How, Transferred};
 pub use detect::{ClientHello, Detected, detect};
 pub use interface::OwnListeners;
 pub use prefixed::Prefixed;
+pub use proxy_protocol::{ProxyHeaderError, proxy_header};

@@ -18,6 +18,7 @@ mod condition;
 mod consider;
 mod exclusion;
 mod filters;
+mod forwarders;
 mod headers;
 mod index;
 mod kept;
@@ -44,6 +45,7 @@ pub use snapshot::{BackendTls, Mesh, Retry};
 pub use split::{Split, SplitKey, SplitState};
 
 use authorization::Authorizer;
+pub use forwarders::Forwarders;
 use pattern::Values;
 use services::Directory;
 
@@ -57,6 +59,7 @@ pub struct Tables {
     objects: Objects,
     mesh: Mesh,
     forwarding_identities: Values,
+    forwarders: Forwarders,
     default_peer_mode: PeerMode,
     /// Sorted by port.
     peer_modes: Box<[(u16, PeerMode)]>,
@@ -138,6 +141,7 @@ impl Tables {
         Ok(Self {
             objects: Objects(intern_all(policy)),
             forwarding_identities: Values::of_wildcards(&policy.mesh.forwarding_identities),
+            forwarders: Forwarders::compile(&policy.mesh),
             mesh: policy.mesh.clone(),
             default_peer_mode: mode(policy.peer_authentication.default),
             peer_modes: peer_modes.into(),
@@ -173,6 +177,11 @@ impl Tables {
     /// Whether what this identity says in `x-forwarded-client-cert` is kept.
     pub fn forwards_client_cert(&self, identity: &str) -> bool {
         self.forwarding_identities.match_text(identity.as_bytes())
+    }
+
+    /// Whose word is believed about where a request comes from.
+    pub fn forwarders(&self) -> &Forwarders {
+        &self.forwarders
     }
 
     /// Whether plaintext is accepted on a port of the workload.

@@ -1,7 +1,7 @@
 //! The record of one request or connection: decision and outcome, emitted exactly once, when it is dropped at the latest.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
@@ -39,6 +39,8 @@ pub struct ConnectionFacts {
     pub side: Side,
     /// The caller.
     pub source: SocketAddr,
+    /// For whom the caller speaks, by its PROXY protocol header.
+    pub proxied: Option<IpAddr>,
     /// The caller's verified identity, `spiffe://..`.
     pub source_identity: Option<Arc<str>>,
     /// Where it wanted to go: the original destination, else the local address.
@@ -57,6 +59,7 @@ impl ConnectionFacts {
         Self {
             side,
             source,
+            proxied: None,
             source_identity: None,
             destination,
             tls: None,
@@ -207,6 +210,8 @@ pub struct Record {
     pub authority: Option<Rc<str>>,
     /// Path without query.
     pub path: Option<Rc<str>>,
+    /// The client that a trusted caller asks for, if not itself.
+    pub remote: Option<Box<IpAddr>>,
     /// Bytes of body from the caller.
     pub request_bytes: u64,
     /// Counts for `request_bytes` while the body is still coming; read at the end.
@@ -268,6 +273,7 @@ impl Record {
             method: None,
             authority: None,
             path: None,
+            remote: None,
             request_bytes: 0,
             upload: None,
             tunnelled: None,
@@ -354,6 +360,6 @@ mod tests {
 
     #[test]
     fn a_record_stays_small() {
-        assert!(size_of::<Record>() <= 528, "{}", size_of::<Record>());
+        assert!(size_of::<Record>() <= 544, "{}", size_of::<Record>());
     }
 }

@@ -109,6 +109,11 @@ fn request(record: &Record, out: &mut Vec<u8>) {
         json::bounded_string(out, path, PATH_LIMIT);
         json::raw(out, ",");
     }
+    if let Some(remote) = &record.remote {
+        json::raw(out, r#""remote":"#);
+        json::string(out, &remote.to_string());
+        json::raw(out, ",");
+    }
     json::raw(out, r#""bytes":"#);
     json::number(out, record.bytes().0);
     json::raw(out, "}");

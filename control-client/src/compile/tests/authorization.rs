@@ -101,6 +101,7 @@ fn http_route_targets_depend_on_the_parent_of_the_route() {
     assert_eq!(selected(&(policy.clone() + &route("{name: g}"))), []);
     let mesh = policy.clone() + &route("{group: '', kind: Service, name: s}");
     assert_eq!(selected(&mesh), [("a".into(), 0, true)]);
+    assert_eq!(state(&load(&mesh).snapshot, "a"), VerdictState::Quarantined);
     assert!(texts(&load(&policy))[0].contains("no HTTPRoute foo/r"));
 }
 
