@@ -209,6 +209,12 @@ fn check<'a>(
 ) {
     let (mut good, mut bad) = (0, 0);
     for (key, message, signature, result, id) in tests {
+        // Some sets have keys with an exponent of 3, which the approved flavour takes no signature of.
+        let rsa = algorithm.public_key_alg_id() == rustls::pki_types::alg_id::RSA_ENCRYPTION;
+        if cfg!(feature = "certified") && rsa && !verify::is_approved_rsa(key) {
+            assert!(algorithm.verify_signature(key, message, signature).is_err(), "{what} {id}");
+            continue;
+        }
         match algorithm.verify_signature(key, message, signature) {
             Ok(()) => {
                 assert_ne!(result, TestResult::Invalid, "{what} {id}");
