@@ -4,8 +4,9 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyIdMethod, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose, PublicKeyData, RevokedCertParams,
+    SanType, SerialNumber,
 };
 
 mod key;
@@ -162,6 +163,27 @@ impl Authority {
         Ok(Issued { certificate_pem: certificate.pem(), key_pem: key.to_pem()? })
     }
 
+    /// A list of what this authority revokes, by serial number (big-endian), as PEM; its successor is promised for
+    /// `next_update`.
+    pub fn revocation_list(&self, serials: &[&[u8]], next_update: SystemTime) -> Result<String, CaError> {
+        let at = |time| rcgen::date_time_ymd(1970, 1, 1) + since_epoch(time);
+        let revoked = serials.iter().map(|serial| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(serial),
+            revocation_time: at(SystemTime::now()),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = CertificateRevocationListParams {
+            this_update: at(SystemTime::now().min(next_update) - Duration::from_secs(60)),
+            next_update: at(next_update),
+            crl_number: serial()?,
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: key_identifier(self.issuer.key()),
+        };
+        Ok(list.signed_by(&self.issuer)?.pem()?)
+    }
+
     /// The root, PEM.
     pub fn certificate_pem(&self) -> &str {
         &self.certificate_pem
@@ -200,9 +222,7 @@ fn params(profile: &Profile, key: &IssuedKey) -> Result<CertificateParams, CaErr
     params.not_after = rcgen::date_time_ymd(1970, 1, 1) + since_epoch(profile.not_after);
     params.serial_number = Some(serial()?);
     params.use_authority_key_identifier_extension = true;
-    // RFC 7093, section 2, method 1, by the module.
-    let digest = crate::sha256(&key.subject_public_key_info());
-    params.key_identifier_method = KeyIdMethod::PreSpecified(digest[..20].to_vec());
+    params.key_identifier_method = key_identifier(key);
     params.key_usages = profile.key_usages.iter().map(|&usage| usage.into()).collect();
     params.extended_key_usages = profile.purposes.iter().map(|&purpose| purpose.into()).collect();
     params.is_ca = if profile.ca { IsCa::Ca(BasicConstraints::Unconstrained) } else { IsCa::ExplicitNoCa };
@@ -215,6 +235,12 @@ fn serial() -> Result<SerialNumber, CaError> {
     crate::random(&mut bytes)?;
     bytes[0] = bytes[0] & 0x7f | 0x40;
     Ok(SerialNumber::from_slice(&bytes))
+}
+
+/// RFC 7093, section 2, method 1, by the module.
+fn key_identifier(key: &IssuedKey) -> KeyIdMethod {
+    let digest = crate::sha256(&key.subject_public_key_info());
+    KeyIdMethod::PreSpecified(digest[..20].to_vec())
 }
 
 /// In whole seconds, as certificates have them.

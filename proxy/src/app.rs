@@ -49,6 +49,8 @@ pub struct Settings {
     pub workload: Workload,
     /// Where its identity comes from; `None`: plaintext only.
     pub identity: Option<identity::Source>,
+    /// Revocation lists, besides those that may lie beside the certificate.
+    pub crl: Option<PathBuf>,
     /// Outbound listener.
     pub outbound: Open,
     /// Inbound listener.
@@ -102,8 +104,13 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
     .context("the workload's own identity")?;
     let identity = match &settings.identity {
         Some(source) => Some(
-            Identity::load(source.clone(), &settings.workload.trust_domain, Some(own_id))
-                .with_context(|| format!("can't load an identity from {source}"))?,
+            Identity::load(
+                source.clone(),
+                &settings.workload.trust_domain,
+                Some(own_id),
+                settings.crl.clone(),
+            )
+            .with_context(|| format!("can't load an identity from {source}"))?,
         ),
         None => None,
     };
@@ -132,6 +139,10 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         }
         None => None,
     };
+    if let Some(identity) = &identity {
+        identity.set_aliases(&published.load().tables.mesh().trust_domain_aliases);
+        telemetry.set_identity(Arc::clone(identity));
+    }
 
     let (listeners, sockets) = listen::bind(roles::listeners(
         settings.role,
@@ -300,9 +311,11 @@ async fn control(
     let report = move |status| telemetry.set_config(status);
     keep("the source of configuration", follow);
     let in_force = Arc::clone(&first.policy);
+    let aliases = Arc::clone(&published);
     keep("reload", reload::run(snapshots, in_force, published, registry, status, report));
     if let Some(identity) = identity {
         keep("renewal of the identity", Arc::clone(&identity).watch());
+        keep("trust domain aliases", follow_aliases(Arc::clone(&identity), aliases));
         keep("readiness of the identity", async move { tell_readiness(&identity, &ready).await });
     }
     // Only the runtime's end stops them.
@@ -324,6 +337,17 @@ fn keep(name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
             Err(failed) => tracing::error!(%failed, "{name} failed; restart this proxy"),
         }
     });
+}
+
+/// The identity treats as its own the trust domains that MeshSettings say.
+async fn follow_aliases(identity: Arc<Identity>, published: Arc<Published>) {
+    let mut moved = published.watch();
+    loop {
+        identity.set_aliases(&published.load().tables.mesh().trust_domain_aliases);
+        if moved.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Says how the identity stands: degraded while it serves but is not renewed, not ready when it can serve no longer.

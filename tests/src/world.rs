@@ -155,6 +155,7 @@ impl World {
             config_strict: false,
             workload,
             identity: Some(pki.source()),
+            crl: None,
             outbound: Open::Off,
             inbound: Open::Off,
             forwards: Vec::new(),

@@ -46,6 +46,9 @@ pub struct Args {
     /// dev:DIR for a throw-away CA kept there; a sidecar needs one.
     #[arg(long, env = "WRIT_IDENTITY", value_name = "SOURCE")]
     identity: Option<identity::Source>,
+    /// Revocation lists (PEM), followed as they change; a crl.pem beside the certificates of files:DIR is read without asking.
+    #[arg(long, env = "WRIT_CRL", value_name = "FILE")]
+    crl: Option<PathBuf>,
     /// The trust domain of the mesh.
     #[arg(long, env = "WRIT_TRUST_DOMAIN", value_name = "DOMAIN", default_value = "cluster.local")]
     trust_domain: String,
@@ -179,6 +182,7 @@ impl Args {
             config_strict: self.config_strict,
             workload,
             identity: self.identity,
+            crl: self.crl,
             outbound: self.outbound,
             inbound: self.inbound,
             forwards: self.forward,

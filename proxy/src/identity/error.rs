@@ -1,7 +1,7 @@
 //! [`IdentityError`]: why there is no identity, or no new one.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::source::WorkloadApi;
 use super::{SpiffeId, svid};
@@ -33,7 +33,7 @@ pub enum IdentityError {
     /// Not of the form that it should be.
     #[error("{what}: {why}")]
     Malformed {
-        /// `certificate`, `key` or `bundle`.
+        /// `certificate`, `key`, `bundle` or `revocation list`.
         what: &'static str,
         /// What is wrong.
         why: String,
@@ -69,4 +69,11 @@ pub enum IdentityError {
     /// The machine refused what the source needs.
     #[error("can't wait for the source: {0}")]
     Runtime(io::Error),
+}
+
+impl IdentityError {
+    /// A file that was asked for is not there.
+    pub(super) fn missing(path: &Path) -> Self {
+        Self::Read { path: path.to_owned(), error: io::ErrorKind::NotFound.into() }
+    }
 }

@@ -11,6 +11,10 @@ use super::spiffe_id::is_trust_domain;
 
 /// More than any chain or bundle needs.
 const MAX_FILE_BYTES: u64 = 1 << 20;
+/// Lists grow with what is revoked: 16 MiB hold some 400,000 entries.
+const MAX_LISTS_BYTES: u64 = 16 << 20;
+/// Revocation lists that may lie beside a certificate.
+pub(super) const LISTS: &str = "crl.pem";
 /// What comes after the trust domain in the name of a federated bundle.
 const BUNDLE_SUFFIX: &str = ".bundle.pem";
 
@@ -51,12 +55,26 @@ fn federated(dir: &Path) -> Result<BTreeMap<String, Vec<u8>>, IdentityError> {
     Ok(bundles)
 }
 
+/// Revocation lists, PEM; `None`: there is no such file.
+pub(super) fn read_lists(path: &Path) -> Result<Option<Vec<u8>>, IdentityError> {
+    match read_bounded(path.to_owned(), MAX_LISTS_BYTES) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(IdentityError::Read { error, .. }) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 pub(super) fn read_file(path: PathBuf) -> Result<Vec<u8>, IdentityError> {
+    read_bounded(path, MAX_FILE_BYTES)
+}
+
+fn read_bounded(path: PathBuf, limit: u64) -> Result<Vec<u8>, IdentityError> {
     let mut bytes = Vec::new();
-    let read = File::open(&path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
+    let read = File::open(&path).and_then(|file| file.take(limit + 1).read_to_end(&mut bytes));
     match read {
-        Ok(_) if bytes.len() as u64 > MAX_FILE_BYTES => {
-            Err(IdentityError::Read { path, error: io::Error::other("larger than 1 MiB") })
+        Ok(_) if bytes.len() as u64 > limit => {
+            let why = format!("larger than {} MiB", limit >> 20);
+            Err(IdentityError::Read { path, error: io::Error::other(why) })
         }
         Ok(_) => Ok(bytes),
         Err(error) => Err(IdentityError::Read { path, error }),

@@ -6,9 +6,13 @@ use std::time::Duration;
 
 use fips::ca::{Authority, Issued, Profile};
 
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
 use super::material::Material;
+use super::roots::Roots;
 use super::set::Pem;
-use super::{Identity, Source};
+use super::{Identity, Source, Trust, revocation};
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
@@ -54,17 +58,29 @@ pub(crate) fn authority(trust_domain: &str) -> Authority {
 
 /// An identity of any certificate, valid or not, that knows the roots of some trust domains.
 pub(crate) fn identity(signer: &Authority, profile: &Profile, roots: &[(&str, &Authority)]) -> Arc<Identity> {
-    let issued = signer.issue(profile).unwrap();
-    let federated = roots
-        .iter()
-        .map(|(name, authority)| ((*name).to_owned(), authority.certificate_pem().as_bytes().to_vec()));
+    holding(&signer.issue(profile).unwrap(), trust(roots, &[], &[]))
+}
+
+/// An identity of a certificate from anywhere.
+pub(crate) fn holding(issued: &Issued, trust: Trust) -> Arc<Identity> {
     let pem = Pem {
-        chain: issued.certificate_pem.into_bytes(),
-        key: issued.key_pem.into_bytes().into(),
-        bundle: signer.certificate_pem().as_bytes().to_vec(),
-        federated: federated.collect(),
+        chain: issued.certificate_pem.clone().into_bytes(),
+        key: issued.key_pem.clone().into_bytes().into(),
+        bundle: issued.certificate_pem.clone().into_bytes(),
+        ..Pem::default()
     };
-    let mut set = pem.decode("unused.example").unwrap();
-    set.roots.remove("unused.example");
-    Arc::new(Identity::of(Material::unchecked(set)))
+    let set = pem.decode("unused.example").unwrap();
+    Arc::new(Identity::of(Material::unchecked(set.chain, &set.key, Arc::new(trust))))
+}
+
+/// Belief in roots by trust domain, revocation lists (PEM) and aliases of `cluster.local`.
+pub(crate) fn trust(roots: &[(&str, &Authority)], lists: &[String], aliases: &[&str]) -> Trust {
+    let mut known = Roots::default();
+    for (name, authority) in roots {
+        let root = CertificateDer::from_pem_slice(authority.certificate_pem().as_bytes()).unwrap();
+        known.insert(name, &[root]).unwrap();
+    }
+    let ders: Vec<_> = lists.iter().flat_map(|pem| revocation::decode(pem.as_bytes()).unwrap()).collect();
+    let lists = revocation::read_all(ders.iter(), &[]).unwrap().into();
+    Trust::new("cluster.local", known, lists, aliases.iter().map(|&alias| alias.into()).collect(), 1)
 }

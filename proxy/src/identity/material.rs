@@ -7,8 +7,10 @@ use std::time::Duration;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, UnixTime};
 
-use super::set::Set;
-use super::svid::{self, Roots, Usage, Verified};
+use super::proof::Proof;
+use super::set::Key;
+use super::svid::{self, Usage, Verified};
+use super::trust::Trust;
 use super::{IdentityError, SpiffeId};
 
 /// One consistent set of certificate, key and roots. Never half of one and half of another.
@@ -17,8 +19,10 @@ pub struct Material {
     pub id: SpiffeId,
     /// Chain and key, as handshakes take them.
     pub certified: Arc<CertifiedKey>,
-    /// Roots of each trust domain, the own one among them.
-    pub roots: Roots,
+    /// What the certificate rests on.
+    pub proof: Arc<Proof>,
+    /// Whom to believe.
+    pub trust: Arc<Trust>,
     /// notBefore of the certificate, seconds since the epoch.
     pub not_before: i64,
     /// notAfter of the certificate, seconds since the epoch.
@@ -43,23 +47,38 @@ impl fmt::Debug for Material {
 impl Material {
     /// Takes a set only if it is whole: the key belongs to the certificate, and the certificate is one that a peer with
     /// the same roots would take from this workload, as server and as client.
-    pub(super) fn assemble(set: Set, trust_domain: &str, generation: u64) -> Result<Self, IdentityError> {
-        let mut roots = Roots::default();
-        for (name, certificates) in &set.roots {
-            roots.insert(name, certificates)?;
-        }
-        let verified = verify_own(&set.chain, &roots, trust_domain)?;
-        let certified = CertifiedKey::from_der(set.chain, set.key.der(), &fips::provider())
-            .map_err(IdentityError::Key)?;
+    pub(super) fn assemble(
+        chain: Vec<CertificateDer<'static>>,
+        key: &Key,
+        trust: Arc<Trust>,
+        trust_domain: &str,
+        generation: u64,
+    ) -> Result<Self, IdentityError> {
+        let verified = verify_own(&chain, &trust, trust_domain)?;
+        let certified =
+            CertifiedKey::from_der(chain, key.der(), &fips::provider()).map_err(IdentityError::Key)?;
         Ok(Self {
             id: verified.id,
             certified: Arc::new(certified),
             not_before: verified.not_before,
             not_after: verified.not_after,
             root_not_after: verified.root_not_after,
-            roots,
+            proof: verified.proof,
+            trust,
             generation,
         })
+    }
+
+    /// The same with another trust, under which it may be revoked itself.
+    pub(super) fn trusting(&self, trust: Arc<Trust>) -> Self {
+        Self {
+            id: self.id.clone(),
+            certified: Arc::clone(&self.certified),
+            proof: Arc::clone(&self.proof),
+            trust,
+            generation: self.generation + 1,
+            ..*self
+        }
     }
 
     /// How long the certificate is valid in all.
@@ -71,15 +90,12 @@ impl Material {
 #[cfg(test)]
 impl Material {
     /// Takes anything, as an attacker would.
-    pub(super) fn unchecked(set: Set) -> Self {
-        let mut roots = Roots::default();
-        for (name, certificates) in &set.roots {
-            roots.insert(name, certificates).unwrap();
-        }
+    pub(super) fn unchecked(chain: Vec<CertificateDer<'static>>, key: &Key, trust: Arc<Trust>) -> Self {
         Self {
             id: "spiffe://cluster.local/unchecked".parse().unwrap(),
-            certified: Arc::new(CertifiedKey::from_der(set.chain, set.key.der(), &fips::provider()).unwrap()),
-            roots,
+            certified: Arc::new(CertifiedKey::from_der(chain, key.der(), &fips::provider()).unwrap()),
+            proof: Arc::new(Proof::nothing()),
+            trust,
             not_before: 0,
             not_after: 0,
             root_not_after: 0,
@@ -90,17 +106,17 @@ impl Material {
 
 fn verify_own(
     chain: &[CertificateDer<'static>],
-    roots: &Roots,
+    trust: &Trust,
     trust_domain: &str,
 ) -> Result<Verified, IdentityError> {
     let Some((leaf, intermediates)) = chain.split_first() else {
         return Err(IdentityError::Malformed { what: "certificate", why: "there is none".into() });
     };
     let now = UnixTime::now();
-    svid::verify(leaf, intermediates, roots, Usage::Client, now).map_err(IdentityError::Certificate)?;
+    svid::verify(leaf, intermediates, trust, Usage::Client, now).map_err(IdentityError::Certificate)?;
     let verified =
-        svid::verify(leaf, intermediates, roots, Usage::Server, now).map_err(IdentityError::Certificate)?;
-    if *verified.trust_domain != *trust_domain {
+        svid::verify(leaf, intermediates, trust, Usage::Server, now).map_err(IdentityError::Certificate)?;
+    if verified.id.trust_domain() != trust_domain {
         return Err(IdentityError::TrustDomain { id: verified.id, expected: trust_domain.into() });
     }
     Ok(verified)

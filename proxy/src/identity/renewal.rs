@@ -1,11 +1,15 @@
 //! Renewal: how what a source has becomes what is in force, and what stays in force when it can't.
 
+use std::path::PathBuf;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use fips::ca::Authority;
 
+use super::revocation::{self, List};
+use super::roots::Roots;
 use super::set::{Pem, Set};
+use super::trust::Trust;
 use super::{Identity, IdentityError, Material, Source, SpiffeId, dev, files, workload_api};
 
 /// How often files are looked at. Reading a few small ones costs less than being told of changes, and it sees symbolic
@@ -23,7 +27,9 @@ pub(super) struct Renewal {
     /// When a development leaf is to be made again.
     due: SystemTime,
     /// Why what the source has now is not in force, or that it has nothing.
-    pub(super) problem: Option<Arc<str>>,
+    problem: Option<Arc<str>>,
+    /// The same of the revocation lists.
+    lists_problem: Option<Arc<str>>,
     /// Sets taken since the first.
     pub(super) rotations: u64,
     /// When the set in force was taken.
@@ -35,8 +41,52 @@ pub(super) struct Renewal {
 impl Renewal {
     pub(super) fn new(digest: [u8; 32]) -> Self {
         let now = SystemTime::now();
-        Self { digest, due: dev::due(now), problem: None, rotations: 0, taken: now, failures: 0 }
+        Self {
+            digest,
+            due: dev::due(now),
+            problem: None,
+            lists_problem: None,
+            rotations: 0,
+            taken: now,
+            failures: 0,
+        }
     }
+
+    /// Why what the sources have now is not in force.
+    pub(super) fn problem(&self) -> Option<Arc<str>> {
+        self.problem.clone().or_else(|| self.lists_problem.clone())
+    }
+}
+
+/// A file of revocation lists.
+#[derive(Debug)]
+pub(super) struct ListFile {
+    path: PathBuf,
+    /// One that was asked for must be there; one that may lie beside a certificate need not.
+    required: bool,
+}
+
+/// Where revocation lists are: beside the certificate, and where the operator says.
+pub(super) fn list_files(source: &Source, asked: Option<PathBuf>) -> Vec<ListFile> {
+    let beside = match source {
+        Source::Files(dir) => Some(ListFile { path: dir.join(files::LISTS), required: false }),
+        Source::Dev(_) | Source::Spiffe(_) => None,
+    };
+    let asked = asked.map(|path| ListFile { path, required: true });
+    beside.into_iter().chain(asked).collect()
+}
+
+/// What is in all of them; lists that `known` has are taken from there.
+fn read_lists(files: &[ListFile], known: &[Arc<List>]) -> Result<Arc<[Arc<List>]>, IdentityError> {
+    let mut ders = Vec::new();
+    for file in files {
+        match files::read_lists(&file.path)? {
+            Some(pem) => ders.extend(revocation::decode(&pem)?),
+            None if file.required => return Err(IdentityError::missing(&file.path)),
+            None => {}
+        }
+    }
+    Ok(revocation::read_all(ders.iter(), known)?.into())
 }
 
 /// The first set of a source.
@@ -44,13 +94,25 @@ pub(super) fn first(
     source: &Source,
     trust_domain: &str,
     own: Option<&SpiffeId>,
+    lists: &[ListFile],
 ) -> Result<(Material, Renewal), IdentityError> {
+    let lists = read_lists(lists, &[])?;
     let found = match source {
         Source::Spiffe(_) => Found::Pushed(first_pushed(source, own)?),
         _ => Found::look(source, trust_domain, own)?,
     };
     let renewal = Renewal::new(found.digest());
-    Ok((Material::assemble(found.set(trust_domain)?, trust_domain, 1)?, renewal))
+    let set = found.set(trust_domain)?;
+    let trust = Trust::new(trust_domain, roots(&set)?, lists, Arc::default(), 1);
+    Ok((Material::assemble(set.chain, &set.key, Arc::new(trust), trust_domain, 1)?, renewal))
+}
+
+fn roots(set: &Set) -> Result<Roots, IdentityError> {
+    let mut roots = Roots::default();
+    for (name, certificates) in &set.roots {
+        roots.insert(name, certificates)?;
+    }
+    Ok(roots)
 }
 
 /// The first set that a Workload API gives, on a thread and a runtime of its own: whoever starts may be in one already.
@@ -65,24 +127,72 @@ fn first_pushed(source: &Source, own: Option<&SpiffeId>) -> Result<Set, Identity
 }
 
 impl Identity {
-    /// Follows the source for as long as it is polled. Belongs to a control thread.
+    /// Follows the sources for as long as it is polled. Belongs to a control thread.
     pub async fn watch(self: Arc<Self>) {
-        if let Source::Spiffe(api) = &self.source {
-            let take = |update| {
-                // The outcome is logged and kept.
-                let _ = self.settle(|renewal| self.take_pushed(renewal, update?));
-                self.patience(SystemTime::now())
-            };
-            return workload_api::follow(api, self.own.as_ref(), take).await;
-        }
+        let Source::Spiffe(api) = &self.source else { return Arc::clone(&self).poll().await };
+        let take = |update| {
+            // The outcome is logged and kept.
+            let _ = self.settle(Part::Set, |renewal| self.take_pushed(renewal, update?));
+            self.patience(SystemTime::now())
+        };
+        tokio::join!(workload_api::follow(api, self.own.as_ref(), take), Arc::clone(&self).poll());
+    }
+
+    /// Looks at files as long as it is polled.
+    async fn poll(self: Arc<Self>) {
         let mut tick = tokio::time::interval(POLL_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
             let identity = Arc::clone(&self);
-            // The outcome is logged and kept by `reload`; a cancelled task means the runtime goes down.
-            let _ = tokio::task::spawn_blocking(move || identity.reload()).await;
+            let look = move || {
+                // The outcomes are logged and kept.
+                let _ = identity.reload_lists();
+                if !matches!(identity.source, Source::Spiffe(_)) {
+                    let _ = identity.reload();
+                }
+            };
+            // A cancelled task means the runtime goes down.
+            let _ = tokio::task::spawn_blocking(look).await;
         }
+    }
+
+    /// Takes what the files of revocation lists have now; what can't be read leaves the lists as they were. True if they are
+    /// others. Blocks on files.
+    pub fn reload_lists(&self) -> Result<bool, IdentityError> {
+        self.settle(Part::Lists, |_| {
+            let current = self.current.load_full();
+            let lists = read_lists(&self.list_files, current.trust.lists())?;
+            Ok(self.believe(&current, lists, current.trust.aliases()))
+        })
+    }
+
+    /// Trust domains that are to be treated as the own one from now on (MeshSettings `trustDomainAliases`).
+    pub fn set_aliases(&self, aliases: &[String]) {
+        let _renewal = self.renewal();
+        let current = self.current.load_full();
+        let aliases = aliases.iter().map(|alias| alias.as_str().into()).collect();
+        self.believe(&current, current.trust.shared_lists(), aliases);
+    }
+
+    /// Believes `lists` and `aliases` from now on. Called by who holds the renewal.
+    fn believe(&self, current: &Material, lists: Arc<[Arc<List>]>, aliases: Arc<[Box<str>]>) -> bool {
+        let trust = &current.trust;
+        if trust.means(trust.roots(), &lists, &aliases) {
+            return false;
+        }
+        let generation = trust.generation() + 1;
+        tracing::info!(generation, lists = lists.len(), aliases = aliases.len(), "trust changed");
+        self.put(current.trusting(Arc::new(trust.with(lists, aliases, generation))));
+        true
+    }
+
+    /// Puts `material` in force, then tells who waits for it.
+    fn put(&self, material: Material) {
+        let (generation, trust) = (material.generation, material.trust.generation());
+        self.current.store(Arc::new(material));
+        self.generation.send_replace(generation);
+        self.trust.send_if_modified(|known| std::mem::replace(known, trust) != trust);
     }
 
     /// Takes what files or the development authority have now, if it is new and whole; else what was in force stays, and the
@@ -92,7 +202,7 @@ impl Identity {
     }
 
     pub(super) fn reload_at(&self, now: SystemTime) -> Result<bool, IdentityError> {
-        self.settle(|renewal| {
+        self.settle(Part::Set, |renewal| {
             let found = Found::look(&self.source, &self.trust_domain, self.own.as_ref())?;
             let due = matches!(self.source, Source::Dev(_)) && now >= renewal.due;
             if found.digest() == renewal.digest && !due {
@@ -113,40 +223,60 @@ impl Identity {
 
     fn take(&self, renewal: &mut Renewal, found: Found, now: SystemTime) -> Result<bool, IdentityError> {
         let digest = found.digest();
-        let generation = self.generation() + 1;
-        let material = Material::assemble(found.set(&self.trust_domain)?, &self.trust_domain, generation)?;
-        tracing::info!(id = %material.id, generation, not_after = material.not_after, "identity renewed");
-        self.current.store(Arc::new(material));
-        self.generation.send_replace(generation);
+        let set = found.set(&self.trust_domain)?;
+        let roots = roots(&set)?;
+        let current = self.current.load_full();
+        let (known, generation) = (&current.trust, current.generation + 1);
+        let (lists, aliases) = (known.shared_lists(), known.aliases());
+        let trust = if known.means(&roots, &lists, &aliases) {
+            Arc::clone(known)
+        } else {
+            Arc::new(Trust::new(&self.trust_domain, roots, lists, aliases, known.generation() + 1))
+        };
+        let material = Material::assemble(set.chain, &set.key, trust, &self.trust_domain, generation)?;
+        tracing::info!(
+            id = %material.id,
+            generation,
+            trust = material.trust.generation(),
+            not_after = material.not_after,
+            "identity renewed"
+        );
+        self.put(material);
         *renewal = Renewal {
             digest,
             due: dev::due(now),
             rotations: renewal.rotations + 1,
             taken: now,
-            problem: None,
+            problem: renewal.problem.take(),
+            lists_problem: renewal.lists_problem.take(),
             ..*renewal
         };
         Ok(true)
     }
 
-    /// Keeps and tells what came of an attempt to renew: a problem once, and once that it is over.
+    /// Keeps and tells what came of an attempt to renew a part: a problem once, and once that it is over.
     fn settle(
         &self,
+        part: Part,
         attempt: impl FnOnce(&mut Renewal) -> Result<bool, IdentityError>,
     ) -> Result<bool, IdentityError> {
         let mut renewal = self.renewal();
-        let before = renewal.problem.take();
         let outcome = attempt(&mut renewal);
         let problem = outcome.as_ref().err().map(|error| Arc::<str>::from(error.to_string()));
-        if let Some(problem) = &problem {
-            renewal.failures += 1;
-            if before.as_ref() != Some(problem) {
-                tracing::error!(source = %self.source, %problem, "identity not renewed; the old one stays");
+        renewal.failures += u64::from(problem.is_some());
+        let (what, before) = match part {
+            Part::Set => ("identity", std::mem::replace(&mut renewal.problem, problem.clone())),
+            Part::Lists => {
+                ("revocation lists", std::mem::replace(&mut renewal.lists_problem, problem.clone()))
             }
-        } else if before.is_some() {
-            tracing::info!(source = %self.source, "identity source is well again");
+        };
+        match problem {
+            Some(problem) if before.as_ref() != Some(&problem) => {
+                tracing::error!(source = %self.source, %problem, "{what} not renewed; the old stays");
+            }
+            None if before.is_some() => tracing::info!(source = %self.source, "{what} renewed again"),
+            _ => {}
         }
-        renewal.problem = problem;
         outcome
     }
 
@@ -162,6 +292,15 @@ impl Identity {
         // What a panic left behind is still the last consistent state.
         self.renewal.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is renewed apart from the rest.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    /// Certificate, key and roots.
+    Set,
+    /// Revocation lists.
+    Lists,
 }
 
 /// What a source has now, as far as needed to see whether it is new.

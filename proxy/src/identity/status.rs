@@ -52,23 +52,27 @@ impl Identity {
             rotations: renewal.rotations,
             taken: renewal.taken,
             failures: renewal.failures,
-            problem: renewal.problem.clone(),
+            problem: renewal.problem(),
         }
     }
 
     /// Why what the source has now is not in force; `None` when it is.
     pub fn problem(&self) -> Option<Arc<str>> {
-        self.renewal().problem.clone()
+        self.renewal().problem()
     }
 
     /// What it means for readiness at `now`. Renewals are due by half of a certificate's time: in its last quarter a missing
     /// one degrades the proxy, which serves on; in the last twentieth, and after it, the proxy takes no more traffic.
     pub fn health(&self, now: SystemTime) -> Health {
-        let lifetime = self.current().lifetime();
+        let current = self.current();
+        let lifetime = current.lifetime();
         let left = self.not_after().duration_since(now).unwrap_or_default();
         let because = || self.problem().map_or_else(String::new, |problem| format!(": {problem}"));
         if left.is_zero() {
             return Health::Failing(format!("the certificate has expired{}", because()));
+        }
+        if current.trust.revokes(&current.proof) {
+            return Health::Failing("the certificate is revoked".into());
         }
         if left < (lifetime / 20).min(LONGEST_LAST_STRETCH) {
             return Health::Failing(format!("the certificate expires in {left:.0?}{}", because()));
@@ -77,6 +81,9 @@ impl Identity {
             let why = "and has not been renewed";
             return Health::Degraded(format!("the certificate expires in {left:.0?} {why}{}", because()));
         }
-        self.problem().map_or(Health::Well, |problem| Health::Degraded(problem.to_string()))
+        let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let late = || current.trust.lists().iter().find_map(|list| list.late(seconds.cast_signed()));
+        let problem = self.problem().map(|problem| problem.to_string());
+        problem.or_else(late).map_or(Health::Well, Health::Degraded)
     }
 }

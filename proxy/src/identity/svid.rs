@@ -1,72 +1,38 @@
 //! X.509-SVIDs: whether the roots of its trust domain signed a certificate, and what it then proves.
 
-use std::collections::BTreeMap;
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::CertificateError;
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
 
-use super::{IdentityError, SpiffeId};
+use super::SpiffeId;
+use super::proof::{self, CLOCK_SKEW_SECONDS, Proof};
+use super::roots::Domain;
+use super::trust::Trust;
 use crate::decision::Reason;
 
 /// What a refused certificate's subject may take in memory; longer ones are left out of [`Verified`].
 const MAX_SUBJECT_BYTES: usize = 1024;
 /// RFC 5280, section 4.1.2.2.
 const MAX_SERIAL_BYTES: usize = 20;
-
-/// The roots of each trust domain. A root vouches for names of its own domain only.
-#[derive(Debug, Clone, Default)]
-pub struct Roots(BTreeMap<Arc<str>, Domain>);
-
-#[derive(Debug, Clone, Default)]
-struct Domain {
-    anchors: Vec<TrustAnchor<'static>>,
-    /// notAfter of each, seconds since the epoch: an anchor has none.
-    not_after: Vec<i64>,
-}
-
-impl Roots {
-    /// The roots of `trust_domain` become `certificates`.
-    pub(super) fn insert(
-        &mut self,
-        trust_domain: &str,
-        certificates: &[CertificateDer<'_>],
-    ) -> Result<(), IdentityError> {
-        let malformed = |why: String| IdentityError::Malformed { what: "bundle", why };
-        let mut domain = Domain::default();
-        for root in certificates {
-            let anchor =
-                webpki::anchor_from_trusted_cert(root).map_err(|error| malformed(error.to_string()))?;
-            let (_, facts) = X509Certificate::from_der(root).map_err(|error| malformed(error.to_string()))?;
-            domain.anchors.push(anchor.to_owned());
-            domain.not_after.push(facts.validity().not_after.timestamp());
-        }
-        self.0.insert(trust_domain.into(), domain);
-        Ok(())
-    }
-
-    /// The trust domains known.
-    pub fn trust_domains(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(|name| &**name)
-    }
-
-    fn of(&self, trust_domain: &str) -> Option<(&Arc<str>, &Domain)> {
-        self.0.get_key_value(trust_domain)
-    }
-}
+/// Certificates that a peer may present besides its own. webpki walks at most 6 of them; what is more costs time only.
+const MAX_INTERMEDIATES: usize = 8;
+/// RSA keys of fewer bits are refused wherever they stand in a chain.
+const MIN_RSA_BITS: usize = 2048;
 
 /// What a verified certificate proves.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Verified {
     /// Whose it is.
     pub id: SpiffeId,
-    /// Trust domain whose roots signed it.
-    pub trust_domain: Arc<str>,
     /// Serial number, lower-case hex.
     pub serial: Box<str>,
     /// notBefore, seconds since the epoch.
@@ -77,6 +43,8 @@ pub struct Verified {
     pub root_not_after: i64,
     /// Subject's distinguished name; empty when it has none, or one of over 1 KiB. Any text: quote it where it goes.
     pub subject: Box<str>,
+    /// What it rests on.
+    pub proof: Arc<Proof>,
 }
 
 /// Which side's certificate it is.
@@ -141,6 +109,11 @@ impl Refusal {
                 "its extended key usage does not cover this side of TLS".to_owned(),
                 CertificateError::InvalidPurpose,
             ),
+            PathLenConstraintViolated | MaximumPathDepthExceeded => (
+                Reason::BadCertificate,
+                "too many authorities on the way to a root, or more than one of them allows".to_owned(),
+                CertificateError::BadEncoding,
+            ),
             other => (Reason::BadCertificate, other.to_string(), CertificateError::BadEncoding),
         };
         Self { reason, detail: format!("{who}: {why}").into(), alert }
@@ -155,35 +128,150 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// Refuses chains that are longer than any use has.
+pub(super) fn bound(intermediates: &[CertificateDer<'_>]) -> Result<(), Refusal> {
+    if intermediates.len() > MAX_INTERMEDIATES {
+        return Err(Refusal::bad(format_args!(
+            "{} certificates presented besides the leaf; {MAX_INTERMEDIATES} at most",
+            intermediates.len()
+        )));
+    }
+    Ok(())
+}
+
 /// Verifies a chain as X509-SVID (sections 4 and 5) and RFC 5280 ask: one SPIFFE id, signed under the roots of its trust
-/// domain, in its dates, fit for `usage`, and a leaf that can't sign certificates itself. An authority on the way whose name
-/// constraints speak of URIs is refused, permitted or not: webpki can't apply them.
+/// domain, not revoked, in its dates (with an allowance for clocks), fit for `usage`, and a leaf that can't sign certificates
+/// itself. An authority on the way whose name constraints speak of URIs is refused, permitted or not: webpki can't apply them.
 pub fn verify(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
-    roots: &Roots,
+    trust: &Trust,
     usage: Usage,
     now: UnixTime,
 ) -> Result<Verified, Refusal> {
     let certificate =
         EndEntityCert::try_from(leaf).map_err(|error| Refusal::bad(format_args!("not readable: {error}")))?;
     let id = spiffe_id(&certificate)?;
-    let Some((trust_domain, domain)) = roots.of(id.trust_domain()) else {
+    let Some((trust_domain, domain)) = trust.domain(id.trust_domain()) else {
         return Err(unknown_trust_domain(&id));
     };
-    let algorithms = fips::provider().signature_verification_algorithms.all;
-    let key_usage = match usage {
-        Usage::Server => KeyUsage::server_auth(),
-        Usage::Client => KeyUsage::client_auth(),
+    let walk = Walk { certificate: &certificate, intermediates, trust, trust_domain, domain, usage };
+    let (proof, root_not_after) = match walk.to_root(now) {
+        Err(error) => match on_a_clock_nearby(&error, now) {
+            Some(nearby) => walk.to_root(nearby),
+            None => Err(error),
+        },
+        found => found,
+    }
+    .map_err(|error| explain(&id, leaf, intermediates, &error))?;
+    leaf_facts(leaf, id, Arc::new(proof), root_not_after)
+}
+
+/// A way from a leaf to a root.
+struct Walk<'a> {
+    certificate: &'a EndEntityCert<'a>,
+    intermediates: &'a [CertificateDer<'a>],
+    trust: &'a Trust,
+    trust_domain: &'a Arc<str>,
+    domain: &'a Domain,
+    usage: Usage,
+}
+
+impl Walk<'_> {
+    /// What the first way rests on that leads to a root in its dates and meets nothing revoked; and the root's notAfter.
+    fn to_root(&self, now: UnixTime) -> Result<(Proof, i64), webpki::Error> {
+        let algorithms = fips::provider().signature_verification_algorithms.all;
+        let key_usage = match self.usage {
+            Usage::Server => KeyUsage::server_auth(),
+            Usage::Client => KeyUsage::client_auth(),
+        };
+        let found = Cell::new(None);
+        let accept = |path: &webpki::VerifiedPath<'_>| {
+            let root = self.domain.root(path.anchor()).ok_or(webpki::Error::UnknownIssuer)?;
+            let proof = Proof::of(self.trust_domain, root, path).ok_or(webpki::Error::BadDer)?;
+            if self.trust.revokes(&proof) {
+                return Err(webpki::Error::CertRevoked);
+            }
+            if root.not_after < proof::seconds(now) {
+                return Err(expired(root.not_after, now));
+            }
+            found.set(Some((proof, root.not_after)));
+            Ok(())
+        };
+        self.certificate.verify_for_usage(
+            algorithms,
+            &self.domain.anchors,
+            self.intermediates,
+            now,
+            key_usage,
+            None,
+            Some(&accept),
+        )?;
+        found.take().ok_or(webpki::Error::UnknownIssuer)
+    }
+}
+
+fn expired(not_after: i64, time: UnixTime) -> webpki::Error {
+    let not_after = Duration::from_secs(u64::try_from(not_after).unwrap_or_default());
+    webpki::Error::CertExpired { time, not_after: UnixTime::since_unix_epoch(not_after) }
+}
+
+/// The time on a peer's clock, no further off than clocks may be, at which the dates would fit.
+fn on_a_clock_nearby(error: &webpki::Error, now: UnixTime) -> Option<UnixTime> {
+    let (now, skew) = (now.as_secs(), CLOCK_SKEW_SECONDS.unsigned_abs());
+    let (earlier, later) = (now.saturating_sub(skew), now.saturating_add(skew));
+    let nearby = match error {
+        webpki::Error::CertExpired { not_after, .. } if not_after.as_secs() >= earlier => earlier,
+        webpki::Error::CertNotValidYet { not_before, .. } if not_before.as_secs() <= later => later,
+        _ => return None,
     };
-    let path = certificate
-        .verify_for_usage(algorithms, &domain.anchors, intermediates, now, key_usage, None, None)
-        .map_err(|error| {
-            Refusal::of_chain(&id, format_args!("trust domain {}", id.trust_domain()), &error)
-        })?;
-    let signer = domain.anchors.iter().position(|anchor| anchor == path.anchor());
-    let root_not_after = signer.map_or(i64::MAX, |index| domain.not_after[index]);
-    leaf_facts(leaf, id, trust_domain, root_not_after)
+    Some(UnixTime::since_unix_epoch(Duration::from_secs(nearby)))
+}
+
+/// Says more than webpki where what is at fault is seen elsewhere than where it fails.
+fn explain(
+    id: &SpiffeId,
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    error: &webpki::Error,
+) -> Refusal {
+    let refusal = Refusal::of_chain(id, format_args!("trust domain {}", id.trust_domain()), error);
+    let parsed = |der| X509Certificate::from_der(der).ok().map(|(_, certificate)| certificate);
+    for (index, der) in std::iter::once(leaf).chain(intermediates).enumerate() {
+        let Some(certificate) = parsed(der) else { continue };
+        if let Some(bits) = weak_rsa(&certificate) {
+            return weak(id, bits);
+        }
+        if index == 0
+            && refusal.reason == Reason::UntrustedRoot
+            && certificate.issuer().as_raw() == certificate.subject().as_raw()
+            && is_self_signed(leaf, &certificate)
+        {
+            return Refusal { detail: format!("{id}: it is self-signed").into(), ..refusal };
+        }
+    }
+    refusal
+}
+
+fn is_self_signed(leaf: &CertificateDer<'_>, certificate: &X509Certificate<'_>) -> bool {
+    let Ok(key) = EndEntityCert::try_from(leaf) else { return false };
+    let algorithms = fips::provider().signature_verification_algorithms.all;
+    let (signed, signature) = (certificate.tbs_certificate.as_ref(), &certificate.signature_value.data);
+    algorithms.iter().any(|algorithm| key.verify_signature(*algorithm, signed, signature).is_ok())
+}
+
+/// The bits of an RSA key that has too few.
+pub(super) fn weak_rsa(certificate: &X509Certificate<'_>) -> Option<usize> {
+    let Ok(PublicKey::RSA(key)) = certificate.public_key().parsed() else { return None };
+    let first = key.modulus.iter().position(|&byte| byte != 0)?;
+    let modulus = &key.modulus[first..];
+    let bits = modulus.len() * 8 - modulus[0].leading_zeros() as usize;
+    (bits < MIN_RSA_BITS).then_some(bits)
+}
+
+fn weak(id: &SpiffeId, bits: usize) -> Refusal {
+    let why = format_args!("{id}: an RSA key of {bits} bits in the chain; {MIN_RSA_BITS} at least");
+    Refusal { alert: CertificateError::BadSignature, ..Refusal::bad(why) }
 }
 
 /// X509-SVID section 2: exactly one URI name, and that a SPIFFE id; section 3.1: a leaf's has a path.
@@ -217,7 +305,7 @@ fn unknown_trust_domain(id: &SpiffeId) -> Refusal {
 fn leaf_facts(
     leaf: &CertificateDer<'_>,
     id: SpiffeId,
-    trust_domain: &Arc<str>,
+    proof: Arc<Proof>,
     root_not_after: i64,
 ) -> Result<Verified, Refusal> {
     let bad = |why: &str| Refusal::bad(format_args!("{id}: {why}"));
@@ -233,6 +321,9 @@ fn leaf_facts(
     if !usage.digital_signature() {
         return Err(bad("its key usage lacks digitalSignature"));
     }
+    if let Some(bits) = weak_rsa(&certificate) {
+        return Err(weak(&id, bits));
+    }
     let serial = certificate.raw_serial();
     let serial = serial.strip_prefix(&[0]).filter(|rest| !rest.is_empty()).unwrap_or(serial);
     if serial.len() > MAX_SERIAL_BYTES {
@@ -244,7 +335,7 @@ fn leaf_facts(
         not_after: certificate.validity().not_after.timestamp(),
         root_not_after,
         subject: subject(&certificate),
-        trust_domain: Arc::clone(trust_domain),
+        proof,
         id,
     })
 }
@@ -283,60 +374,4 @@ pub(crate) fn hex(bytes: &[u8]) -> Box<str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use fips::ca::Profile;
-    use rustls_pki_types::pem::PemObject;
-
-    use super::*;
-    use crate::identity::fixture::{HOUR, authority};
-
-    #[test]
-    fn a_second_name_that_one_parser_passes_over_is_seen_by_the_other() {
-        let (first, second) = ("spiffe://cluster.local/a", "spiffe://cluster.local/b");
-        let mut profile = Profile::workload(first, HOUR);
-        profile.uris.push(second.to_owned());
-        let issued = authority("cluster.local").issue(&profile).unwrap();
-        let mut der = CertificateDer::from_pem_slice(issued.certificate_pem.as_bytes()).unwrap().to_vec();
-        let at = der.windows(second.len()).position(|window| window == second.as_bytes()).unwrap();
-        der[at..at + second.len()].fill(0xff);
-
-        let der = CertificateDer::from(der);
-        let certificate = EndEntityCert::try_from(&der).unwrap();
-        assert_eq!(spiffe_id(&certificate).unwrap().as_str(), first, "webpki sees one name");
-        let (_, certificate) = X509Certificate::from_der(&der).unwrap();
-        assert!(!is_only_uri(&certificate, first));
-    }
-
-    #[test]
-    fn a_single_name_is_one_to_both() {
-        let profile = Profile::workload("spiffe://cluster.local/a", HOUR);
-        let issued = authority("cluster.local").issue(&profile).unwrap();
-        let der = CertificateDer::from_pem_slice(issued.certificate_pem.as_bytes()).unwrap();
-        let (_, certificate) = X509Certificate::from_der(&der).unwrap();
-        assert!(is_only_uri(&certificate, "spiffe://cluster.local/a"));
-        assert!(!is_only_uri(&certificate, "spiffe://cluster.local/b"));
-    }
-
-    #[test]
-    fn hex_is_of_lower_case_and_two_digits() {
-        assert_eq!(&*hex(&[0x0a, 0xff, 0x00]), "0aff00");
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn no_bytes_make_it_panic(flips in proptest::collection::vec((0usize..2000, proptest::num::u8::ANY), 1..8)) {
-            let authority = authority("cluster.local");
-            let issued = authority.issue(&Profile::workload("spiffe://cluster.local/a", HOUR)).unwrap();
-            let root = CertificateDer::from_pem_slice(authority.certificate_pem().as_bytes()).unwrap();
-            let mut roots = Roots::default();
-            roots.insert("cluster.local", &[root]).unwrap();
-            let mut der = CertificateDer::from_pem_slice(issued.certificate_pem.as_bytes()).unwrap().to_vec();
-            let (before, len) = (der.clone(), der.len());
-            for (at, byte) in flips {
-                der[at % len] = byte;
-            }
-            let outcome = verify(&der.clone().into(), &[], &roots, Usage::Client, UnixTime::now());
-            assert_eq!(outcome.is_ok(), der == before);
-        }
-    }
-}
+mod tests;

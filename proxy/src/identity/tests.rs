@@ -10,7 +10,7 @@ use super::*;
 const OWN: &str = "spiffe://cluster.local/ns/bookinfo/sa/ratings";
 
 fn load(dir: &Dir) -> Result<Arc<Identity>, IdentityError> {
-    Identity::load(dir.source(), "cluster.local", None)
+    Identity::load(dir.source(), "cluster.local", None, None)
 }
 
 fn own() -> SpiffeId {
@@ -49,7 +49,10 @@ fn federated_bundles_are_read_and_the_own_bundle_prevails() {
     dir.put("Not-A-Domain.bundle.pem", "neither PEM");
     let identity = load(&dir).unwrap();
     let current = identity.current();
-    assert_eq!(current.roots.trust_domains().collect::<Vec<_>>(), ["cluster.local", "partner.example"]);
+    assert_eq!(
+        current.trust.roots().trust_domains().collect::<Vec<_>>(),
+        ["cluster.local", "partner.example"]
+    );
 }
 
 #[test]
@@ -172,7 +175,7 @@ fn a_development_authority_is_shared_and_private() {
     let dir = Dir::new();
     let source = || Source::Dev(dir.path().join("ca"));
     let identities: Vec<_> = std::thread::scope(|scope| {
-        let load = || Identity::load(source(), "cluster.local", Some(own())).unwrap();
+        let load = || Identity::load(source(), "cluster.local", Some(own()), None).unwrap();
         let threads: Vec<_> = (0..8).map(|_| scope.spawn(load)).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
@@ -180,7 +183,7 @@ fn a_development_authority_is_shared_and_private() {
     for pair in identities.windows(2) {
         let (one, other) = (pair[0].current(), pair[1].current());
         let now = rustls_pki_types::UnixTime::now();
-        svid::verify(&one.certified.cert[0], &[], &other.roots, svid::Usage::Client, now).unwrap();
+        other.trust.verify(&one.certified.cert[0], &[], svid::Usage::Client, now).unwrap();
     }
     let mode = |path: &str| std::fs::metadata(dir.path().join(path)).unwrap().mode() & 0o777;
     assert_eq!((mode("ca"), mode("ca/ca.key")), (0o700, 0o600));
@@ -190,7 +193,7 @@ fn a_development_authority_is_shared_and_private() {
 fn a_development_leaf_is_made_again_at_half_its_life() {
     let dir = Dir::new();
     let source = Source::Dev(dir.path().to_owned());
-    let identity = Identity::load(source, "cluster.local", Some(own())).unwrap();
+    let identity = Identity::load(source, "cluster.local", Some(own()), None).unwrap();
     assert!(!identity.reload().unwrap());
     assert!(identity.reload_at(SystemTime::now() + dev::LEAF_LIFETIME / 2).unwrap());
     assert_eq!(identity.generation(), 2);
@@ -200,17 +203,17 @@ fn a_development_leaf_is_made_again_at_half_its_life() {
 fn a_development_authority_of_another_domain_is_refused() {
     let dir = Dir::new();
     let source = || Source::Dev(dir.path().to_owned());
-    Identity::load(source(), "cluster.local", Some(own())).unwrap();
+    Identity::load(source(), "cluster.local", Some(own()), None).unwrap();
     let other = "spiffe://other.example/ns/a/sa/b".parse().unwrap();
-    assert!(Identity::load(source(), "other.example", Some(other)).is_err());
+    assert!(Identity::load(source(), "other.example", Some(other), None).is_err());
 }
 
 #[test]
 fn what_is_missing_is_said() {
     let dir = Dir::new();
-    let dev = Identity::load(Source::Dev(dir.path().to_owned()), "cluster.local", None).unwrap_err();
+    let dev = Identity::load(Source::Dev(dir.path().to_owned()), "cluster.local", None, None).unwrap_err();
     assert!(dev.to_string().contains("--workload"), "{dev}");
-    let domain = Identity::load(dir.source(), "Cluster.Local", None).unwrap_err();
+    let domain = Identity::load(dir.source(), "Cluster.Local", None, None).unwrap_err();
     assert!(domain.to_string().contains("`Cluster.Local`"), "{domain}");
 }
 
@@ -221,4 +224,111 @@ fn keys_are_not_shown() {
     dir.write(&issued, root.certificate_pem());
     let shown = format!("{:?} {:?}", load(&dir).unwrap(), issued);
     assert!(!shown.to_lowercase().contains("private"), "{shown}");
+}
+
+fn serial_of(issued: &fips::ca::Issued) -> Vec<u8> {
+    use rustls_pki_types::pem::PemObject;
+    let der = rustls_pki_types::CertificateDer::from_pem_slice(issued.certificate_pem.as_bytes()).unwrap();
+    webpki::EndEntityCert::try_from(&der).unwrap().serial().to_vec()
+}
+
+#[test]
+fn revocation_lists_beside_the_certificate_are_followed_apart_from_it() {
+    let root = authority("cluster.local");
+    let (dir, own, peer) = (Dir::new(), leaf(&root), leaf(&root));
+    dir.write(&own, root.certificate_pem());
+    let identity = load(&dir).unwrap();
+    let mut trust = identity.subscribe_trust();
+    assert!(!identity.reload_lists().unwrap(), "there is none");
+
+    let list = |revoked: &[&[u8]]| root.revocation_list(revoked, SystemTime::now() + HOUR).unwrap();
+    dir.put("crl.pem", &list(&[&serial_of(&peer)]));
+    assert!(identity.reload_lists().unwrap());
+    assert_eq!((identity.trust_generation(), *trust.borrow_and_update()), (2, 2));
+    assert!(!identity.reload_lists().unwrap() && !identity.reload().unwrap(), "nothing is new");
+
+    dir.put("crl.pem", "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n");
+    assert!(identity.reload_lists().is_err());
+    assert!(identity.problem().unwrap().contains("revocation list"));
+    assert_eq!(identity.trust_generation(), 2, "the old ones stay");
+
+    // A renewal of the leaf alone leaves trust, and what was verified under it, alone.
+    dir.write(&leaf(&root), root.certificate_pem());
+    assert!(identity.reload().unwrap());
+    assert_eq!(identity.trust_generation(), 2);
+
+    dir.put("crl.pem", &list(&[&serial_of(&own)]));
+    assert!(identity.reload_lists().unwrap());
+    assert_eq!(identity.problem(), None);
+    std::fs::remove_file(dir.path().join("crl.pem")).unwrap();
+    assert!(identity.reload_lists().unwrap());
+}
+
+#[test]
+fn a_proxy_whose_own_certificate_is_revoked_takes_no_traffic_and_the_list_holds_for_others() {
+    let root = authority("cluster.local");
+    let (dir, own) = (Dir::new(), leaf(&root));
+    dir.write(&own, root.certificate_pem());
+    let identity = load(&dir).unwrap();
+    dir.put("crl.pem", &root.revocation_list(&[&serial_of(&own)], SystemTime::now() + HOUR).unwrap());
+    assert!(identity.reload_lists().unwrap());
+    assert_eq!(identity.health(SystemTime::now()), Health::Failing("the certificate is revoked".into()));
+    assert!(load(&dir).unwrap_err().to_string().contains("revoked"));
+}
+
+#[test]
+fn a_list_that_was_asked_for_must_be_there_and_be_in_time() {
+    let root = authority("cluster.local");
+    let dir = Dir::new();
+    dir.write(&leaf(&root), root.certificate_pem());
+    let asked = dir.path().join("revoked.pem");
+    let load = || Identity::load(dir.source(), "cluster.local", None, Some(asked.clone()));
+    assert!(load().unwrap_err().to_string().contains("revoked.pem"));
+    dir.put("revoked.pem", &root.revocation_list(&[], SystemTime::now() - HOUR).unwrap());
+    let identity = load().unwrap();
+    let Health::Degraded(why) = identity.health(SystemTime::now()) else { panic!("it is late") };
+    assert!(why.contains("out of date"), "{why}");
+    std::fs::remove_file(&asked).unwrap();
+    assert!(identity.reload_lists().is_err());
+}
+
+#[test]
+fn health_degrades_before_it_fails() {
+    let root = authority("cluster.local");
+    let dir = Dir::new();
+    dir.write(&leaf(&root), root.certificate_pem());
+    let identity = load(&dir).unwrap();
+    let at = |left: u64| identity.health(identity.not_after() - Duration::from_secs(left));
+    assert_eq!(at(1800), Health::Well);
+    assert!(
+        matches!(at(600), Health::Degraded(why) if why.contains("expires in 600s and has not been renewed"))
+    );
+    assert!(matches!(at(30), Health::Failing(why) if why.contains("expires in 30s")));
+    assert!(matches!(at(0), Health::Failing(why) if why.contains("has expired")));
+}
+
+#[test]
+fn roots_overlap_for_as_long_as_the_source_has_both() {
+    let (old, new) = (authority("cluster.local"), authority("cluster.local"));
+    let both = format!("{}{}", old.certificate_pem(), new.certificate_pem());
+    let dir = Dir::new();
+    dir.write(&leaf(&old), old.certificate_pem());
+    let identity = load(&dir).unwrap();
+    let peer = |root: &Authority| {
+        use rustls_pki_types::pem::PemObject;
+        let issued = leaf(root);
+        let der = rustls_pki_types::CertificateDer::from_pem_slice(issued.certificate_pem.as_bytes());
+        let now = rustls_pki_types::UnixTime::now();
+        identity.current().trust.verify(&der.unwrap(), &[], svid::Usage::Client, now).map(drop).is_ok()
+    };
+    assert_eq!((peer(&old), peer(&new)), (true, false));
+    dir.put("ca.crt", &both);
+    assert!(identity.reload().unwrap());
+    assert_eq!((peer(&old), peer(&new)), (true, true));
+    dir.write(&leaf(&new), &both);
+    assert!(identity.reload().unwrap());
+    dir.put("ca.crt", new.certificate_pem());
+    assert!(identity.reload().unwrap());
+    assert_eq!((peer(&old), peer(&new)), (false, true));
+    assert_eq!(identity.trust_generation(), 3);
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
@@ -36,6 +37,9 @@ impl Collector for Scrape {
         config(&self.0.config.load(), &mut encoder)?;
         if let Some(counts) = self.0.candidate.get() {
             candidate(counts, &mut encoder)?;
+        }
+        if let Some(identity) = self.0.identity.get() {
+            super::identity::encode(&identity.status(), SystemTime::now(), &mut encoder)?;
         }
         build(&mut encoder)?;
         crypto(&mut encoder)

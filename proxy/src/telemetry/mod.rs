@@ -8,6 +8,7 @@ mod cells;
 mod collect;
 mod coverage;
 mod fragments;
+mod identity;
 mod json;
 mod open;
 mod options;
@@ -44,6 +45,7 @@ pub use self::record::{
 pub use self::shard::{ConnectionGuard, Shard};
 pub use self::status::ConfigStatus;
 use self::writer::Losses;
+use crate::identity::Identity;
 
 /// What all workers' telemetry comes together in.
 #[derive(Debug)]
@@ -64,6 +66,8 @@ struct Shared {
     losses: Arc<Losses>,
     config: ArcSwap<ConfigStatus>,
     candidate: OnceLock<Arc<CandidateCounts>>,
+    /// The proxy's own; a scrape asks it how it stands.
+    identity: OnceLock<Arc<Identity>>,
 }
 
 /// Of what was decided, how a sample would have come out under the candidate configuration.
@@ -139,6 +143,11 @@ impl Telemetry {
     /// Says which configuration is in force from now on.
     pub fn set_config(&self, status: ConfigStatus) {
         self.shared.config.store(Arc::new(status));
+    }
+
+    /// Whose renewals the metrics tell from now on; the first one stays.
+    pub fn set_identity(&self, identity: Arc<Identity>) {
+        let _ = self.shared.identity.set(identity);
     }
 
     /// The configuration in force.

@@ -18,11 +18,11 @@ use super::SEND_BUFFER_BYTES;
 use super::evidence;
 use super::failure::{self, Role};
 use super::origination::{self, Originations};
-use super::verify::{Handshake, SpiffeVerifier};
+use super::verify::{Handshake, SpiffeVerifier, Verdict};
 use crate::decision::{Reason, Stage};
 use crate::error::Reject;
-use crate::identity::svid::{Refusal, Verified};
-use crate::identity::{Identity, SpiffeId};
+use crate::identity::svid::Verified;
+use crate::identity::{Identity, Proof, SpiffeId};
 use crate::telemetry::{CertificateEvidence, TlsEvidence};
 
 /// What is to be spoken on the hop.
@@ -72,6 +72,8 @@ pub struct ClientConnected<IO> {
     pub name: Option<Arc<str>>,
     /// What proved the identity or the name.
     pub certificate: Option<CertificateEvidence>,
+    /// What that rests on: see [`Identity::still_trusted`].
+    pub proof: Option<Arc<Proof>>,
     /// What the server chose of the ALPN offered; `None`: it chose nothing, which Istio's servers do for TCP.
     pub alpn: Option<HopAlpn>,
 }
@@ -179,7 +181,7 @@ fn server_name(sni: Option<&str>) -> Result<ServerName<'static>, Reject> {
     })
 }
 
-fn proven(verdict: Option<Result<Verified, Refusal>>) -> Result<Verified, Reject> {
+fn proven(verdict: Option<Verdict>) -> Result<Arc<Verified>, Reject> {
     match verdict {
         Some(Ok(verified)) => Ok(verified),
         _ => Err(Reject::because(Stage::Connect, Reason::NoIdentity, "no certificate was verified")),
@@ -188,7 +190,7 @@ fn proven(verdict: Option<Result<Verified, Refusal>>) -> Result<Verified, Reject
 
 fn connected<IO>(
     stream: Box<TlsStream<IO>>,
-    verified: Option<Verified>,
+    verified: Option<Arc<Verified>>,
     sni: Option<&str>,
 ) -> Result<ClientConnected<IO>, Reject> {
     let (_, connection) = stream.get_ref();
@@ -201,8 +203,9 @@ fn connected<IO>(
         None => None,
     };
     Ok(ClientConnected {
-        certificate: verified.as_ref().map(evidence::certificate),
-        identity: verified.map(|verified| verified.id),
+        certificate: verified.as_deref().map(evidence::certificate),
+        proof: verified.as_deref().map(|verified| Arc::clone(&verified.proof)),
+        identity: verified.map(|verified| verified.id.clone()),
         name: None,
         evidence: Arc::new(evidence),
         alpn,

@@ -6,8 +6,8 @@ use rustls::{CipherSuite, CommonState, NamedGroup, ProtocolVersion};
 
 use crate::decision::{Reason, Stage};
 use crate::error::Reject;
-use crate::identity::SpiffeId;
 use crate::identity::svid::Verified;
+use crate::identity::{Proof, SpiffeId};
 use crate::telemetry::{CertificateEvidence, TlsEvidence};
 
 /// Who the caller is, and what proves it.
@@ -23,17 +23,20 @@ pub struct PeerTls {
     pub fingerprint: Option<[u8; 32]>,
     /// Distinguished name of the leaf, often empty: `Subject` of x-forwarded-client-cert. Any text: quote it.
     pub subject: Box<str>,
+    /// What the identity rests on: see [`crate::identity::Identity::still_trusted`].
+    pub proof: Option<Arc<Proof>>,
 }
 
 impl PeerTls {
     /// A client whose certificate was verified.
-    pub(super) fn verified(verified: Verified, leaf: &[u8], evidence: TlsEvidence) -> Self {
+    pub(super) fn verified(verified: &Verified, leaf: &[u8], evidence: TlsEvidence) -> Self {
         Self {
-            certificate: Some(certificate(&verified)),
-            identity: Some(verified.id),
+            certificate: Some(certificate(verified)),
+            identity: Some(verified.id.clone()),
             evidence,
             fingerprint: Some(fips::sha256(leaf)),
-            subject: verified.subject,
+            subject: verified.subject.clone(),
+            proof: Some(Arc::clone(&verified.proof)),
         }
     }
 }
@@ -41,7 +44,7 @@ impl PeerTls {
 /// What proved an identity.
 pub(super) fn certificate(verified: &Verified) -> CertificateEvidence {
     CertificateEvidence {
-        trust_domain: Arc::clone(&verified.trust_domain),
+        trust_domain: Arc::clone(&verified.proof.trust_domain),
         serial: (&*verified.serial).into(),
         not_after: verified.not_after,
     }

@@ -4,9 +4,10 @@ use std::io;
 
 use rustls::{AlertDescription, CertificateError, Error};
 
+use super::verify::Verdict;
 use crate::decision::{Reason, Stage};
 use crate::error::Reject;
-use crate::identity::svid::{Refusal, Verified};
+use crate::identity::svid::Refusal;
 
 /// Which side failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +17,7 @@ pub(super) enum Role {
 }
 
 /// Why it failed: the verdict on the peer's certificate where that is what ended it.
-pub(super) fn reject(role: Role, error: &io::Error, verdict: Option<Result<Verified, Refusal>>) -> Reject {
+pub(super) fn reject(role: Role, error: &io::Error, verdict: Option<Verdict>) -> Reject {
     let (stage, failed) = match role {
         Role::Server => (Stage::Terminate, Reason::HandshakeFailed),
         Role::Client => (Stage::Connect, Reason::TlsFailed),

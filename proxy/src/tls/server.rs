@@ -91,7 +91,7 @@ impl ServerTls {
         let sni = connection.server_name().map(Arc::from);
         let evidence = evidence::agreed(connection, connection.fips(), sni);
         evidence::approved(&evidence, Stage::Terminate)?;
-        let peer = PeerTls::verified(verified, leaf, evidence);
+        let peer = PeerTls::verified(&verified, leaf, evidence);
         Ok(Accepted { stream, alpn: offer.alpn, mesh: offer.mesh, peer })
     }
 

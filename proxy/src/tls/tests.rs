@@ -435,7 +435,7 @@ async fn renewal_reaches_new_connections_and_spares_old_ones() {
     let issue = |root: &Authority, uri| root.issue(&Profile::workload(uri, HOUR)).unwrap();
     let dir = Dir::new();
     dir.write(&issue(&first, SERVER), &both);
-    let identity = Identity::load(dir.source(), "cluster.local", None).unwrap();
+    let identity = Identity::load(dir.source(), "cluster.local", None, None).unwrap();
     let server = ServerTls::mesh(Arc::clone(&identity));
     let trusting = [("cluster.local", &first)];
     let old = ClientTls::new(Some(crate::identity::fixture::identity(

@@ -16,8 +16,8 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::decision::Reason;
-use crate::identity::svid::{self, Refusal, Usage, Verified};
-use crate::identity::{Identity, SpiffeId};
+use crate::identity::svid::{Refusal, Usage, Verified};
+use crate::identity::{Identity, SpiffeId, Trust};
 
 tokio::task_local! {
     static HANDSHAKE: Rc<Handshake>;
@@ -28,8 +28,11 @@ tokio::task_local! {
 pub(super) struct Handshake {
     /// Ids of which a server must prove one.
     expected: Box<[Arc<str>]>,
-    verdict: RefCell<Option<Result<Verified, Refusal>>>,
+    verdict: RefCell<Option<Verdict>>,
 }
+
+/// What a verification found.
+pub(super) type Verdict = Result<Arc<Verified>, Refusal>;
 
 impl Handshake {
     /// A client's, that takes a server with one of these ids and no other.
@@ -38,7 +41,7 @@ impl Handshake {
     }
 
     /// Runs `handshake`; gives its outcome, and the verdict on the peer's certificate, if there was one.
-    pub(super) async fn run<F: Future>(self, handshake: F) -> (F::Output, Option<Result<Verified, Refusal>>) {
+    pub(super) async fn run<F: Future>(self, handshake: F) -> (F::Output, Option<Verdict>) {
         let this = Rc::new(self);
         let outcome = HANDSHAKE.scope(Rc::clone(&this), handshake).await;
         let verdict = this.verdict.take();
@@ -46,14 +49,14 @@ impl Handshake {
     }
 
     /// Keeps the verdict and answers rustls, which tells the peer by its alert.
-    fn decide(&self, verdict: Result<Verified, Refusal>) -> Result<(), Error> {
+    fn decide(&self, verdict: Verdict) -> Result<(), Error> {
         let answer = verdict.as_ref().map(drop).map_err(|refusal| refusal.alert.clone().into());
         self.verdict.replace(Some(verdict));
         answer
     }
 
-    fn expect(&self, verified: Verified) -> Result<Verified, Refusal> {
-        if self.expected.iter().any(|id| **id == *verified.id.as_str()) {
+    fn expect(&self, verified: Arc<Verified>, trust: &Trust) -> Verdict {
+        if self.expected.iter().any(|id| trust.is(id, &verified.id)) {
             return Ok(verified);
         }
         Err(Refusal {
@@ -80,9 +83,10 @@ impl SpiffeVerifier {
         now: UnixTime,
     ) -> Result<(), Error> {
         let judge = |handshake: &Rc<Handshake>| {
-            let verdict = svid::verify(leaf, intermediates, &self.0.current().roots, usage, now);
+            let trust = Arc::clone(&self.0.current().trust);
+            let verdict = trust.verify(leaf, intermediates, usage, now);
             handshake.decide(match usage {
-                Usage::Server => verdict.and_then(|verified| handshake.expect(verified)),
+                Usage::Server => verdict.and_then(|verified| handshake.expect(verified, &trust)),
                 Usage::Client => verdict,
             })
         };

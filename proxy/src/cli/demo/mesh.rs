@@ -67,6 +67,7 @@ impl Mesh {
                 trust_domain: "cluster.local".into(),
             },
             identity: Some(identity::Source::Dev(authority.clone())),
+            crl: None,
             outbound: Open::Off,
             inbound: Open::Off,
             forwards: Vec::new(),

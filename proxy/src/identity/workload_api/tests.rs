@@ -145,7 +145,7 @@ fn source(dir: &Dir, query: &str) -> Source {
 
 /// Loads as a start does, beside the runtime that the agent runs in.
 async fn load(source: Source) -> Result<Arc<Identity>, IdentityError> {
-    let load = move || Identity::load(source, "cluster.local", Some(OWN.parse().unwrap()));
+    let load = move || Identity::load(source, "cluster.local", Some(OWN.parse().unwrap()), None);
     tokio::task::spawn_blocking(load).await.unwrap()
 }
 
@@ -165,7 +165,10 @@ async fn the_own_svid_is_taken_with_all_bundles_and_what_comes_later_too() {
     generations.wait_for(|&generation| generation == 2).await.unwrap();
     let current = identity.current();
     assert_ne!(current.certified.cert[0], first);
-    assert_eq!(current.roots.trust_domains().collect::<Vec<_>>(), ["cluster.local", "partner.example"]);
+    assert_eq!(
+        current.trust.roots().trust_domains().collect::<Vec<_>>(),
+        ["cluster.local", "partner.example"]
+    );
     assert_eq!(identity.status().rotations, 1);
     watching.abort();
 }
