@@ -4,17 +4,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fips::ca::{Authority, Profile};
+use fips::ca::{Authority, Issued, Profile};
+use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::{Client, Directory, TlsClient, soon};
+use crate::{Client, Credentials, Directory, Maker, TlsClient, soon};
 
 /// An authority as proxies find it in a directory.
 #[derive(Debug)]
@@ -80,25 +82,56 @@ impl Pki {
 
     /// A caller with any certificate of this authority.
     pub fn caller_with(&self, profile: &Profile) -> Caller {
-        let issued = self.authority.issue(profile).unwrap();
-        Caller {
-            certificate: Some((issued.certificate_pem, issued.key_pem)),
-            alpn: vec!["istio-http/1.1", "istio", "http/1.1"],
-        }
+        Caller::of(&self.authority.issue(profile).unwrap())
+    }
+
+    /// A proxy's identity as files, for this account.
+    pub(crate) fn credentials(&self, account: &str) -> Credentials {
+        let credentials = Credentials::new(format!("spiffe://cluster.local/ns/bookinfo/sa/{account}"));
+        let profile = Profile::workload(credentials.id(), Duration::from_secs(3600));
+        credentials.renew(&self.authority.issue(&profile).unwrap(), self.authority.certificate_pem());
+        credentials
+    }
+
+    /// The authority itself.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// The same authority where it makes what it should not.
+    pub fn maker(&self) -> Maker {
+        Maker::root("cluster.local root", &self.authority.key_pem())
     }
 }
 
 /// Who calls, and what it offers to speak.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    certificate: Option<(String, String)>,
+    certified: Option<Arc<CertifiedKey>>,
     alpn: Vec<&'static str>,
 }
 
 impl Caller {
     /// One that proves nothing.
     pub fn anonymous() -> Self {
-        Self { certificate: None, alpn: vec!["istio-http/1.1", "istio", "http/1.1"] }
+        Self { certified: None, alpn: vec!["istio-http/1.1", "istio", "http/1.1"] }
+    }
+
+    /// One that presents a certificate of any authority.
+    pub fn of(issued: &Issued) -> Self {
+        let leaf = CertificateDer::from_pem_slice(issued.certificate_pem.as_bytes()).unwrap();
+        Self::presenting(vec![leaf], PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).unwrap())
+    }
+
+    /// One that presents this chain and signs with this key, whether or not they fit.
+    pub fn presenting(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Self {
+        let key = fips::provider().key_provider.load_private_key(key).unwrap();
+        Self { certified: Some(Arc::new(CertifiedKey::new(chain, key))), ..Self::anonymous() }
+    }
+
+    /// Its certificate; the first of what it presents.
+    pub fn leaf(&self) -> CertificateDer<'static> {
+        self.certified.as_ref().expect("one that has a certificate").cert[0].clone()
     }
 
     /// The same with other offers.
@@ -113,21 +146,27 @@ impl Caller {
 
     /// The same behind bytes that are sent before the handshake.
     pub async fn connect_behind(&self, to: SocketAddr, first: &[u8]) -> TlsClient {
-        self.shake_hands(to, first).await.expect("a handshake")
+        self.shake_hands(to, first).await.1.expect("a handshake")
     }
 
     /// The same where the handshake may fail.
     pub async fn try_connect(&self, to: SocketAddr) -> std::io::Result<TlsClient> {
+        self.attempt(to).await.1
+    }
+
+    /// The same, with the address that it came from.
+    pub async fn attempt(&self, to: SocketAddr) -> (SocketAddr, std::io::Result<TlsClient>) {
         self.shake_hands(to, b"").await
     }
 
-    async fn shake_hands(&self, to: SocketAddr, first: &[u8]) -> std::io::Result<TlsClient> {
-        let mut socket = soon("a connection", TcpStream::connect(to)).await?;
-        socket.set_nodelay(true)?;
-        socket.write_all(first).await?;
+    async fn shake_hands(&self, to: SocketAddr, first: &[u8]) -> (SocketAddr, std::io::Result<TlsClient>) {
+        let mut socket = soon("a connection", TcpStream::connect(to)).await.unwrap();
+        socket.set_nodelay(true).unwrap();
+        let source = socket.local_addr().unwrap();
+        socket.write_all(first).await.unwrap();
         let name = ServerName::try_from("ratings.bookinfo.svc.cluster.local").unwrap();
         let handshake = TlsConnector::from(Arc::new(self.config())).connect(name, socket);
-        Ok(Client::over(soon("a handshake", handshake).await?))
+        (source, soon("a handshake", handshake).await.map(Client::over))
     }
 
     /// The first bytes that it would send.
@@ -145,17 +184,26 @@ impl Caller {
             .unwrap()
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Anybody));
-        let mut config = match &self.certificate {
+        let mut config = match &self.certified {
             None => builder.with_no_client_auth(),
-            Some((certificate, key)) => builder
-                .with_client_auth_cert(
-                    vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()],
-                    PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
-                )
-                .unwrap(),
+            Some(certified) => builder.with_client_cert_resolver(Arc::new(Presented(Arc::clone(certified)))),
         };
         config.alpn_protocols = self.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         config
+    }
+}
+
+/// Presents the same to every server.
+#[derive(Debug)]
+struct Presented(Arc<CertifiedKey>);
+
+impl ResolvesClientCert for Presented {
+    fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
     }
 }
 

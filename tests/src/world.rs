@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use control_client::Workload;
 use proxy::app::{self, Running, Settings};
+use proxy::identity;
 use proxy::roles::{Forward, Open, Role};
 use proxy::telemetry::{Sample, Sink};
 use proxy::worker::Deadlines;
@@ -14,7 +15,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::records::{Gathering, Tap};
-use crate::{Client, Directory, Explainer, Pki, Record, Records, Reply, Server, cluster, soon};
+use crate::{Client, Credentials, Directory, Explainer, Pki, Record, Records, Reply, Server, cluster, soon};
 
 /// A mesh as it is to be.
 pub struct World {
@@ -26,6 +27,7 @@ pub struct World {
     drain: Duration,
     workers: usize,
     tap: Option<Tap>,
+    files: bool,
 }
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -46,6 +48,7 @@ impl World {
             drain: Duration::ZERO,
             workers: 1,
             tap: None,
+            files: false,
         }
     }
 
@@ -87,6 +90,11 @@ impl World {
         Self { workers, ..self }
     }
 
+    /// With identities in files, which a test can replace: see [`Mesh::credentials`].
+    pub fn with_files(self) -> Self {
+        Self { files: true, ..self }
+    }
+
     /// Looks at each record as it comes, and keeps none: for more of them than fit.
     pub fn tap(self, tap: impl FnMut(&Record) + Send + 'static) -> Self {
         Self { tap: Some(Box::new(tap)), ..self }
@@ -110,7 +118,18 @@ impl World {
         candidate.write("candidate.yaml", self.candidate.as_deref().unwrap_or_default());
         let (sender, records) = mpsc::channel(RECORDS);
         let tap = self.tap.take();
-        let settings = |workload| self.settings(workload, &config, &candidate, &pki, sender.clone());
+        let mut credentials = HashMap::new();
+        let mut settings = |workload: Workload| {
+            let identity = if self.files {
+                let files = pki.credentials(&workload.service_account);
+                let source = files.source();
+                credentials.insert(workload.name.clone(), files);
+                source
+            } else {
+                pki.source()
+            };
+            self.settings(workload, &config, &candidate, identity, sender.clone())
+        };
 
         let mut sidecars = Vec::new();
         let mut located = Vec::new();
@@ -136,6 +155,7 @@ impl World {
             config,
             _candidate: candidate,
             pki,
+            credentials,
             records: Some(Gathering::start(records, tap)),
         }
     }
@@ -145,7 +165,7 @@ impl World {
         workload: Workload,
         config: &Directory,
         candidate: &Directory,
-        pki: &Pki,
+        identity: identity::Source,
         records: mpsc::Sender<String>,
     ) -> Settings {
         Settings {
@@ -154,7 +174,7 @@ impl World {
             candidate: self.candidate.is_some().then(|| candidate.path().to_owned()),
             config_strict: false,
             workload,
-            identity: Some(pki.source()),
+            identity: Some(identity),
             crl: None,
             outbound: Open::Off,
             inbound: Open::Off,
@@ -177,6 +197,13 @@ impl Default for World {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// How often a proxy took another identity, as its metrics tell.
+async fn rotations(sidecar: &Running) -> u64 {
+    let metrics = ask_admin_text(sidecar, "/metrics").await;
+    let count = metrics.lines().find_map(|line| line.strip_prefix("writ_identity_rotations_total "));
+    count.expect("rotations are counted").parse().unwrap()
 }
 
 fn workload(server: &Server) -> Workload {
@@ -211,6 +238,7 @@ pub struct Mesh {
     documents: Vec<String>,
     config: Directory,
     _candidate: Directory,
+    credentials: HashMap<String, Credentials>,
     records: Option<Gathering>,
 }
 
@@ -304,6 +332,33 @@ impl Mesh {
         let sidecar = self.sidecars.iter().find(|(name, _)| left_by(name)).map(|(_, sidecar)| sidecar);
         let sidecar = sidecar.or(self.caller.as_ref()).expect("the proxy that left the record");
         Record::new(ask_admin(sidecar, &format!("/explain?{query}")).await)
+    }
+
+    /// The files of a proxy's identity, of a mesh [`World::with_files`]: of a server's by its name, of the caller's sidecar
+    /// by `productpage`.
+    pub fn credentials(&self, name: &str) -> &Credentials {
+        self.credentials.get(name).unwrap_or_else(|| panic!("no files of {name}"))
+    }
+
+    /// Replaces the files of every identity by `issue`, and waits until each proxy has taken them.
+    pub async fn renew(&self, renew: impl Fn(&Credentials)) {
+        let sidecars = || {
+            let servers = self.sidecars.iter().map(|(name, sidecar)| (name.as_str(), sidecar));
+            servers.chain(self.caller.iter().map(|caller| ("productpage", caller)))
+        };
+        let mut before = Vec::new();
+        for (_, sidecar) in sidecars() {
+            before.push(rotations(sidecar).await);
+        }
+        sidecars().for_each(|(name, _)| renew(self.credentials(name)));
+        soon("the renewal", async {
+            for ((_, sidecar), before) in sidecars().zip(before) {
+                while rotations(sidecar).await == before {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        })
+        .await;
     }
 
     /// What a server's sidecar counted, as Prometheus text.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use rustls::{AlertDescription, CertificateError, Error};
+use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
 
 use super::verify::Verdict;
 use crate::decision::{Reason, Stage};
@@ -70,8 +70,19 @@ fn tls_error(error: &io::Error) -> Option<&Error> {
 fn explain(error: &Error) -> String {
     match error {
         Error::AlertReceived(alert) => explain_alert(*alert),
+        Error::InvalidMessage(
+            InvalidMessage::HandshakePayloadTooLarge | InvalidMessage::CertificatePayloadTooLarge,
+        ) => "a handshake message of over 64 KiB; a certificate chain that long?".to_owned(),
+        Error::InvalidMessage(InvalidMessage::MessageTooLarge) => {
+            "a TLS record larger than any may be".to_owned()
+        }
         Error::InvalidMessage(why) => {
             format!("what came is not TLS ({why:?}); plaintext sent to a TLS port?")
+        }
+        // What every client of TLS 1.2 says, and none of an older version can.
+        Error::PeerIncompatible(PeerIncompatible::SignatureAlgorithmsExtensionRequired) => {
+            "the client's TLS is older than 1.2, or it says nothing of the signatures that it takes"
+                .to_owned()
         }
         Error::PeerIncompatible(why) => format!("no version, suite or group in common: {why:?}"),
         other => other.to_string(),
