@@ -9,6 +9,7 @@ mod drain;
 mod enforced;
 mod explain;
 mod forwarders;
+mod half_open;
 mod handshakes;
 mod http1;
 mod http2;
