@@ -53,7 +53,7 @@ fn attest_says_what_crypto_runs() {
     assert_eq!(attested["self_test"], "passed");
     assert!(attested["module"].as_str().unwrap().contains("AWS-LC"), "{attested:#}");
     let suites = attested["suites"].as_array().unwrap();
-    assert!(suites.contains(&"TLS_AES_256_GCM_SHA384".into()), "{attested:#}");
+    assert!(suites.iter().any(|suite| suite["name"] == "TLS_AES_256_GCM_SHA384"), "{attested:#}");
     let table = writ(&["attest"]).well();
     assert!(table.contains(attested["module_version"].as_str().unwrap()), "{table}");
 }

@@ -148,9 +148,6 @@ impl MessageDecrypter for Tls13Opener {
     ) -> Result<InboundPlainMessage<'a>, Error> {
         let key = self.key.as_ref().ok_or(Error::DecryptError)?;
         let length = message.payload.len();
-        if length < TAG {
-            return Err(Error::DecryptError);
-        }
         let nonce = Nonce::assume_unique_for_key(TlsNonce::new(&self.iv, number).0);
         let plaintext = key
             .open_in_place(nonce, Aad::from(make_tls13_aad(length)), &mut message.payload)

@@ -8,9 +8,9 @@ mod shares;
 mod signatures;
 mod vectors;
 
-use rustls::NamedGroup;
+use rustls::{NamedGroup, SupportedCipherSuite};
 
-use super::{APPROVED_GROUPS, STANDARD_GROUPS, provider};
+use super::{APPROVED_GROUPS, STANDARD_GROUPS, kdf, provider};
 
 /// Bytes from hexadecimal digits; spaces and line ends between them don't count.
 pub(super) fn hex(text: &str) -> Vec<u8> {
@@ -66,4 +66,33 @@ fn randomness_is_the_modules() {
     provider().secure_random.fill(&mut one).unwrap();
     provider().secure_random.fill(&mut other).unwrap();
     assert!(one != other && one != [0; 32], "{one:?} {other:?}");
+}
+
+/// Both ends of a handshake in memory would agree on a suite put together wrongly.
+#[test]
+fn a_suite_is_what_its_name_says() {
+    for suite in &provider().cipher_suites {
+        let name = format!("{:?}", suite.suite());
+        let (key_len, digest_len) = if name.contains("AES_256") { (32, 48) } else { (16, 32) };
+        assert!(name.ends_with(if digest_len == 48 { "SHA384" } else { "SHA256" }), "{name}");
+        match suite {
+            SupportedCipherSuite::Tls13(suite) => {
+                assert_eq!(suite.common.hash_provider.output_len(), digest_len, "{name}");
+                let expander = suite.hkdf_provider.extract_from_secret(None, b"secret");
+                assert_eq!(expander.hash_len(), digest_len, "{name}");
+                assert_eq!(suite.aead_alg.key_len(), key_len, "{name}");
+            }
+            SupportedCipherSuite::Tls12(suite) => {
+                assert_eq!(suite.common.hash_provider.output_len(), digest_len, "{name}");
+                assert_eq!(suite.aead_alg.key_block_shape().enc_key_len, key_len, "{name}");
+                let (mut found, mut expected) = ([0; 48], [0; 48]);
+                suite.prf_provider.for_secret(&mut found, b"secret", b"label", b"seed");
+                let prf = if digest_len == 48 { &kdf::PRF_SHA384 } else { &kdf::PRF_SHA256 };
+                rustls::crypto::tls12::Prf::for_secret(prf, &mut expected, b"secret", b"label", b"seed");
+                assert_eq!(found, expected, "{name}");
+                let rsa = suite.sign.iter().all(|scheme| format!("{scheme:?}").starts_with("RSA_"));
+                assert_eq!(rsa, name.contains("_RSA_WITH"), "{name}");
+            }
+        }
+    }
 }

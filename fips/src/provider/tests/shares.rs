@@ -161,6 +161,9 @@ fn bad_curve_shares(curve: Curve) -> Vec<(String, Vec<u8>)> {
         ("zeros".to_owned(), vec![0; good.len()]),
     ];
     if curve.name == NamedGroup::X25519 {
+        let key = agreement::PrivateKey::generate(&agreement::X25519).unwrap().compute_public_key().unwrap();
+        let whole: PublicKeyX509Der<'_> = key.as_der().unwrap();
+        bad.push(("a SubjectPublicKeyInfo".to_owned(), whole.as_ref().to_vec()));
         // Points of small order, which give a secret of zeros (RFC 7748, section 6.1).
         let mut one = vec![0; 32];
         one[0] = 1;
