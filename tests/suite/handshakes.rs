@@ -176,14 +176,33 @@ async fn who_is_revoked_is_refused() {
     until_served(&mesh, &caller).await;
     let list = mesh.pki.authority().revocation_list(&[&serial], SystemTime::now() + HOUR).unwrap();
     mesh.credentials("ratings").put(&[("crl.pem", &list)]);
-    soon("the revocation", async {
-        while served(&mesh, &caller).await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    until_refused(&mesh, &caller).await;
     refused(&mesh, "revoked", &caller, "revoked", "revoked").await;
     until_served(&mesh, &mesh.pki.caller("productpage")).await;
+    mesh.stop().await;
+}
+
+/// Trust domains that MeshSettings call ours are vouched for by our roots, as soon as they are called so.
+#[tokio::test]
+async fn an_alias_of_the_trust_domain_is_believed_as_long_as_it_is_one() {
+    let settings = |aliases: &str| {
+        format!(
+            "
+apiVersion: writ.dev/v1alpha1
+kind: MeshSettings
+metadata: {{name: default, namespace: istio-system}}
+spec: {{trustDomainAliases: [{aliases}]}}
+"
+        )
+    };
+    let app = App::echo().await;
+    let mesh = World::new().server(Server::new("ratings", &app)).policy(&settings("old.local")).start().await;
+    let former =
+        mesh.pki.caller_with(&Profile::workload("spiffe://old.local/ns/bookinfo/sa/productpage", HOUR));
+    until_served(&mesh, &former).await;
+    mesh.config().write("policy-0.yaml", &settings(""));
+    until_refused(&mesh, &former).await;
+    refused(&mesh, "no alias any more", &former, "untrusted-root", "no roots are known").await;
     mesh.stop().await;
 }
 
@@ -308,6 +327,15 @@ async fn refused(mesh: &Mesh, name: &str, caller: &Caller, reason: &str, detail:
 async fn until_served(mesh: &Mesh, caller: &Caller) {
     soon("a caller that is served", async {
         while !served(mesh, caller).await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+async fn until_refused(mesh: &Mesh, caller: &Caller) {
+    soon("a caller that is refused", async {
+        while served(mesh, caller).await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
