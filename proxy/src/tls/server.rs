@@ -58,6 +58,8 @@ pub struct ServerTls {
     agreeing: Arc<ServerConfig>,
     /// For others: rustls refuses offers that have nothing in common with ours, so there is nothing of ours.
     silent: Arc<ServerConfig>,
+    /// Whether both are approved. A connection that rustls accepts step by step says no of itself, whatever it runs.
+    fips: bool,
 }
 
 impl ServerTls {
@@ -66,7 +68,8 @@ impl ServerTls {
         let silent = config(identity);
         let mut agreeing = silent.clone();
         agreeing.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
-        Arc::new(Self { agreeing: Arc::new(agreeing), silent: Arc::new(silent) })
+        let fips = agreeing.fips() && silent.fips();
+        Arc::new(Self { agreeing: Arc::new(agreeing), silent: Arc::new(silent), fips })
     }
 
     /// Shakes hands within `deadline`. A refusal is at stage `terminate`, for `handshake-failed` or, where the client's
@@ -89,7 +92,7 @@ impl ServerTls {
             return Err(Reject::because(Stage::Terminate, Reason::NoIdentity, "no certificate was verified"));
         };
         let sni = connection.server_name().map(Arc::from);
-        let evidence = evidence::agreed(connection, connection.fips(), sni);
+        let evidence = evidence::agreed(connection, self.fips, sni);
         evidence::approved(&evidence, Stage::Terminate)?;
         let peer = PeerTls::verified(&verified, leaf, evidence);
         Ok(Accepted { stream, alpn: offer.alpn, mesh: offer.mesh, peer })
