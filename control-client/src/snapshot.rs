@@ -94,6 +94,8 @@ pub struct Mesh {
     pub path_normalization: PathNormalization,
     /// What becomes of a path that could still be read in another way.
     pub ambiguous_paths: AmbiguousPaths,
+    /// What becomes of connections whose credential expires.
+    pub expired_credentials: ExpiredCredentials,
 }
 
 impl Default for Mesh {
@@ -108,6 +110,7 @@ impl Default for Mesh {
             proxy_protocol: ProxyProtocol::default(),
             path_normalization: PathNormalization::Base,
             ambiguous_paths: AmbiguousPaths::RefuseTraversal,
+            expired_credentials: ExpiredCredentials::Cut,
         }
     }
 }
@@ -141,6 +144,17 @@ pub struct ProxyProtocol {
     pub ports: Vec<u16>,
     /// Senders; of others no header is read.
     pub ip_blocks: Vec<IpNet>,
+}
+
+/// MeshSettings `expiredCredentials`: of a peer's certificate or an end user's token that expires while a connection,
+/// stream or tunnel is open. Revocation always cuts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ExpiredCredentials {
+    /// What was opened by it is cut.
+    #[default]
+    Cut,
+    /// What is open may go on; whatever comes next needs a credential that is valid then.
+    Keep,
 }
 
 /// MeshSettings `pathNormalization.normalization`, Istio's MeshConfig names.

@@ -450,13 +450,22 @@ impl Shared {
     }
 
     fn worker(&self) -> Rc<Worker> {
-        let settings = upstream::Settings { mark: self.mark, ..upstream::Settings::default() };
+        let max_connection_duration = self.deadlines.max_connection_duration;
+        let settings =
+            upstream::Settings { mark: self.mark, max_connection_duration, ..upstream::Settings::default() };
+        let upstream = Upstream::new(Arc::clone(&self.registry), Arc::clone(&self.client_tls), settings);
         let (shard, draining) = (self.telemetry.shard(), DrainSignal::new());
         Rc::new(Worker {
             current: Current::new(Arc::clone(&self.published)),
-            live: Live::new(Rc::clone(&shard), draining.clone()),
+            live: Live::new(
+                Rc::clone(&shard),
+                draining.clone(),
+                self.identity.clone(),
+                Rc::clone(&upstream),
+                max_connection_duration,
+            ),
             shard,
-            upstream: Upstream::new(Arc::clone(&self.registry), Arc::clone(&self.client_tls), settings),
+            upstream,
             registry: Arc::clone(&self.registry),
             memory: Memory::default(),
             sampler: self.samples.as_ref().map(Samples::sampler),

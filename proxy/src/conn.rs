@@ -17,6 +17,7 @@ use crate::generation::Held;
 use crate::http::pipeline::Line;
 use crate::http::serve;
 use crate::io::{Io, TlsStream};
+use crate::live;
 use crate::net::{self, Detected, Prefixed};
 use crate::peer::Peer;
 use crate::roles::{Destination, Listener};
@@ -64,7 +65,7 @@ pub async fn serve(
             Carries::Http1 => serve::http1(io, Line::of(worker, peer, target)).await,
             Carries::Http2 => Box::pin(serve::http2(io, Line::of(worker, peer, target))).await,
             Carries::Tcp(protocol) => {
-                let connection = worker.live.connection(peer);
+                let connection = worker.live.connection(peer, live::Carries::Bytes);
                 Box::pin(tcp::serve(io, worker, &connection, target, protocol)).await;
             }
             Carries::Silence => {

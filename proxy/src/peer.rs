@@ -1,6 +1,6 @@
 //! Who is calling, as verified on this connection, and what follows from it under one generation of policy.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use http::HeaderValue;
 use crate::decision::{Check, CheckOutcome, CheckResult, Decision, PolicyRef, Reason, Stage};
 use crate::error::Reject;
 use crate::generation::Held;
-use crate::identity::SpiffeId;
+use crate::identity::{Proof, SpiffeId};
 use crate::tables::{ConnectionAttributes, PeerMode, Remainder};
 use crate::telemetry::ConnectionFacts;
 use crate::tls::PeerTls;
@@ -22,6 +22,10 @@ pub struct Peer {
     /// `x-forwarded-client-cert` element for this caller; `None`: plaintext.
     xfcc: Option<HeaderValue>,
     admission: RefCell<Option<Rc<Admission>>>,
+    /// What its identity rests on.
+    proof: Option<Arc<Proof>>,
+    /// Why it is no longer believed.
+    distrusted: Cell<Option<Reason>>,
 }
 
 /// What is constant for a connection under one generation: decided once, looked at by each request.
@@ -43,7 +47,8 @@ impl Peer {
     /// A caller; `own` is this proxy's identity, `tls` what the handshake proved.
     pub fn new(facts: Rc<ConnectionFacts>, own: Option<&SpiffeId>, tls: Option<&PeerTls>) -> Self {
         let xfcc = tls.and_then(|tls| xfcc(own, tls));
-        Self { facts, xfcc, admission: RefCell::new(None) }
+        let proof = tls.and_then(|tls| tls.proof.clone());
+        Self { facts, xfcc, admission: RefCell::new(None), proof, distrusted: Cell::new(None) }
     }
 
     /// The admission under `held`; computed again only when the generation moved.
@@ -56,6 +61,21 @@ impl Peer {
         let admission = Rc::new(admit(&self.facts, held));
         *self.admission.borrow_mut() = Some(Rc::clone(&admission));
         admission
+    }
+
+    /// What its identity rests on; `None`: it has none.
+    pub fn proof(&self) -> Option<&Proof> {
+        self.proof.as_deref()
+    }
+
+    /// From here on it is not who it was, for this reason of `service-authentication`.
+    pub fn distrust(&self, reason: Reason) {
+        self.distrusted.set(Some(reason));
+    }
+
+    /// Why it is no longer believed; `None`: it is.
+    pub fn distrusted(&self) -> Option<Reason> {
+        self.distrusted.get()
     }
 
     /// This caller's `x-forwarded-client-cert` element.

@@ -61,7 +61,12 @@ pub fn admit(peer: &Peer, held: &Held, record: &mut Record) -> Result<(), Reject
             decided_by_server(&mut record.decision);
             Ok(())
         }
-        Side::Inbound | Side::Gateway => peer.admission(held).check(&mut record.decision),
+        Side::Inbound | Side::Gateway => {
+            peer.admission(held).check(&mut record.decision)?;
+            let Some(reason) = peer.distrusted() else { return Ok(()) };
+            charge(&mut record.decision, Stage::Admit, reason);
+            Err(Reject::because(Stage::Admit, reason, "no longer: it was believed when it connected"))
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::stages::{self, Application, Target};
 use crate::tables::Backend;
 use crate::telemetry::Record;
 use crate::tunnel;
-use crate::upstream::{self, HopProtocol};
+use crate::upstream::{Connected, HopProtocol};
 use crate::worker::Worker;
 
 /// Serves a connection of bytes that are not ours to read. `protocol` is how the record names it: `tcp` or `tls`.
@@ -36,9 +36,10 @@ pub async fn serve(
     let mut record = Record::begin(&worker.shard, &held.config, &peer.facts);
     record.protocol = protocol;
     match Box::pin(open(worker, peer, target, &held, &mut record)).await {
-        Ok(server) => {
+        Ok(Connected { io: server, facts }) => {
             let place = worker.live.place(connection, &held, asked(target, &record));
-            drop(held);
+            place.leads_to(facts.proof.clone());
+            drop((held, facts));
             tunnel::run(io, server, record, place, worker.deadlines.idle).await;
         }
         Err(reject) => stages::ended(&reject, &mut record),
@@ -60,14 +61,15 @@ pub async fn server_first(mut io: Io, worker: &Worker, peer: Peer, target: Targe
     let held = worker.current.get();
     let mut record = Record::begin(&worker.shard, &held.config, &peer.facts);
     record.protocol = "tcp";
-    let mut server = match Box::pin(open(worker, &peer, target, &held, &mut record)).await {
-        Ok(server) => server,
+    let (mut server, proof) = match Box::pin(open(worker, &peer, target, &held, &mut record)).await {
+        Ok(Connected { io, facts }) => (io, facts.proof.clone()),
         Err(reject) => {
             return refused_in_silence(io, worker, record, &reject).await.map(|io| (io, peer));
         }
     };
-    let connection = worker.live.connection(peer);
+    let connection = worker.live.connection(peer, live::Carries::Bytes);
     let place = worker.live.place(&connection, &held, asked(target, &record));
+    place.leads_to(proof);
     drop(held);
     let (mut from_client, mut from_server) = (BytesMut::new(), BytesMut::new());
     let first = async {
@@ -160,7 +162,7 @@ async fn open(
     target: Target,
     held: &Held,
     record: &mut Record,
-) -> Result<upstream::Io, Reject> {
+) -> Result<Connected, Reject> {
     let sampled = worker.sampler.as_ref().and_then(|to| to.opaque(record, target.destination()));
     let decided = decide(peer, target, held, record, &worker.memory);
     if let (Some(sampler), Some(sampled)) = (&worker.sampler, sampled) {
@@ -172,7 +174,7 @@ async fn open(
         Chosen::Address(address) => stages::to_address(worker, address, HopProtocol::Tcp),
     };
     let hop = hop.inspect_err(|reject| stages::charge_hop(&mut record.decision, reject))?;
-    stages::connect(worker, &hop, record).await.map(|connected| connected.io)
+    stages::connect(worker, &hop, record).await
 }
 
 /// Every decision about an opaque connection, without any I/O: what `writ explain` runs as well.

@@ -65,6 +65,9 @@ pub struct Deadlines {
     pub write: Duration,
     /// For the answer to a client that closed its sending side.
     pub half_close: Duration,
+    /// Longest life of an HTTP connection, callers' and upstream; zero: no limit. Each lives for 90 to 100 % of it, and
+    /// ends after the requests under way.
+    pub max_connection_duration: Duration,
 }
 
 impl Default for Deadlines {
@@ -79,6 +82,7 @@ impl Default for Deadlines {
             body,
             write,
             half_close,
+            max_connection_duration: Duration::from_secs(3600),
         }
     }
 }

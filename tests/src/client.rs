@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -38,6 +39,11 @@ impl Client {
 }
 
 impl TlsClient {
+    /// The proxy's certificate.
+    pub fn server(&self) -> CertificateDer<'static> {
+        self.io.get_ref().1.peer_certificates().expect("a certificate")[0].clone()
+    }
+
     /// Ends the TCP connection without a word of TLS.
     pub fn cut(self) {
         let socket = self.io.into_inner().0.into_std().unwrap();

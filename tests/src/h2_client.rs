@@ -57,6 +57,17 @@ impl H2Client {
         Self(sender)
     }
 
+    /// Waits until the connection takes no further request.
+    pub async fn is_closed(&self) {
+        let mut sender = self.0.clone();
+        soon("the end of the connection", async {
+            while sender.ready().await.is_ok() {
+                tokio::task::yield_now().await
+            }
+        })
+        .await;
+    }
+
     /// Sends a request whose body is all here, and gives the response, whole.
     pub async fn send(&self, request: Request<Bytes>) -> H2Reply {
         self.try_send(request).await.expect("a response")

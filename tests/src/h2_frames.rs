@@ -1,5 +1,7 @@
 //! HTTP/2 frames by hand (RFC 9113), for what no library would send.
 
+use tokio::io::{AsyncRead, AsyncWrite};
+
 use crate::Client;
 
 /// Frames to be sent, after the preface and empty settings.
@@ -10,11 +12,13 @@ const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
 const RST_STREAM: u8 = 0x3;
 const SETTINGS: u8 = 0x4;
-const GOAWAY: u8 = 0x7;
 const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 
 impl H2Frames {
+    /// The type of a frame that says the connection is to end.
+    pub const GOAWAY: u8 = 0x7;
+
     /// The preface and empty settings.
     #[expect(clippy::new_without_default, reason = "reads as what it begins")]
     pub fn new() -> Self {
@@ -45,7 +49,10 @@ impl H2Frames {
 
     /// Sends them, and reads until the connection ends or `stream` does: the type of the frame that ended it, and the
     /// payload.
-    pub async fn exchange(self, client: &mut Client, stream: u32) -> Vec<(u8, Vec<u8>)> {
+    pub async fn exchange<IO>(self, client: &mut Client<IO>, stream: u32) -> Vec<(u8, Vec<u8>)>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
         client.send(self.0).await;
         let mut answers = Vec::new();
         loop {
@@ -54,8 +61,8 @@ impl H2Frames {
             let (kind, flags) = (head[3], head[4]);
             let on = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
             let payload = client.bytes(length).await;
-            let ended = kind == GOAWAY || (on == stream && (kind == RST_STREAM || ends(kind, flags)));
-            if kind == GOAWAY || on == stream {
+            let ended = kind == Self::GOAWAY || (on == stream && (kind == RST_STREAM || ends(kind, flags)));
+            if kind == Self::GOAWAY || on == stream {
                 answers.push((kind, payload));
             }
             if ended {

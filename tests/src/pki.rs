@@ -1,8 +1,9 @@
 //! The mesh's authority, and callers that prove whatever a test wants.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use fips::ca::{Authority, Issued, Profile};
 use rustls::client::ResolvesClientCert;
@@ -33,7 +34,32 @@ impl Pki {
         let directory = Directory::new();
         directory.write("ca.key", &authority.key_pem());
         directory.write("ca.crt", authority.certificate_pem());
-        Self { authority, directory }
+        let pki = Self { authority, directory };
+        pki.list(&[]);
+        pki
+    }
+
+    /// Where proxies find what is revoked.
+    pub fn list_path(&self) -> PathBuf {
+        self.directory.path().join("revoked.pem")
+    }
+
+    /// Revokes one certificate and no other.
+    pub fn revoke(&self, certificate: &CertificateDer<'_>) {
+        let serial = webpki::EndEntityCert::try_from(certificate).unwrap().serial().to_vec();
+        self.list(&[serial.strip_prefix(&[0]).unwrap_or(&serial)]);
+    }
+
+    fn list(&self, serials: &[&[u8]]) {
+        let list = self.authority.revocation_list(serials, SystemTime::now() + Duration::from_secs(3600));
+        self.directory.write("revoked.pem", &list.unwrap());
+    }
+
+    /// Puts another authority in place of this one, for the proxies.
+    pub fn replace(&self) {
+        let authority = Authority::generate("cluster.local", Duration::from_secs(3600)).unwrap();
+        self.directory.write("ca.key", &authority.key_pem());
+        self.directory.write("ca.crt", authority.certificate_pem());
     }
 
     /// Where proxies find it.

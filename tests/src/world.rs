@@ -128,7 +128,8 @@ impl World {
             } else {
                 pki.source()
             };
-            self.settings(workload, &config, &candidate, identity, sender.clone())
+            let crl = Some(pki.list_path());
+            Settings { crl, ..self.settings(workload, &config, &candidate, identity, sender.clone()) }
         };
 
         let mut sidecars = Vec::new();

@@ -2,7 +2,11 @@
 //! second is read from the record's own `after_us`, which counts from the change: how long a busy machine takes to see the
 //! file change and to run this test is not the proxy's time.
 
-use tests::{App, H2Client, Mesh, Record, Server, TlsClient, World, request};
+use std::time::{Duration, SystemTime};
+
+use fips::ca::Profile;
+use proxy::worker::Deadlines;
+use tests::{App, Caller, H2Client, H2Frames, Mesh, Record, Server, TlsClient, World, request};
 
 use crate::tunnels::{UPGRADE, upgrading};
 
@@ -119,8 +123,143 @@ async fn a_change_of_policy_cuts_what_it_refuses_and_nothing_else() {
     assert_eq!(cut.count(), 5, "{records:#?}");
 }
 
+/// A body that begins and never ends, asked of the server by a caller of its own.
+async fn begun(mesh: &Mesh, caller: &Caller, path: &str) -> TlsClient {
+    let mut client = caller.connect(mesh.inbound("long")).await;
+    client.send(format!("GET {path} HTTP/1.1\r\nHost: long:9080\r\n\r\n")).await;
+    assert_eq!(client.head().await.status, 200);
+    assert_eq!(client.bytes(5).await, b"begun");
+    client
+}
+
 async fn unending() -> App {
     App::answering_bytes("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nbegun").await
+}
+
+#[tokio::test]
+async fn a_revoked_caller_loses_what_it_has_open_and_no_other_does() {
+    let app = unending().await;
+    let mesh = World::new().server(Server::new("long", &app)).start().await;
+    let (revoked, other) = (mesh.pki.caller("productpage"), mesh.pki.caller("reviews"));
+    let (mut cut, other) = (begun(&mesh, &revoked, "/cut").await, begun(&mesh, &other, "/stay").await);
+    let mut idle = revoked.connect(mesh.inbound("long")).await;
+    let mut h2 = revoked.clone().offering(&["istio-h2", "istio", "h2"]).connect(mesh.inbound("long")).await;
+    mesh.pki.revoke(&revoked.leaf());
+
+    assert_eq!(cut.rest().await, b"");
+    assert_eq!(idle.rest().await, b"");
+    // A connection of many requests is told first.
+    let answers = H2Frames::new().exchange(&mut h2, 1).await;
+    assert_eq!(answers.first().map(|(kind, _)| *kind), Some(H2Frames::GOAWAY), "{answers:?}");
+    h2.rest().await;
+    let record = mesh.record("the cut", |record| record.path() == "/cut").await;
+    assert_eq!(
+        (record.ended().as_str(), record.text("/ended/why")),
+        ("certificate-revoked at relay", "revoked")
+    );
+    assert_eq!(record.decision(), "allow at authorize: no-policy");
+    assert!(record.number("/ended/after_us") < 1_000_000, "{record:?}");
+    drop(other);
+    let records = mesh.stop().await;
+    assert_ne!(records.of("inbound", "/stay").text("/ended/reason"), "certificate-revoked");
+}
+
+#[tokio::test]
+async fn a_caller_whose_certificate_expires_loses_what_it_has_open_unless_that_is_to_be_kept() {
+    const KEEP: &str = "
+apiVersion: writ.dev/v1alpha1
+kind: MeshSettings
+metadata: {name: default, namespace: istio-system}
+spec: {expiredCredentials: KEEP}
+";
+    for keep in [false, true] {
+        let app = unending().await;
+        let world = World::new().server(Server::new("long", &app));
+        let mesh = if keep { world.policy(KEEP) } else { world }.start().await;
+        // Clocks may differ, so it counts for a little longer than it says: by now for less than two seconds.
+        let now = SystemTime::now();
+        let allowance = u64::try_from(proxy::identity::CLOCK_SKEW_SECONDS).unwrap();
+        let not_after = now - Duration::from_secs(allowance) + Duration::from_secs(2);
+        let id = "spiffe://cluster.local/ns/bookinfo/sa/productpage";
+        let profile = Profile {
+            not_before: not_after - Duration::from_secs(60),
+            not_after,
+            ..Profile::workload(id, Duration::from_secs(60))
+        };
+        let mut cut = begun(&mesh, &mesh.pki.caller_with(&profile), "/expires").await;
+        if keep {
+            let longer = tokio::time::timeout(Duration::from_secs(4), cut.rest()).await;
+            assert!(longer.is_err(), "it goes on");
+            drop(cut);
+            mesh.stop().await;
+            continue;
+        }
+        assert_eq!(cut.rest().await, b"");
+        let record = mesh.record("the cut", |record| record.path() == "/expires").await;
+        assert_eq!(
+            (record.ended().as_str(), record.text("/ended/why")),
+            ("credential-expired at relay", "expired")
+        );
+        mesh.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_revoked_gets_no_more_of_what_is_under_way() {
+    let app = unending().await;
+    let mesh = World::new().server(Server::new("long", &app)).start().await;
+    let server = mesh.pki.caller("productpage").connect(mesh.inbound("long")).await.server();
+    let mut client = mesh.client().await;
+    client.send("GET /outbound HTTP/1.1\r\nHost: long:9080\r\n\r\n").await;
+    assert_eq!(client.head().await.status, 200);
+    assert_eq!(client.bytes(5).await, b"begun");
+    mesh.pki.revoke(&server);
+    assert_eq!(client.rest().await, b"");
+    let of_path = |record: &Record| record.side() == "outbound" && record.path() == "/outbound";
+    let record = mesh.record("the outbound record", of_path).await;
+    assert_eq!(record.ended(), "certificate-revoked at relay");
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn roots_that_are_replaced_take_with_them_what_they_vouched_for() {
+    let app = unending().await;
+    let mesh = World::new().server(Server::new("long", &app)).start().await;
+    let mut cut = begun(&mesh, &mesh.pki.caller("productpage"), "/root").await;
+    mesh.pki.replace();
+    assert_eq!(cut.rest().await, b"");
+    let record = mesh.record("the cut", |record| record.path() == "/root").await;
+    assert_eq!(record.ended(), "certificate-revoked at relay");
+    assert_eq!(record.text("/ended/why"), "untrusted-root");
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn an_old_connection_ends_between_two_requests() {
+    let (app, long) = (App::echo().await, App::streaming().await);
+    let deadlines = Deadlines { max_connection_duration: Duration::from_millis(300), ..Deadlines::default() };
+    let mesh = World::new()
+        .server(Server::new("ratings", &app))
+        .server(Server::new("streams", &long).port_name("grpc"))
+        .deadlines(deadlines)
+        .start()
+        .await;
+    let h2 = H2Client::connect(mesh.entrance).await;
+    let mut head = request("POST", "/stream", ());
+    *head.uri_mut() = "http://streams:9080/stream".parse().unwrap();
+    let mut stream = h2.open(head).await;
+    let mut idle = mesh.client().await;
+    assert_eq!(idle.get("/first", "").await.status, 200);
+    // Idle ones are closed; what is under way on others goes on.
+    assert_eq!(idle.rest().await, b"");
+    stream.send("one").await;
+    assert_eq!(stream.data().await.unwrap(), "one");
+    stream.finish();
+    assert!(!stream.is_reset().await);
+    h2.is_closed().await;
+    let records = mesh.stop().await;
+    assert_eq!(records.of("outbound", "/stream").ended(), "complete at relay");
+    assert_eq!(records.of("inbound", "/stream").ended(), "complete at relay");
 }
 
 #[tokio::test]

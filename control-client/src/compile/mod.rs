@@ -145,6 +145,7 @@ fn mesh(settings: &MeshSettings, workload: &Workload) -> Mesh {
         trusted_forwarders: settings.trusted_forwarders.clone(),
         proxy_protocol: settings.proxy_protocol.clone(),
         path_normalization: settings.path_normalization,
+        expired_credentials: settings.expired_credentials,
         ambiguous_paths: settings.ambiguous_paths,
     }
 }

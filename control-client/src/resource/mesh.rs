@@ -3,7 +3,8 @@
 use super::read::{At, Fields};
 use super::{Meta, Resource};
 use crate::snapshot::{
-    AmbiguousPaths, OutboundTrafficPolicy, PathNormalization, ProxyProtocol, TrustedForwarders,
+    AmbiguousPaths, ExpiredCredentials, OutboundTrafficPolicy, PathNormalization, ProxyProtocol,
+    TrustedForwarders,
 };
 
 /// A MeshSettings; defaults filled in.
@@ -19,6 +20,7 @@ pub(crate) struct MeshSettings {
     pub(crate) ambiguous_paths: AmbiguousPaths,
     /// File of the system's roots, on every proxy's file system.
     pub(crate) system_roots: Option<String>,
+    pub(crate) expired_credentials: ExpiredCredentials,
     /// Names of extension providers.
     pub(crate) providers: Vec<String>,
 }
@@ -35,6 +37,7 @@ impl Default for MeshSettings {
             path_normalization: PathNormalization::Base,
             ambiguous_paths: AmbiguousPaths::RefuseTraversal,
             system_roots: None,
+            expired_credentials: ExpiredCredentials::Cut,
             providers: Vec::new(),
         }
     }
@@ -57,6 +60,9 @@ const AMBIGUOUS: &[(&str, AmbiguousPaths)] = &[
     ("REFUSE", AmbiguousPaths::Refuse),
 ];
 
+const EXPIRED: &[(&str, ExpiredCredentials)] =
+    &[("CUT", ExpiredCredentials::Cut), ("KEEP", ExpiredCredentials::Keep)];
+
 const KNOWN: &[&str] = &[
     "rootNamespace",
     "trustDomainAliases",
@@ -66,6 +72,7 @@ const KNOWN: &[&str] = &[
     "proxyProtocol",
     "pathNormalization",
     "systemRoots",
+    "expiredCredentials",
     "extensionProviders",
 ];
 
@@ -96,6 +103,9 @@ pub(crate) fn mesh_settings(_: &Meta, object: Fields<'_>) -> Resource {
         path_normalization(at, &mut settings);
     }
     settings.system_roots = spec.get("systemRoots").and_then(At::text);
+    if let Some(at) = spec.get("expiredCredentials") {
+        settings.expired_credentials = at.one_of(EXPIRED).unwrap_or_default();
+    }
     if let Some(list) = spec.get("extensionProviders") {
         // Istio's MeshConfig has some dozen kinds of provider; only the names count as long as none is called.
         let name = |at: At<'_>| at.open_fields()?.require("name")?.text();
@@ -187,13 +197,14 @@ mod tests {
     #[test]
     fn all_fields() {
         let (good, settings, found) = settings(
-            "{rootNamespace: mesh, trustDomainAliases: [old.local], outboundTrafficPolicy: {mode: REGISTRY_ONLY}, forwardingIdentities: ['spiffe://cluster.local/ns/edge/*'], pathNormalization: {normalization: MERGE_SLASHES}}",
+            "{rootNamespace: mesh, trustDomainAliases: [old.local], outboundTrafficPolicy: {mode: REGISTRY_ONLY}, forwardingIdentities: ['spiffe://cluster.local/ns/edge/*'], pathNormalization: {normalization: MERGE_SLASHES}, expiredCredentials: KEEP}",
         );
         assert!(good, "{found:?}");
         assert_eq!(settings.root_namespace, "mesh");
         assert_eq!(settings.trust_domain_aliases, ["old.local"]);
         assert_eq!(settings.outbound, OutboundTrafficPolicy::RegistryOnly);
         assert_eq!(settings.path_normalization, PathNormalization::MergeSlashes);
+        assert_eq!(settings.expired_credentials, ExpiredCredentials::Keep);
         assert_eq!(settings.forwarding_identities.len(), 1);
     }
 

@@ -152,7 +152,11 @@ async fn connect(
     let hop = pick(worker, chosen, HopProtocol::Tcp, &[], record)?;
     let connected = stages::connect(worker, &hop, record).await?;
     let mut response = Response::new(Body::Empty);
-    response.extensions_mut().insert(UpgradedUpstream::new(connected.io, Default::default()));
+    response.extensions_mut().insert(UpgradedUpstream::new(
+        connected.io,
+        Default::default(),
+        connected.facts.proof.clone(),
+    ));
     Ok(response)
 }
 

@@ -69,7 +69,7 @@ impl<'t> Choice<'t> {
 impl Line {
     /// The line of a connection.
     pub fn of(worker: &Rc<Worker>, peer: Peer, target: Target) -> Rc<Self> {
-        let connection = worker.live.connection(peer);
+        let connection = worker.live.connection(peer, live::Carries::Requests);
         Rc::new(Self { worker: Rc::clone(worker), peer: Rc::clone(&connection.peer), connection, target })
     }
 

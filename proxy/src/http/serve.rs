@@ -18,6 +18,7 @@ use super::resets::{Resets, Watched};
 use super::serve_h1::{self, Control, Ended};
 use super::streams::{Limits, Streams};
 use crate::body::Body;
+use crate::drain::Word;
 use crate::io::Io;
 use crate::net::Prefixed;
 use crate::tunnel;
@@ -28,6 +29,8 @@ const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// Streams at once on one connection (Envoy's recommended edge value).
 const MAX_STREAMS: u32 = 100;
+/// For GOAWAY and what else is on its way to a client that is no longer believed.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 /// HTTP/2 header list: as the HTTP/1 head.
 const MAX_HEADER_LIST: u32 = crate::h1::MAX_HEAD as u32;
 
@@ -43,6 +46,7 @@ pub async fn http1(io: Io, line: Rc<Line>) {
         if let (Some(upstream), Some((record, Some(place)))) = (upstream, record) {
             let client = Prefixed::new(read_ahead, io);
             let server = Prefixed::new(upstream.read_ahead, upstream.io);
+            place.leads_to(upstream.proof);
             Box::pin(tunnel::run(client, server, record, place, worker.deadlines.idle)).await;
         }
     }
@@ -79,6 +83,7 @@ pub async fn http2(io: Io, line: Rc<Line>) {
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     clock.reset();
     let mut asked_to_end = false;
+    let mut last = None;
     let ended = poll_fn(|cx| {
         while clock.poll_tick(cx).is_ready() {
             streams.tick();
@@ -88,6 +93,12 @@ pub async fn http2(io: Io, line: Rc<Line>) {
             return Poll::Ready(Ok(()));
         }
         watch.wake_on_drain(cx);
+        if watch.told() == Word::End {
+            let last = last.get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST_WORDS)));
+            if last.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+        }
         if !asked_to_end && (streams.is_idle() || watch.is_draining()) {
             asked_to_end = true;
             connection.as_mut().graceful_shutdown();

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use control_client::snapshot::OutboundTrafficPolicy;
 use http::{HeaderMap, Method};
@@ -15,6 +16,7 @@ use super::{Connection, Live};
 use crate::decision::{CheckOutcome, Outcome, PolicyRef, Reason, Stage};
 use crate::error::Reject;
 use crate::generation::Held;
+use crate::identity::Proof;
 use crate::tables::{self, HeaderNames, Reauthorization, RequestAttributes, UserAttributes};
 use crate::telemetry::{ConfigFacts, Cut, Record};
 
@@ -97,6 +99,8 @@ pub(super) struct Slot {
     /// Once its answer is on its way.
     record: Option<Box<Record>>,
     waker: Option<Waker>,
+    /// What the identity of the server rests on that a tunnel leads to.
+    server: Option<Arc<Proof>>,
     /// The task to be dropped instead of woken.
     task: Option<AbortHandle>,
     ended: Option<Ended>,
@@ -143,6 +147,11 @@ impl Place {
         self.with_slot(|slot| slot.task = Some(task));
     }
 
+    /// Names what the identity of the server rests on, that a tunnel leads to.
+    pub fn leads_to(&self, server: Option<Arc<Proof>>) {
+        self.with_slot(|slot| slot.server = server);
+    }
+
     /// Takes the record back. `None`: it is written.
     pub fn take(&self) -> Option<Box<Record>> {
         self.with_slot(|slot| slot.record.take()).flatten()
@@ -162,6 +171,9 @@ impl Drop for Place {
     fn drop(&mut self) {
         // A record in it is written after the places are free to be used again.
         let slot = self.live.places.borrow_mut().try_remove(self.key);
+        if let Some(slot) = &slot {
+            slot.connection.busy.set(slot.connection.busy.get().saturating_sub(1));
+        }
         drop(slot);
     }
 }
@@ -176,11 +188,32 @@ impl Ended {
 
 impl Slot {
     pub(super) fn new(connection: Rc<Connection>, held: &Held, asked: Asked) -> Self {
-        Self { connection, asked, number: held.number, record: None, waker: None, task: None, ended: None }
+        Self {
+            connection,
+            asked,
+            number: held.number,
+            record: None,
+            waker: None,
+            server: None,
+            task: None,
+            ended: None,
+        }
     }
 
     pub(super) fn is_ended(&self) -> bool {
         self.ended.is_some()
+    }
+
+    /// Whether either end of it is no longer believed.
+    pub(super) fn doubted(&self, doubt: &impl Fn(&Proof) -> Option<Reason>) -> Option<Reason> {
+        self.connection.peer.distrusted().or_else(|| self.server.as_deref().and_then(doubt))
+    }
+
+    /// Wakes who serves what is sent to a server, which may no longer be believed.
+    pub(super) fn wake_sender(&self) {
+        if let (Asked::Nothing | Asked::Outside(_), Some(waker)) = (&self.asked, &self.waker) {
+            waker.wake_by_ref();
+        }
     }
 
     /// Asks a later policy. `names_known`: that all headers which it looks at were kept under these names.
@@ -265,6 +298,21 @@ impl Loose {
             (None, Some(waker)) => waker.wake(),
             (None, None) => {}
         }
+    }
+}
+
+/// The end of what belongs to somebody who is no longer believed, for this reason, and since when.
+pub(super) fn disbelieved(held: &Held, why: Reason, after: Duration) -> Ended {
+    let config = Arc::clone(&held.config);
+    let cut = Cut { config, policy: PolicyRef::NONE, why: Some(why), after };
+    Ended { reason: ends_as(why), detail: None, cut: Some(Box::new(cut)) }
+}
+
+/// How a request ends whose caller or server is no longer believed.
+pub(super) fn ends_as(why: Reason) -> Reason {
+    match why {
+        Reason::Expired => Reason::CredentialExpired,
+        _ => Reason::CertificateRevoked,
     }
 }
 

@@ -39,6 +39,7 @@ pub(super) struct Cells {
     /// By side.
     pub(super) connections_opened: [Counter; 3],
     pub(super) connections_closed: [Counter; 3],
+    pub(super) connections_aged: [Counter; 3],
     /// Connections taken in plaintext, by the workload's port; 0 stands for those that are too many.
     pub(super) plaintext: Series<u16, Counter>,
     pub(super) verdicts: Series<Verdict, Counter>,

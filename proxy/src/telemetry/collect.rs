@@ -153,15 +153,18 @@ fn connections(workers: &[Arc<Cells>], encoder: &mut DescriptorEncoder<'_>) -> f
     let sum = |of: fn(&Cells) -> &[Counter; 3], side: Side| {
         workers.iter().map(|cells| of(cells)[side as usize].value()).sum::<u64>()
     };
-    let (mut total, mut open) = (Counts::new(), Vec::new());
+    let (mut total, mut aged, mut open) = (Counts::new(), Counts::new(), Vec::new());
     for side in SIDES {
         // Closed first: a connection that opens and closes in between must not show as less than none.
         let closed = sum(|cells| &cells.connections_closed, side);
         let opened = sum(|cells| &cells.connections_opened, side);
         total.add(vec![side_label(side)], opened);
+        aged.add(vec![side_label(side)], sum(|cells| &cells.connections_aged, side));
         open.push((vec![side_label(side)], opened.saturating_sub(closed)));
     }
     total.encode(encoder, "writ_connections", "Connections accepted")?;
+    let help = "Connections told to finish because they reached --max-connection-duration";
+    aged.encode(encoder, "writ_connections_max_duration_reached", help)?;
     gauges(encoder, "writ_connections_open", "Connections open now", &open)?;
     let mut plaintext = Counts::new();
     for (port, count) in workers.iter().flat_map(|cells| cells.plaintext.all()) {

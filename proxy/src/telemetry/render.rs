@@ -343,13 +343,13 @@ fn end(record: &Record, out: &mut Vec<u8>) {
         json::bounded_string(out, detail, DETAIL_LIMIT);
     }
     if let Some(by) = &record.cut {
-        cut(by, record.config.version, out);
+        cut(by, record, out);
     }
     json::raw(out, "}");
 }
 
 /// By what a request was cut, as members of its end.
-fn cut(by: &Cut, version: u64, out: &mut Vec<u8>) {
+fn cut(by: &Cut, record: &Record, out: &mut Vec<u8>) {
     if by.config.objects.get(by.policy).is_some() {
         json::raw(out, r#","policy":"#);
         policy(&by.config.objects, by.policy, Version::Stated, out);
@@ -359,13 +359,16 @@ fn cut(by: &Cut, version: u64, out: &mut Vec<u8>) {
         json::raw(out, why.as_str());
         json::raw(out, "\"");
     }
-    json::raw(out, r#","config":{"from":"#);
-    json::number(out, version);
-    json::raw(out, r#","to":"#);
-    json::number(out, by.config.version);
-    json::raw(out, r#","digest":"#);
-    json::string(out, &by.config.digest);
-    json::raw(out, r#"},"after_us":"#);
+    if record.ended.is_some_and(|(_, reason)| reason == Reason::PolicyChanged) {
+        json::raw(out, r#","config":{"from":"#);
+        json::number(out, record.config.version);
+        json::raw(out, r#","to":"#);
+        json::number(out, by.config.version);
+        json::raw(out, r#","digest":"#);
+        json::string(out, &by.config.digest);
+        json::raw(out, "}");
+    }
+    json::raw(out, r#","after_us":"#);
     json::number(out, u64::try_from(by.after.as_micros()).unwrap_or(u64::MAX));
 }
 

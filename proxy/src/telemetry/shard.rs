@@ -17,7 +17,7 @@ use super::options::{ProxyFacts, ProxyFragments, Sample};
 use super::queue::{Batch, Queue};
 use super::record::{ConnectionFacts, Record, Side};
 use super::render;
-use crate::decision::{Outcome, Stage};
+use crate::decision::{Outcome, Reason, Stage};
 
 /// A worker's own share of telemetry.
 pub struct Shard {
@@ -107,6 +107,16 @@ impl Shard {
         self.cells.plaintext.cell(port, |_| 0).add(1);
     }
 
+    /// Counts a connection that was ended between two requests.
+    pub fn cut_off(&self, side: Side, reason: Reason) {
+        self.cells.cut(side, reason, None);
+    }
+
+    /// Counts a connection that was told to finish for its age.
+    pub fn aged(&self, side: Side) {
+        self.cells.connections_aged[side as usize].add(1);
+    }
+
     /// Counts a sweep over what is open: how many requests and tunnels were asked about, in what time.
     pub fn swept(&self, asked: u64, spent: Duration) {
         self.cells.sweeps.add(1);
@@ -149,8 +159,12 @@ impl Shard {
         self.cells.records.add(1);
         let elapsed_us = record.elapsed_us();
         self.cache.borrow_mut().count(&self.cells, record, elapsed_us);
-        if let (Some(cut), Some((_, reason))) = (&record.cut, record.ended) {
-            self.cells.cut(record.connection.side, reason, Some(cut));
+        if let Some((
+            _,
+            reason @ (Reason::PolicyChanged | Reason::CertificateRevoked | Reason::CredentialExpired),
+        )) = record.ended
+        {
+            self.cells.cut(record.connection.side, reason, record.cut.as_deref());
         }
         if self.queue.is_none() {
             return;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::hop::{Hop, HopFacts, HopProtocol, HopTls};
+use super::hop::{Belief, Hop, HopFacts, HopProtocol, HopTls};
 use super::{Connected, Io, Upstream};
 use crate::decision::{Reason, Stage};
 use crate::error::Reject;
@@ -34,6 +34,8 @@ impl Upstream {
                     name: None,
                     tls: None,
                     certificate: None,
+                    proof: None,
+                    belief: Belief::default(),
                 };
                 return Ok(Connected { io: Io::Plain(stream), facts: Rc::new(facts) });
             }
@@ -75,7 +77,11 @@ impl Upstream {
         if hop.protocol() == HopProtocol::Http2 && connected.alpn == Some(HopAlpn::Http1) {
             return Err(not_http2(hop));
         }
-        Ok(secured(hop, connected))
+        let connected = secured(hop, connected);
+        if connected.facts.proof.is_some() {
+            self.believe(&connected.facts);
+        }
+        Ok(connected)
     }
 }
 
@@ -86,6 +92,8 @@ fn secured(hop: &Hop, connected: ClientConnected<TcpStream>) -> Connected {
         name: connected.name,
         tls: Some(connected.evidence),
         certificate: connected.certificate.map(Arc::new),
+        proof: connected.proof,
+        belief: Belief::default(),
     };
     Connected { io: Io::Tls(connected.stream), facts: Rc::new(facts) }
 }

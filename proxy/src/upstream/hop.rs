@@ -1,17 +1,20 @@
 //! [`Hop`]: one place to send to, and how; [`HopFacts`]: what was proven about the connection that carried it.
 
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use control_client::snapshot::{self, BackendTls, TlsOrigination};
+use tokio::task::AbortHandle;
 
 use super::pick::Load;
 use super::pool::Target;
 use super::registry::Endpoint;
 use crate::decision::{Reason, Stage};
 use crate::error::Reject;
+use crate::identity::Proof;
 use crate::telemetry::{CertificateEvidence, TlsEvidence};
 
 /// Where a request or connection is sent, chosen by [`super::Upstream::pick`] or named by [`super::Upstream::hop_to`].
@@ -123,6 +126,36 @@ pub struct HopFacts {
     pub tls: Option<Arc<TlsEvidence>>,
     /// What proved the identity or the name.
     pub certificate: Option<Arc<CertificateEvidence>>,
+    /// What that rests on.
+    pub proof: Option<Arc<Proof>>,
+    /// Whether the server is still believed.
+    pub belief: Belief,
+}
+
+/// Whether the server of a connection is still believed, and what is to end when it isn't.
+#[derive(Debug, Clone, Default)]
+pub struct Belief {
+    lost: Cell<Option<Reason>>,
+    /// The task of an HTTP/2 connection; others are asked by whoever polls them.
+    task: RefCell<Option<AbortHandle>>,
+}
+
+impl Belief {
+    /// How the requests on it end: `certificate-revoked` or `credential-expired`. `None`: it is believed.
+    pub fn lost(&self) -> Option<Reason> {
+        self.lost.get()
+    }
+
+    pub(super) fn lose(&self, reason: Reason) {
+        self.lost.set(Some(reason));
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+    }
+
+    pub(super) fn served_by(&self, task: AbortHandle) {
+        self.task.replace(Some(task));
+    }
 }
 
 /// The protocol a backend is spoken to in: what it declares, else that of the request.

@@ -19,7 +19,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +55,10 @@ pub struct Upstream {
     /// The sweeper's clock.
     tick: Cell<u32>,
     sweeping: Cell<bool>,
+    /// Connections to servers that proved who they are, in use or not.
+    believed: RefCell<Vec<Weak<HopFacts>>>,
+    /// When the first of them expires, seconds since the epoch.
+    next_expiry: Cell<Option<i64>>,
 }
 
 /// Bounds of the upstream side of one worker.
@@ -66,6 +70,8 @@ pub struct Settings {
     pub max_idle: usize,
     /// How long an idle connection is kept.
     pub idle_timeout: Duration,
+    /// How long a connection serves, idle or not; zero: no limit.
+    pub max_connection_duration: Duration,
     /// Requests on one HTTP/2 connection before another is opened.
     pub max_streams: usize,
     /// HTTP/2 connections per endpoint and kind.
@@ -82,6 +88,7 @@ impl Default for Settings {
             max_idle_per_target: 256,
             max_idle: 4096,
             idle_timeout: Duration::from_secs(90),
+            max_connection_duration: Duration::ZERO,
             max_streams: 100,
             max_h2_connections: 8,
             continue_timeout: Duration::from_secs(1),
@@ -142,6 +149,8 @@ impl Upstream {
             epoch: Cell::default(),
             tick: Cell::default(),
             sweeping: Cell::default(),
+            believed: RefCell::default(),
+            next_expiry: Cell::default(),
         })
     }
 

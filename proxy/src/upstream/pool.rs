@@ -4,13 +4,17 @@
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rand::RngExt as _;
 
 use super::Upstream;
-use super::hop::{HopProtocol, HopTls};
+use super::hop::{HopFacts, HopProtocol, HopTls};
 use super::http1::Connection;
 use super::http2::Shared;
 use super::io::Idleness;
+use crate::decision::Reason;
+use crate::identity::Proof;
 
 /// A connection may serve a request exactly when all of this is equal.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -35,6 +39,16 @@ pub(super) struct Target {
 
 /// The sweeper looks so many times in an idle timeout.
 const TICKS: u32 = 8;
+
+/// From which tick of the sweeper on a connection serves no further request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Retires(Option<u32>);
+
+impl Retires {
+    pub(super) fn by(self, tick: u32) -> bool {
+        self.0.is_some_and(|at| tick.wrapping_sub(at) < u32::MAX / 2)
+    }
+}
 
 impl Target {
     pub(super) fn new(key: TargetKey) -> Self {
@@ -73,7 +87,8 @@ impl Upstream {
     pub(super) fn give_back(self: &Rc<Self>, target: &Target, mut connection: Box<Connection>) {
         let mut idle = target.idle.borrow_mut();
         let room = idle.len() < self.settings.max_idle_per_target && self.idle.get() < self.settings.max_idle;
-        if connection.epoch != self.epoch.get() || !room {
+        let spent = connection.retires.by(self.tick.get()) || connection.facts.belief.lost().is_some();
+        if connection.epoch != self.epoch.get() || !room || spent {
             return;
         }
         connection.reused = true;
@@ -93,6 +108,72 @@ impl Upstream {
         self.idle.set(0);
     }
 
+    /// A connection to a server that proved who it is.
+    pub(super) fn believe(&self, facts: &Rc<HopFacts>) {
+        let mut believed = self.believed.borrow_mut();
+        if believed.len() == believed.capacity() {
+            believed.retain(|facts| facts.strong_count() > 0);
+        }
+        believed.push(Rc::downgrade(facts));
+        self.expects_expiry(facts);
+    }
+
+    fn expects_expiry(&self, facts: &HopFacts) {
+        let expires = facts.proof.as_ref().map(|proof| proof.expires());
+        let next = [self.next_expiry.get(), expires.filter(|at| *at >= now())];
+        self.next_expiry.set(next.into_iter().flatten().min());
+    }
+
+    /// Ends connections whose servers `doubt` no longer believes, for the reason it gives; what is under way on HTTP/1 ends
+    /// when it is polled next. True if there were any.
+    pub fn disbelieve(&self, doubt: impl Fn(&Proof) -> Option<Reason>) -> bool {
+        let mut any = false;
+        self.next_expiry.set(None);
+        self.believed.borrow_mut().retain(|facts| {
+            let Some(facts) = facts.upgrade() else { return false };
+            let lost = facts.proof.as_deref().and_then(&doubt);
+            match lost {
+                Some(reason) => {
+                    facts.belief.lose(reason);
+                    any = true;
+                }
+                None => self.expects_expiry(&facts),
+            }
+            lost.is_none()
+        });
+        if any {
+            let mut left = 0;
+            for target in self.targets.borrow().values() {
+                let mut idle = target.idle.borrow_mut();
+                idle.retain(|connection| connection.facts.belief.lost().is_none());
+                left += idle.len();
+                target.shared.let_go_of_disbelieved();
+            }
+            self.idle.set(left);
+        }
+        any
+    }
+
+    /// When the first of them may no longer be believed, whatever else happens: seconds since the epoch.
+    pub fn disbelieves_at(&self) -> Option<i64> {
+        self.next_expiry.get()
+    }
+
+    /// When a connection that is opened now retires.
+    pub(super) fn retires(&self) -> Retires {
+        let limit = self.settings.max_connection_duration;
+        if limit.is_zero() {
+            return Retires(None);
+        }
+        let percent = self.random.borrow_mut().random_range(90..=100);
+        let ticks = (limit * percent / 100).as_millis() / self.tick_interval().as_millis();
+        Retires(Some(self.tick.get().wrapping_add(u32::try_from(ticks.max(1)).unwrap_or(u32::MAX / 2))))
+    }
+
+    fn tick_interval(&self) -> Duration {
+        (self.settings.idle_timeout / TICKS).max(Duration::from_millis(1))
+    }
+
     /// Idle HTTP/1 connections of this worker.
     pub fn idle_connections(&self) -> usize {
         self.idle.get()
@@ -101,8 +182,7 @@ impl Upstream {
     /// Starts the sweeper, unless it runs. It ends by itself when there is nothing to sweep.
     pub(super) fn ensure_swept(self: &Rc<Self>) {
         if !self.sweeping.replace(true) {
-            let every = (self.settings.idle_timeout / TICKS).max(Duration::from_millis(1));
-            tokio::task::spawn_local(sweep(Rc::downgrade(self), every));
+            tokio::task::spawn_local(sweep(Rc::downgrade(self), self.tick_interval()));
         }
     }
 
@@ -115,6 +195,7 @@ impl Upstream {
             let mut idle = target.idle.borrow_mut();
             idle.retain_mut(|connection| {
                 tick.wrapping_sub(connection.idle_since) < TICKS
+                    && !connection.retires.by(tick)
                     && connection.io.idleness() == Idleness::Quiet
             });
             left += idle.len();
@@ -128,6 +209,12 @@ impl Upstream {
     fn has_connections(&self) -> bool {
         self.targets.borrow().values().any(|target| !target.is_unused())
     }
+}
+
+/// Seconds since the epoch.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 async fn sweep(upstream: Weak<Upstream>, every: Duration) {

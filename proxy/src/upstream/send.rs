@@ -61,7 +61,14 @@ impl<'a> Sending<'a> {
     }
 
     fn connected(&self, Connected { io, facts }: Connected, epoch: u32) -> Stage<'a> {
-        self.exchange(Box::new(Connection { io, facts, reused: false, epoch, idle_since: 0 }))
+        self.exchange(Box::new(Connection {
+            io,
+            facts,
+            reused: false,
+            epoch,
+            idle_since: 0,
+            retires: self.upstream.retires(),
+        }))
     }
 
     /// A pooled connection that the server closed says nothing about the server: once more, on a fresh one, if the

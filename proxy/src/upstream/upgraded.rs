@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 use super::Io;
+use crate::identity::Proof;
 
 /// What is left of a connection after 101, or 2xx to CONNECT. Clones share it; the first `take` gets it. (Extensions
 /// demand `Clone + Send`, hence the cell.)
@@ -18,12 +19,14 @@ pub struct Upgraded {
     pub io: Io,
     /// What the server sent right behind the head; comes before what `io` yields.
     pub read_ahead: Bytes,
+    /// What the server's identity rests on, if it has one.
+    pub proof: Option<Arc<Proof>>,
 }
 
 impl UpgradedUpstream {
     /// A tunnel to be.
-    pub fn new(io: Io, read_ahead: Bytes) -> Self {
-        Self(Arc::new(Mutex::new(Some(Upgraded { io, read_ahead }))))
+    pub fn new(io: Io, read_ahead: Bytes, proof: Option<Arc<Proof>>) -> Self {
+        Self(Arc::new(Mutex::new(Some(Upgraded { io, read_ahead, proof }))))
     }
 
     /// The half, once.

@@ -17,7 +17,7 @@ use super::outgoing::Outgoing;
 use super::timer::{self, Timer};
 use super::{Control, Ended, Handler};
 use crate::decision::{Reason, Stage};
-use crate::drain::DrainWatch;
+use crate::drain::{DrainWatch, Word};
 use crate::error::Reject;
 use crate::h1::{self, BodyEncoder, HeadProgress, RequestHead, Timeouts, buffers};
 
@@ -351,6 +351,10 @@ where
             _ => timer::run(&mut self.write_deadline, self.timeouts.write),
         }
         self.drain.wake_on_drain(cx);
+        let between = matches!(self.state, State::Waiting(_) | State::Discarding { .. });
+        if between && self.drain.told() == Word::End {
+            return Step::End(None);
+        }
         self.exchange.wake_connection_with(cx);
         match timer::earlier(self.read_deadline, self.write_deadline) {
             Some(deadline) if self.timer.has_passed(deadline, cx) => self.too_late(deadline),

@@ -69,6 +69,9 @@ impl ResponseBody {
         }
         loop {
             let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
+            if let Some(reason) = connection.facts.belief.lost() {
+                return Poll::Ready(Some(Err(self.fail(BodyError::new(reason)))));
+            }
             if !self.writer.is_over() {
                 let written = self.writer.poll(&mut connection.io, &mut self.request_body, cx);
                 if let Poll::Ready(Err(WriteError::Body(error))) = written {

@@ -20,7 +20,7 @@ use self::body::{Ready, ResponseBody};
 use self::reader::ReadBuffer;
 use self::writer::{WriteError, Writer};
 use super::pick::InFlight;
-use super::pool::Target;
+use super::pool::{Retires, Target};
 use super::{HopFacts, Io, Sent, UpgradedUpstream, Upstream};
 use crate::body::Body;
 use crate::decision::{Reason, Stage};
@@ -42,6 +42,8 @@ pub(super) struct Connection {
     pub(super) epoch: u32,
     /// The sweeper's tick when it was given back.
     pub(super) idle_since: u32,
+    /// From which tick on it serves no further request.
+    pub(super) retires: Retires,
 }
 
 /// One request on its way and its response awaited.
@@ -91,6 +93,9 @@ impl Exchange {
         request: &mut Request<Body>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<ResponseHead, Box<Failure>>> {
+        if let Some(reason) = self.connection.facts.belief.lost() {
+            return Poll::Ready(Err(self.failure(Reject::new(Stage::Relay, reason))));
+        }
         if let Some(hold) = &mut self.hold
             && hold.as_mut().poll(cx).is_ready()
         {
@@ -125,7 +130,8 @@ impl Exchange {
         *response.headers_mut() = head.headers;
         if head.upgrade {
             let read_ahead = self.read.split().freeze();
-            response.extensions_mut().insert(UpgradedUpstream::new(self.connection.io, read_ahead));
+            let proof = facts.proof.clone();
+            response.extensions_mut().insert(UpgradedUpstream::new(self.connection.io, read_ahead, proof));
             return Ok(Sent { response, facts });
         }
         let mut decoder = BodyDecoder::new(head.length);

@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 
 use super::hop::{Hop, HopFacts, HopTls};
 use super::pick::InFlight;
+use super::pool::Retires;
 use super::{Connected, SendError, Sent, Upstream};
 use crate::body::{Body, BodyError};
 use crate::decision::{Reason, Stage};
@@ -103,6 +104,7 @@ struct Connection {
     unanswered: Cell<u32>,
     facts: Rc<HopFacts>,
     idle_since: Cell<u32>,
+    retires: Retires,
     task: JoinHandle<()>,
 }
 
@@ -176,8 +178,15 @@ impl Shared {
             if connection.streams.get() > 0 {
                 connection.idle_since.set(tick);
             }
-            tick.wrapping_sub(connection.idle_since.get()) < idle_ticks && connection.takes_streams()
+            tick.wrapping_sub(connection.idle_since.get()) < idle_ticks
+                && !connection.retires.by(tick)
+                && connection.takes_streams()
         });
+    }
+
+    /// Lets go of connections to servers that are no longer believed.
+    pub(super) fn let_go_of_disbelieved(&self) {
+        self.connections.borrow_mut().retain(|connection| connection.facts.belief.lost().is_none());
     }
 
     /// The least busy connection, unless all are full and another may be opened.
@@ -237,8 +246,11 @@ async fn open(upstream: Rc<Upstream>, hop: Hop) -> Result<(), Rc<Reject>> {
     if epoch == upstream.epoch.get() {
         let sender = RefCell::new(sender);
         let idle_since = Cell::new(upstream.tick.get());
+        let retires = upstream.retires();
+        facts.belief.served_by(task.abort_handle());
         let (streams, unanswered) = (Cell::default(), Cell::default());
-        let connection = Rc::new(Connection { sender, streams, unanswered, facts, idle_since, task });
+        let connection =
+            Rc::new(Connection { sender, streams, unanswered, facts, idle_since, retires, task });
         hop.target.shared.connections.borrow_mut().push(connection);
         upstream.ensure_swept();
     }
@@ -298,6 +310,9 @@ fn authority(request: &Request<Body>) -> Option<Authority> {
 
 fn reject(error: &hyper::Error, facts: &HopFacts) -> Reject {
     let endpoint = facts.endpoint;
+    if let Some(reason) = facts.belief.lost() {
+        return Reject::new(Stage::Relay, reason);
+    }
     let h2 = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
     let reason = match h2.and_then(h2::Error::reason) {
         Some(h2::Reason::REFUSED_STREAM) => Reason::IdleRace,
@@ -336,10 +351,14 @@ impl http_body::Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = Pin::new(&mut self.incoming).poll_frame(cx);
+        let lost = self.lease.as_ref().and_then(|(lease, _)| lease.connection.facts.belief.lost());
         if matches!(frame, Poll::Ready(None | Some(Err(_)))) || self.incoming.is_end_stream() {
             self.lease = None;
         }
         frame.map_err(|error| {
+            if let Some(reason) = lost {
+                return BodyError::new(reason);
+            }
             let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
             BodyError::because(Reason::UpstreamReset, cause)
         })
