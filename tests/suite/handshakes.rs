@@ -39,6 +39,8 @@ async fn certificates_that_prove_nothing_are_refused_each_for_its_reason() {
         refused(&mesh, name, &caller, reason, detail).await;
     }
     until_served(&mesh, &mesh.pki.caller("productpage")).await;
+    let between = mesh.pki.maker().authority("between", Some(0));
+    until_served(&mesh, &between.caller(CALLER, vec![between.der()])).await;
     mesh.stop().await;
 }
 
