@@ -3,6 +3,7 @@
 mod compile;
 mod digest;
 mod follow;
+pub mod jwks;
 mod keep;
 mod pipeline;
 mod resource;

@@ -4,6 +4,9 @@
 //! into tables, swapped whole. [`Endpoints`] is who serves each backend now; each set is swapped alone. An update
 //! that moves only endpoints carries the very same `Arc<Policy>`, so that nobody recompiles a route for it.
 
+mod authentication;
+mod tls;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -11,8 +14,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-mod tls;
-
+pub use authentication::{
+    ClaimHeader, JwtRule, KeyLocation, KeySource, RemoteKeys, RequestAuthentication, TokenLocation,
+};
 pub use tls::{Pem, PemObject, ServerId, TlsOrigination};
 
 /// Everything one proxy needs, at one version.
@@ -45,6 +49,8 @@ pub struct Policy {
     pub mesh: Mesh,
     /// Whether plaintext is accepted, by port.
     pub peer_authentication: PeerAuthentication,
+    /// Which tokens are asked for, by all that is selected for this workload.
+    pub request_authentication: Vec<RequestAuthentication>,
     /// Policies selected for this workload; CUSTOM, AUDIT, DENY and ALLOW in any order.
     pub authorization: Vec<AuthorizationPolicy>,
     /// The workload's own ports, as Services and declarations name them.

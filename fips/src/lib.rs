@@ -5,6 +5,7 @@
 mod attest;
 pub mod ca;
 mod digest;
+pub mod jws;
 mod live;
 mod provider;
 mod random;

@@ -22,6 +22,8 @@ use crate::drain::{Drain, DrainSignal, Phase};
 use crate::explain::{Query, explain};
 use crate::generation::{Current, Published};
 use crate::identity::{self, Health, Identity, SpiffeId};
+use crate::jwks;
+use crate::jwt::Tokens;
 use crate::listen::{self, Accepted, Placement};
 use crate::live::Live;
 use crate::memory::Memory;
@@ -51,6 +53,8 @@ pub struct Settings {
     pub identity: Option<identity::Source>,
     /// Revocation lists, besides those that may lie beside the certificate.
     pub crl: Option<PathBuf>,
+    /// Roots that vouch for the servers of token issuers, PEM; `None`: the system's bundle.
+    pub issuer_ca: Option<PathBuf>,
     /// Outbound listener.
     pub outbound: Open,
     /// Inbound listener.
@@ -118,6 +122,9 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
     let registry = Registry::new();
     let generation = reload::first(&configuration.first, &registry)?;
     let status = reload::status_of(&configuration.first, &generation, None);
+    let issuers = jwks::Options { authority: settings.issuer_ca.clone(), mark: settings.mark };
+    let keys = jwks::Store::new(issuers.clone());
+    keys.follow(generation.tables.authentication().remote_keys());
     let published = Published::new(generation);
     let proxy = ProxyFacts {
         role: settings.role.as_str().into(),
@@ -134,7 +141,8 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
     telemetry.set_config(status);
     let candidate = match &settings.candidate {
         Some(source) => {
-            let started = candidate::start(source, &settings.workload, &proxy, telemetry.candidate());
+            let started =
+                candidate::start(source, &settings.workload, &proxy, issuers.clone(), telemetry.candidate());
             Some(started.context("--candidate")?)
         }
         None => None,
@@ -156,6 +164,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         &telemetry,
         Arc::clone(&published),
         Arc::clone(&registry),
+        Arc::clone(&keys),
         proxy,
         candidate.as_ref().map(|started| Arc::clone(&started.candidate)),
     )?;
@@ -166,6 +175,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
     let shared = Shared {
         published: Arc::clone(&published),
         registry: Arc::clone(&registry),
+        keys: Arc::clone(&keys),
         telemetry: Arc::clone(&telemetry),
         samples: candidate.as_ref().map(|started| started.samples.clone()),
         identity: identity.clone(),
@@ -189,7 +199,8 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
     let control = {
         let (telemetry, tell) = (Arc::clone(&telemetry), Arc::clone(&ready));
         thread("control", &ready, move |runtime| {
-            let configured = control(configuration, published, registry, identity, telemetry, tell, stopping);
+            let configured =
+                control(configuration, published, registry, keys, identity, telemetry, tell, stopping);
             runtime.block_on(async {
                 candidate.into_iter().for_each(keep_candidate);
                 configured.await;
@@ -298,10 +309,12 @@ impl Configuration {
 }
 
 /// Everything that runs on the control thread.
+#[expect(clippy::too_many_arguments, reason = "everything that the thread works on")]
 async fn control(
     configuration: Configuration,
     published: Arc<Published>,
     registry: Arc<Registry>,
+    keys: Arc<jwks::Store>,
     identity: Option<Arc<Identity>>,
     telemetry: Arc<Telemetry>,
     ready: Arc<Readiness>,
@@ -312,7 +325,8 @@ async fn control(
     keep("the source of configuration", follow);
     let in_force = Arc::clone(&first.policy);
     let aliases = Arc::clone(&published);
-    keep("reload", reload::run(snapshots, in_force, published, registry, status, report));
+    keep("reload", reload::run(snapshots, in_force, published, registry, Arc::clone(&keys), status, report));
+    keep("fetching the keys of token issuers", keys.run());
     if let Some(identity) = identity {
         keep("renewal of the identity", Arc::clone(&identity).watch());
         keep("trust domain aliases", follow_aliases(Arc::clone(&identity), aliases));
@@ -326,6 +340,7 @@ async fn control(
 fn keep_candidate(candidate: candidate::Started) {
     keep("the source of the candidate", candidate.follow);
     keep("the candidate", candidate.look);
+    keep("fetching the keys that the candidate names", candidate.fetch);
 }
 
 /// Runs a background task. None is meant to end; if one does, the others and the data path go on with what they have.
@@ -368,6 +383,7 @@ async fn tell_readiness(identity: &Identity, ready: &Readiness) {
 struct Shared {
     published: Arc<Published>,
     registry: Arc<Registry>,
+    keys: Arc<jwks::Store>,
     telemetry: Arc<Telemetry>,
     samples: Option<Samples>,
     identity: Option<Arc<Identity>>,
@@ -469,6 +485,7 @@ impl Shared {
             registry: Arc::clone(&self.registry),
             memory: Memory::default(),
             sampler: self.samples.as_ref().map(Samples::sampler),
+            tokens: Tokens::new(Arc::clone(&self.keys)),
             identity: self.identity.clone(),
             server_tls: self.server_tls.clone(),
             own: Arc::clone(&self.own),
@@ -511,6 +528,7 @@ fn start_admin(
     telemetry: &Arc<Telemetry>,
     published: Arc<Published>,
     registry: Arc<Registry>,
+    keys: Arc<jwks::Store>,
     proxy: ProxyFacts,
     candidate: Option<Arc<Candidate>>,
 ) -> anyhow::Result<Admin> {
@@ -534,14 +552,19 @@ fn start_admin(
         ready: Arc::clone(&ready),
         telemetry: Arc::clone(telemetry),
         attestation: || serde_json::json!(fips::attest()),
-        explain: Some(explaining(published, registry, proxy)),
+        explain: Some(explaining(published, registry, keys, proxy)),
         candidate: candidate.map(|candidate| -> admin::Report { Arc::new(move || candidate.to_json()) }),
     };
     Ok(Admin { handle: admin::start(sockets, state)?, addresses, ready })
 }
 
 /// `/explain?side=..&from=..&url=..`: parameters as `writ explain` has flags, percent-encoded.
-fn explaining(published: Arc<Published>, registry: Arc<Registry>, proxy: ProxyFacts) -> admin::Explain {
+fn explaining(
+    published: Arc<Published>,
+    registry: Arc<Registry>,
+    keys: Arc<jwks::Store>,
+    proxy: ProxyFacts,
+) -> admin::Explain {
     Arc::new(move |query| {
         let decoded: Vec<_> = query
             .split('&')
@@ -549,7 +572,7 @@ fn explaining(published: Arc<Published>, registry: Arc<Registry>, proxy: ProxyFa
             .map(|(name, value)| (name, percent_encoding::percent_decode_str(value).decode_utf8_lossy()))
             .collect();
         let query = Query::parse(decoded.iter().map(|(name, value)| (*name, value.as_ref())))?;
-        explain(published.load(), &registry, &proxy, &query)
+        explain(published.load(), &registry, &keys, &proxy, &query)
     })
 }
 

@@ -18,6 +18,7 @@ use crate::decision::{Objects, Outcome, PolicyRef, Reason};
 use crate::explain::{Call, decide};
 use crate::generation::Generation;
 use crate::http::sanitize;
+use crate::jwks;
 use crate::reload;
 use crate::sample::{Asked, Sampled, Samples};
 use crate::telemetry::{CandidateCounts, ConnectionFacts, ProxyFacts};
@@ -33,6 +34,8 @@ pub struct Started {
     pub follow: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// Looks at samples; likewise.
     pub look: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Fetches the keys that it names; likewise.
+    pub fetch: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 /// Reads a candidate as the proxy reads its configuration.
@@ -43,15 +46,17 @@ pub fn start(
     source: &Path,
     workload: &Workload,
     proxy: &ProxyFacts,
+    issuers: jwks::Options,
     counts: Arc<CandidateCounts>,
 ) -> Result<Started, StartError> {
     let options = control_client::Options::default();
     let (snapshots, _, follow) =
         control_client::start(Source::Dir(source.to_owned()), workload.clone(), options)?;
     let (samples, received) = Samples::queue(Arc::clone(&counts));
-    let candidate = Candidate::new(proxy.clone(), counts);
+    let candidate = Candidate::new(proxy.clone(), issuers, counts);
+    let fetch = Box::pin(Arc::clone(&candidate.keys).run());
     let look = Box::pin(Arc::clone(&candidate).look(snapshots, received));
-    Ok(Started { candidate, samples, follow: Box::pin(follow), look })
+    Ok(Started { candidate, samples, follow: Box::pin(follow), look, fetch })
 }
 
 /// A candidate at work. One a proxy.
@@ -59,13 +64,15 @@ pub struct Candidate {
     proxy: ProxyFacts,
     /// Its own: nothing of the candidate's touches what serves.
     registry: Arc<Registry>,
+    keys: Arc<jwks::Store>,
     counts: Arc<CandidateCounts>,
     report: Mutex<Report>,
 }
 
 impl Candidate {
-    fn new(proxy: ProxyFacts, counts: Arc<CandidateCounts>) -> Arc<Self> {
-        Arc::new(Self { proxy, registry: Registry::new(), counts, report: Mutex::default() })
+    fn new(proxy: ProxyFacts, issuers: jwks::Options, counts: Arc<CandidateCounts>) -> Arc<Self> {
+        let (registry, keys) = (Registry::new(), jwks::Store::new(issuers));
+        Arc::new(Self { proxy, registry, keys, counts, report: Mutex::default() })
     }
 
     /// Compiles what its source says and looks at samples. Never ends while its source is followed.
@@ -113,13 +120,15 @@ impl Candidate {
         };
         let unusable = compiled.as_ref().err().cloned();
         *self.report() = Report { digest, errors, unusable, ..Report::default() };
-        compiled.ok().map(Arc::new)
+        let generation = compiled.ok().map(Arc::new)?;
+        self.keys.follow(generation.tables.authentication().remote_keys());
+        Some(generation)
     }
 
     fn look_at(&self, candidate: &Arc<Generation>, sampled: Sampled) {
         let live = Ruling::new(sampled.outcome, sampled.reason, sampled.policy, &sampled.config.objects);
         let (live_digest, example) = (sampled.config.digest.clone(), Example::of(&sampled));
-        let record = decide(Arc::clone(candidate), &self.registry, &self.proxy, sampled.into()).0;
+        let record = decide(Arc::clone(candidate), &self.registry, &self.keys, &self.proxy, sampled.into()).0;
         let decision = &record.decision;
         let would = Ruling::new(decision.outcome, decision.reason, decision.policy, &record.config.objects);
         let undecided = decision.reason == Reason::ProviderUnavailable;

@@ -13,6 +13,8 @@ use crate::decision::Reason;
 use crate::generation::{Generation, Held};
 use crate::http::pipeline;
 use crate::identity::SpiffeId;
+use crate::jwks;
+use crate::jwt::{Tokens, Verified};
 use crate::memory::Memory;
 use crate::peer::{self, Peer};
 use crate::stages::{self, Application, Target};
@@ -229,13 +231,16 @@ fn went_by_authority(record: &Value) -> bool {
 pub fn explain(
     generation: Arc<Generation>,
     registry: &Registry,
+    keys: &Arc<jwks::Store>,
     proxy: &ProxyFacts,
     query: &Query,
 ) -> Result<Value, String> {
-    let (record, request) = decide(Arc::clone(&generation), registry, proxy, query.call());
+    let (record, request) = decide(Arc::clone(&generation), registry, keys, proxy, query.call());
     let mut value: Value = serde_json::from_str(&record.render()).map_err(|error| error.to_string())?;
     if record.decision.reason == Reason::NoAllowMatched {
-        let attributes = request.as_ref().map(|request| pipeline::attributes(request, &record));
+        let attributes = request.as_ref().map(|(request, user)| {
+            pipeline::attributes(request, &record, user.as_deref().map(|user| &*user.attributes))
+        });
         let connection = peer::attributes(&record.connection);
         let considered = generation.tables.consider(&connection, attributes.as_ref(), usize::MAX);
         value["considered"] = considered.to_json(generation.tables.objects());
@@ -247,15 +252,19 @@ pub fn explain(
 pub fn decide(
     generation: Arc<Generation>,
     registry: &Registry,
+    keys: &Arc<jwks::Store>,
     proxy: &ProxyFacts,
     call: Call,
-) -> (Box<Record>, Option<Request<Body>>) {
+) -> (Box<Record>, Option<Seen>) {
     let held = Held::of(generation);
     let target = call.target(&held, registry);
     let peer = Peer::new(Rc::new(call.connection), None, None);
     let mut record = Record::begin(&Shard::detached(proxy), &held.config, &peer.facts);
     let request = match call.request {
-        Some(asked) => Some(request(&peer, target, &held, &mut record, asked)),
+        Some(asked) => {
+            let tokens = Tokens::new(Arc::clone(keys));
+            Some(request(&peer, target, &held, &tokens, &mut record, asked))
+        }
         None => {
             connection(&peer, target, &held, &mut record, call.opaque);
             None
@@ -264,21 +273,30 @@ pub fn decide(
     (record, request)
 }
 
-/// Decides about a request, and gives it back as policies saw it.
+/// A request as policies saw it, with its user.
+pub type Seen = (Request<Body>, Option<Rc<Verified>>);
+
+/// Decides about a request.
 fn request(
     peer: &Peer,
     target: Target,
     held: &Held,
+    tokens: &Tokens,
     record: &mut Record,
     mut request: Request<Body>,
-) -> Request<Body> {
+) -> Seen {
     pipeline::asked(record, &request);
-    let decided = pipeline::decide(peer, target, held, &mut request, record, &Memory::default());
+    let mut verified = None;
+    let decided = pipeline::enter(peer, held, &mut request, record).and_then(|()| {
+        let user = pipeline::user(target, held, tokens, &mut request, record);
+        verified = user.verified().cloned();
+        pipeline::choose(peer, target, held, user, &request, record, &Memory::default()).map(|_| ())
+    });
     if let Err(reject) = decided {
         let response = pipeline::refused(&reject, false, record);
         record.status = response.status().as_u16();
     }
-    request
+    (request, verified)
 }
 
 /// Decides about an opaque connection.
@@ -304,7 +322,8 @@ mod tests {
             version: "0".into(),
         };
         let query = Query::parse(parameters.iter().copied()).unwrap();
-        explain(Arc::new(generation_of(1, DEMO)), &Registry::new(), &proxy, &query).unwrap()
+        let keys = jwks::Store::new(jwks::Options::default());
+        explain(Arc::new(generation_of(1, DEMO)), &Registry::new(), &keys, &proxy, &query).unwrap()
     }
 
     #[test]

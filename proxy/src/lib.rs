@@ -15,6 +15,8 @@ pub mod h1;
 pub mod http;
 pub mod identity;
 pub mod io;
+pub mod jwks;
+pub mod jwt;
 pub mod listen;
 pub mod live;
 pub mod memory;

@@ -9,6 +9,7 @@ use control_client::verdict::{Diagnostic, Severity};
 use tokio::sync::watch;
 
 use crate::generation::{Generation, Published};
+use crate::jwks;
 use crate::tables::{BackendId, CompileError, Tables};
 use crate::telemetry::{ConfigFacts, ConfigStatus};
 use crate::upstream::Registry;
@@ -47,10 +48,11 @@ pub async fn run(
     seen: Arc<Policy>,
     published: Arc<Published>,
     registry: Arc<Registry>,
+    keys: Arc<jwks::Store>,
     status: Status,
     report: impl Fn(ConfigStatus),
 ) {
-    let mut reload = Reload { published, registry, seen, rejected: None, replaced: Vec::new() };
+    let mut reload = Reload { published, registry, keys, seen, rejected: None, replaced: Vec::new() };
     loop {
         tokio::select! {
             changed = snapshots.changed() => {
@@ -72,6 +74,7 @@ const RETIRE_INTERVAL: Duration = Duration::from_secs(1);
 struct Reload {
     published: Arc<Published>,
     registry: Arc<Registry>,
+    keys: Arc<jwks::Store>,
     /// The last policy that was compiled, or could not be.
     seen: Arc<Policy>,
     /// Why it could not be.
@@ -92,6 +95,8 @@ impl Reload {
             self.registry.update(&snapshot.endpoints);
             self.rejected = match compiled {
                 Ok(generation) => {
+                    // Before the tables: a token may name a key of any set that they name.
+                    self.follow_keys(Some(&generation));
                     self.replaced.push(self.published.publish(generation));
                     None
                 }
@@ -132,6 +137,14 @@ impl Reload {
         let held = self.replaced.iter().chain([&current]);
         let named = held.flat_map(|generation| generation.tables.backends().iter().map(|backend| backend.id));
         self.registry.retire(&named.collect::<Vec<_>>());
+        self.follow_keys(None);
+    }
+
+    /// The sets of keys that are named by what is in force, by what requests still hold, and by what comes next.
+    fn follow_keys(&self, next: Option<&Generation>) {
+        let current = self.published.load();
+        let all = self.replaced.iter().map(|held| &**held).chain([&*current]).chain(next);
+        self.keys.follow(all.flat_map(|generation| generation.tables.authentication().remote_keys()));
     }
 }
 
@@ -223,6 +236,7 @@ pub(crate) mod tests {
                 Arc::clone(&snapshot.policy),
                 Arc::clone(&published),
                 registry,
+                jwks::Store::new(jwks::Options::default()),
                 status.clone(),
                 report,
             );

@@ -1,13 +1,15 @@
 //! The steps that requests and opaque connections share, each of which writes down what it decided.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use control_client::snapshot::{BackendTls, OutboundTrafficPolicy};
 
 use crate::decision::{Check, CheckOutcome, CheckResult, Decision, Outcome, PolicyRef, Reason, Stage};
 use crate::error::Reject;
 use crate::generation::Held;
+use crate::jwt::{self, Verified};
 use crate::memory::Memory;
 use crate::net::socket::to_own_application;
 use crate::peer::{self, Peer};
@@ -70,10 +72,38 @@ pub fn admit(peer: &Peer, held: &Held, record: &mut Record) -> Result<(), Reject
     }
 }
 
-/// End-user authentication: no RequestAuthentication is in force, and the record says so.
-pub fn authenticate(decision: &mut Decision) {
-    let none = CheckResult::new(CheckOutcome::NotRequired, Reason::NoRequestAuthentication, PolicyRef::NONE);
-    decision.check(Check::UserAuthentication, none);
+/// Writes down who the end user is, then lets the request go on or not.
+pub fn authenticate(record: &mut Record, outcome: jwt::Outcome) -> Result<Option<Rc<Verified>>, Reject> {
+    let (result, user) = match outcome {
+        jwt::Outcome::NotAsked => (not_required(Reason::NoRequestAuthentication), None),
+        jwt::Outcome::NoToken => (not_required(Reason::NoToken), None),
+        jwt::Outcome::Verified(policy, user) => {
+            (CheckResult::new(CheckOutcome::Pass, Reason::JwtVerified, policy), Some(user))
+        }
+        jwt::Outcome::Refused(policy, reason, why) => return Err(not_taken(record, policy, reason, &why)),
+        jwt::Outcome::Asking(policy, _) => {
+            return Err(not_taken(
+                record,
+                policy,
+                Reason::JwtInvalid,
+                "no key of its issuer has its kid and alg",
+            ));
+        }
+    };
+    record.decision.check(Check::UserAuthentication, result);
+    record.user = user.as_ref().map(|user| Rc::clone(&user.evidence));
+    Ok(user)
+}
+
+fn not_taken(record: &mut Record, policy: PolicyRef, reason: Reason, why: &str) -> Reject {
+    let failed = CheckResult::new(CheckOutcome::Fail, reason, policy);
+    record.decision.check(Check::UserAuthentication, failed);
+    record.decision.deny(Stage::Authenticate, reason, policy);
+    Reject::because(Stage::Authenticate, reason, why)
+}
+
+fn not_required(reason: Reason) -> CheckResult {
+    CheckResult::new(CheckOutcome::NotRequired, reason, PolicyRef::NONE)
 }
 
 /// So many of the nearest ALLOW policies are named in a record.
@@ -268,6 +298,12 @@ pub fn charge(decision: &mut Decision, stage: Stage, reason: Reason) {
     };
     decision.check(check, CheckResult::new(CheckOutcome::Fail, reason, PolicyRef::NONE));
     decision.deny(stage, reason, PolicyRef::NONE);
+}
+
+/// Seconds since the epoch.
+pub fn seconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// Microseconds, saturating.

@@ -12,6 +12,7 @@ use crate::decision::{PolicyRef, Reason, Stage};
 use crate::error::Reject;
 use crate::generation::Held;
 use crate::io::Io;
+use crate::jwt;
 use crate::live::{self, Asked};
 use crate::memory::Memory;
 use crate::net::Prefixed;
@@ -203,7 +204,8 @@ pub fn decide<'t>(
 fn authorize(peer: &Peer, held: &Held, memory: &Memory, record: &mut Record) -> Result<(), Reject> {
     let port = record.connection.destination.port();
     record.service = held.tables.inbound_port(port).and_then(|port| port.service.clone());
-    stages::authenticate(&mut record.decision);
+    // A token is of a request; an opaque connection has none.
+    stages::authenticate(record, jwt::Outcome::NotAsked)?;
     let authorization = held.tables.authorize_tcp(&peer.admission(held).remainder);
     record.considered = stages::consider(peer, held, memory, &authorization, None);
     stages::authorize(record, authorization)

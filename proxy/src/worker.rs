@@ -8,6 +8,7 @@ use crate::drain::DrainSignal;
 use crate::generation::Current;
 use crate::h1::Timeouts;
 use crate::identity::Identity;
+use crate::jwt::Tokens;
 use crate::live::Live;
 use crate::memory::Memory;
 use crate::net::OwnListeners;
@@ -32,6 +33,8 @@ pub struct Worker {
     pub memory: Memory,
     /// Samples what is decided for a candidate configuration; `None`: there is none.
     pub sampler: Option<Sampler>,
+    /// Verifies end users' tokens.
+    pub tokens: Tokens,
     /// This proxy's identity; `None`: plaintext only.
     pub identity: Option<Arc<Identity>>,
     /// Terminates mesh mTLS; `None`: plaintext only.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use control_client::{Loaded, Workload};
 use proxy::explain::{Query, explain};
 use proxy::generation::Generation;
+use proxy::jwks;
 use proxy::reload;
 use proxy::telemetry::ProxyFacts;
 use proxy::upstream::Registry;
@@ -17,6 +18,7 @@ use crate::Record;
 pub struct Explainer {
     generation: Arc<Generation>,
     registry: Arc<Registry>,
+    keys: Arc<jwks::Store>,
     proxy: ProxyFacts,
 }
 
@@ -40,7 +42,7 @@ impl Explainer {
             identity: None,
             version: String::new(),
         };
-        Self { generation, registry, proxy }
+        Self { generation, registry, keys: jwks::Store::new(jwks::Options::default()), proxy }
     }
 
     /// Digest of the policy.
@@ -57,7 +59,7 @@ impl Explainer {
     pub fn explain<'p>(&self, parameters: impl IntoIterator<Item = (&'p str, &'p str)>) -> Record {
         let query = Query::parse(parameters).unwrap_or_else(|wrong| panic!("{wrong}"));
         let generation = Arc::clone(&self.generation);
-        Record::new(explain(generation, &self.registry, &self.proxy, &query).unwrap())
+        Record::new(explain(generation, &self.registry, &self.keys, &self.proxy, &query).unwrap())
     }
 
     /// The record that would be left of what another record is about; `None`: it is about nothing that can be asked.
@@ -65,6 +67,6 @@ impl Explainer {
         let parameters = Query::of_record(record);
         let query = Query::parse(parameters.iter().map(|(name, value)| (*name, value.as_str()))).ok()?;
         let generation = Arc::clone(&self.generation);
-        Some(Record::new(explain(generation, &self.registry, &self.proxy, &query).unwrap()))
+        Some(Record::new(explain(generation, &self.registry, &self.keys, &self.proxy, &query).unwrap()))
     }
 }

@@ -23,6 +23,7 @@ pub struct World {
     servers: Vec<Server>,
     documents: Vec<String>,
     candidate: Option<String>,
+    issuer_ca: Option<PathBuf>,
     deadlines: Deadlines,
     drain: Duration,
     workers: usize,
@@ -44,6 +45,7 @@ impl World {
             servers: Vec::new(),
             documents: Vec::new(),
             candidate: None,
+            issuer_ca: None,
             deadlines: Deadlines::default(),
             drain: Duration::ZERO,
             workers: 1,
@@ -73,6 +75,11 @@ impl World {
     /// With a candidate of these resources beside the cluster's own, which is never in force.
     pub fn candidate(self, yaml: &str) -> Self {
         Self { candidate: Some(yaml.into()), ..self }
+    }
+
+    /// With an issuer whose server the proxies know.
+    pub fn issuer(self, issuer: &crate::Issuer) -> Self {
+        Self { issuer_ca: Some(issuer.authority()), ..self }
     }
 
     /// With other deadlines.
@@ -177,6 +184,7 @@ impl World {
             workload,
             identity: Some(identity),
             crl: None,
+            issuer_ca: self.issuer_ca.clone(),
             outbound: Open::Off,
             inbound: Open::Off,
             forwards: Vec::new(),
@@ -413,7 +421,7 @@ impl Mesh {
         for (name, workload) in workloads {
             explainers.entry(name).or_insert_with(|| Explainer::of(self.config.path(), &workload));
         }
-        let looks_at_more = ["request.headers", "headers:", "queryParams"]
+        let looks_at_more = ["request.headers", "headers:", "queryParams", "jwtRules"]
             .iter()
             .any(|word| self.documents.iter().any(|document| document.contains(word)));
         for record in records.all().iter().take(EXPLAINED) {

@@ -15,6 +15,7 @@ mod http1;
 mod http2;
 mod identity;
 mod istio;
+mod jwt;
 mod live;
 mod policy;
 mod records;

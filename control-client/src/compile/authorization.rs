@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use super::catalog::{Catalog, Item};
 use super::objects::ObjectTable;
 use super::{Findings, Labels};
+use crate::resource::Object;
 use crate::resource::core::{EndpointSlice, Service};
 use crate::resource::gateway_api::ParentKind;
 use crate::resource::mesh::MeshSettings;
@@ -55,7 +56,7 @@ pub(super) struct Selected {
 }
 
 /// How far a policy reaches.
-enum Reach {
+pub(super) enum Reach {
     Elsewhere,
     Here,
     /// Here, because where it was meant for can't be understood.
@@ -75,7 +76,7 @@ pub(super) fn select<'a>(
         check_provider(item, settings, findings);
         let expires = expiry(item, now, &mut selected.next_expiry, findings);
         let in_scope = item.namespace() == settings.root_namespace || item.namespace() == own.namespace;
-        let reach = reach(catalog, item, own, findings);
+        let reach = reach(catalog, item.object, &item.spec.scope, own, findings);
         let closed = match reach {
             Reach::Here if in_scope => item.quarantined,
             Reach::HereClosed if in_scope => true,
@@ -150,13 +151,15 @@ fn expiry(
     Some(expires)
 }
 
-fn reach(
+/// How far an object of this scope reaches.
+pub(super) fn reach(
     catalog: &Catalog<'_>,
-    item: &Item<'_, AuthorizationPolicy>,
+    object: &Object,
+    scope: &Scope,
     own: &Own<'_>,
     findings: &mut Findings,
 ) -> Reach {
-    match &item.spec.scope {
+    match scope {
         Scope::All => Reach::Here,
         Scope::Unknown => Reach::HereClosed,
         Scope::Labels(labels) if selects(labels, own.labels) => Reach::Here,
@@ -164,7 +167,7 @@ fn reach(
         Scope::Targets(targets) => {
             let mut widest = Reach::Elsewhere;
             for (index, target) in targets.iter().enumerate() {
-                match target_reach(catalog, item, index, target, own, findings) {
+                match target_reach(catalog, object, index, target, own, findings) {
                     Reach::Elsewhere => {}
                     Reach::HereClosed => widest = Reach::HereClosed,
                     Reach::Here if matches!(widest, Reach::Elsewhere) => widest = Reach::Here,
@@ -178,39 +181,40 @@ fn reach(
 
 fn target_reach(
     catalog: &Catalog<'_>,
-    item: &Item<'_, AuthorizationPolicy>,
+    object: &Object,
     index: usize,
     target: &TargetRef,
     own: &Own<'_>,
     findings: &mut Findings,
 ) -> Reach {
     let field = format!("spec.targetRefs[{index}]");
-    let here = |here| if here && item.namespace() == own.namespace { Reach::Here } else { Reach::Elsewhere };
+    let namespace = object.meta.namespace.as_str();
+    let here = |here| if here && namespace == own.namespace { Reach::Here } else { Reach::Elsewhere };
     let mut missing = |kind: &str| {
-        let message = format!("no {kind} {}/{}; this target covers nothing", item.namespace(), target.name);
-        findings.error(item.object, &field, target.line, message);
+        let message = format!("no {kind} {}/{}; this target covers nothing", namespace, target.name);
+        findings.error(object, &field, target.line, message);
         Reach::Elsewhere
     };
     match target.kind {
         TargetKind::Gateway => Reach::Elsewhere,
-        TargetKind::Service => match find(&catalog.services, item.namespace(), &target.name) {
+        TargetKind::Service => match find(&catalog.services, namespace, &target.name) {
             Some(service) => here(own.serves(service.spec, &target.name)),
             None => missing("Service"),
         },
-        TargetKind::ServiceEntry => match find(&catalog.service_entries, item.namespace(), &target.name) {
+        TargetKind::ServiceEntry => match find(&catalog.service_entries, namespace, &target.name) {
             Some(entry) => {
                 here(entry.spec.selector.as_ref().is_some_and(|selector| selects(selector, own.labels)))
             }
             None => missing("ServiceEntry"),
         },
-        TargetKind::HttpRoute => match find(&catalog.routes, item.namespace(), &target.name) {
+        TargetKind::HttpRoute => match find(&catalog.routes, namespace, &target.name) {
             Some(route) if route.spec.parents.iter().all(|parent| parent.kind == ParentKind::Gateway) => {
                 Reach::Elsewhere
             }
             Some(_) => {
                 let message = "an HTTPRoute with a Service as parent is followed by clients, who can't be trusted to authorize \
                      themselves; target the Service instead (until then this policy fails closed for its namespace)";
-                findings.quarantined(item.object, &field, target.line, message.into());
+                findings.quarantined(object, &field, target.line, message.into());
                 Reach::HereClosed
             }
             None => missing("HTTPRoute"),

@@ -28,6 +28,7 @@ pub(super) struct Catalog<'a> {
     pub(super) grants: Vec<Item<'a, gateway_api::ReferenceGrant>>,
     pub(super) backend_tls_policies: Vec<Item<'a, gateway_api::BackendTlsPolicy>>,
     pub(super) peer_authentications: Vec<Item<'a, security::PeerAuthentication>>,
+    pub(super) request_authentications: Vec<Item<'a, security::RequestAuthentication>>,
     pub(super) authorization_policies: Vec<Item<'a, security::AuthorizationPolicy>>,
     pub(super) mesh_settings: Vec<Item<'a, mesh::MeshSettings>>,
 }
@@ -56,6 +57,9 @@ impl<'a> Catalog<'a> {
             // Security and traffic policy fail closed by what could be understood of them.
             Resource::PeerAuthentication(spec) => {
                 self.peer_authentications.push(Item { object, spec, quarantined })
+            }
+            Resource::RequestAuthentication(spec) => {
+                self.request_authentications.push(Item { object, spec, quarantined })
             }
             Resource::AuthorizationPolicy(spec) => {
                 self.authorization_policies.push(Item { object, spec, quarantined })

@@ -1,5 +1,6 @@
 //! Objects in force + workload -> snapshot.
 
+mod authentication;
 mod authorization;
 mod backend_tls;
 mod catalog;
@@ -69,6 +70,8 @@ pub(crate) fn compile(
     let peers = peer::PeerPolicies::new(&catalog, &settings.root_namespace, &mut findings);
     let peer_authentication = peers.snapshot(&workload.namespace, &labels, &mut objects);
     let own = authorization::Own::new(&catalog, &workload.namespace, &workload.name, &labels);
+    let request_authentication =
+        authentication::select(&catalog, &settings, &own, &mut objects, &mut findings);
     let selected = authorization::select(&catalog, &settings, &own, now, &mut objects, &mut findings);
 
     let mut hosts = service::collect(&catalog, &workload.namespace, &mut findings);
@@ -89,6 +92,7 @@ pub(crate) fn compile(
         objects: Vec::new(),
         mesh: mesh(&settings, workload),
         peer_authentication,
+        request_authentication,
         authorization: selected.policies,
         inbound_ports,
         services,

@@ -46,8 +46,6 @@ const WRIT_VERSIONS: &[&str] = &["v1alpha1"];
 const SPEC: &[&str] = &["spec"];
 
 const NOT_YET: &str = "not supported yet; this object is not in force";
-const REQUEST_AUTHENTICATION: &str = "not supported yet: tokens are not checked and no request has a principal, so ALLOW rules that ask for \
-     one match nothing; this object closes nothing by itself";
 const VIRTUAL_SERVICE: &str =
     "VirtualService is not read; write an HTTPRoute with the Service as its parent instead";
 const SIDECAR: &str =
@@ -124,7 +122,12 @@ static KINDS: &[Kind] = &[
     kind(GATEWAY, "ListenerSet", GATEWAY_VERSIONS, Reading::Refuse(NOT_YET)),
     kind(SECURITY, "PeerAuthentication", SECURITY_VERSIONS, Reading::Read(security::peer_authentication)),
     kind(SECURITY, "AuthorizationPolicy", SECURITY_VERSIONS, Reading::Read(security::authorization_policy)),
-    kind(SECURITY, "RequestAuthentication", SECURITY_VERSIONS, Reading::Refuse(REQUEST_AUTHENTICATION)),
+    kind(
+        SECURITY,
+        "RequestAuthentication",
+        SECURITY_VERSIONS,
+        Reading::Read(security::request_authentication),
+    ),
     Kind {
         namespaced: false,
         ..kind(WRIT, "MeshSettings", WRIT_VERSIONS, Reading::Read(mesh::mesh_settings))

@@ -58,6 +58,7 @@ pub(crate) enum Resource {
     ReferenceGrant(gateway_api::ReferenceGrant),
     BackendTlsPolicy(gateway_api::BackendTlsPolicy),
     PeerAuthentication(security::PeerAuthentication),
+    RequestAuthentication(security::RequestAuthentication),
     AuthorizationPolicy(security::AuthorizationPolicy),
     MeshSettings(mesh::MeshSettings),
     /// Accepted and of no consequence, or refused altogether.
@@ -283,7 +284,6 @@ pub(crate) mod tests {
             ("networking.istio.io/v1alpha3", "EnvoyFilter", "no replacement"),
             ("extensions.istio.io/v1alpha1", "WasmPlugin", "CUSTOM"),
             ("gateway.networking.k8s.io/v1", "GRPCRoute", "not supported yet"),
-            ("security.istio.io/v1", "RequestAuthentication", "not supported yet"),
             ("writ.dev/v1alpha1", "RateLimit", "not supported yet"),
             ("security.istio.io/v9", "PeerAuthentication", "use v1"),
         ];

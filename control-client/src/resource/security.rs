@@ -1,12 +1,13 @@
-//! security.istio.io: PeerAuthentication and AuthorizationPolicy.
+//! security.istio.io: PeerAuthentication, RequestAuthentication and AuthorizationPolicy.
 
 mod condition;
+mod token;
 
 use std::collections::BTreeMap;
 
 use super::read::{At, Fields};
 use super::{Meta, Resource, text};
-use crate::snapshot::{AuthorizationAction, AuthorizationRule, MtlsMode};
+use crate::snapshot::{AuthorizationAction, AuthorizationRule, JwtRule, MtlsMode};
 
 /// What of its namespace (or, from the root namespace, of the mesh) an object is for.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,6 +49,13 @@ pub(crate) struct PeerAuthentication {
     pub(crate) ports: BTreeMap<u16, Option<MtlsMode>>,
     /// `writ.dev/enforced`.
     pub(crate) enforced: bool,
+}
+
+/// A RequestAuthentication.
+#[derive(Debug)]
+pub(crate) struct RequestAuthentication {
+    pub(crate) scope: Scope,
+    pub(crate) rules: Vec<JwtRule>,
 }
 
 /// An AuthorizationPolicy.
@@ -119,6 +127,25 @@ fn read_peer_authentication(spec: Fields<'_>, policy: &mut PeerAuthentication) {
             _ => at.error(format!("`{port}` is not a port")),
         }
     }
+}
+
+/// Reads a RequestAuthentication.
+pub(crate) fn request_authentication(_: &Meta, object: Fields<'_>) -> Resource {
+    Annotations::read(object, &[]);
+    let mut policy = RequestAuthentication { scope: Scope::All, rules: Vec::new() };
+    if let Some(at) = object.get("spec") {
+        match at.fields(&["selector", "targetRef", "targetRefs", "jwtRules"]) {
+            Some(spec) => {
+                policy.scope = scope(spec);
+                policy.rules = spec.get("jwtRules").map(token::rules).unwrap_or_default();
+            }
+            None => policy.scope = Scope::Unknown,
+        }
+    }
+    if policy.rules.is_empty() {
+        object.at().warn("without jwtRules this object has no effect: it asks for no token");
+    }
+    Resource::RequestAuthentication(policy)
 }
 
 /// Reads an AuthorizationPolicy.

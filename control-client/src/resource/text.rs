@@ -144,15 +144,19 @@ pub(crate) fn selector(at: At<'_>) -> Option<BTreeMap<String, String>> {
     let fields = at.fields(&["matchLabels"])?;
     let Some(labels) = fields.get("matchLabels") else { return Some(BTreeMap::new()) };
     let found = labels.string_map();
+    let mut understood = true;
     for (key, value) in labels.entries() {
         if key.is_empty() {
             value.error("a label needs a name");
+            understood = false;
         }
         if key.contains('*') || found.get(key).is_some_and(|text| text.contains('*')) {
             value.error("labels are compared exactly; `*` means nothing here");
+            understood = false;
         }
+        understood &= found.contains_key(key);
     }
-    Some(found)
+    understood.then_some(found)
 }
 
 /// Whether all of `selector` is in `labels`.

@@ -13,6 +13,8 @@ use serde_json::Value;
 use super::check::{count, counted};
 use super::{check, failed, print, run, table};
 use crate::explain::{Query, explain};
+use crate::generation::Generation;
+use crate::jwks;
 use crate::reload;
 use crate::telemetry::{ProxyFacts, Side};
 use crate::upstream::Registry;
@@ -74,9 +76,12 @@ pub struct Args {
     /// Print JSON, as is always done into a pipe or file.
     #[arg(long)]
     json: bool,
-    /// File with the user's token (not supported yet).
-    #[arg(long, value_name = "FILE", hide = true)]
+    /// A file with the end user's token, sent as Authorization: Bearer; its issuer's keys are fetched.
+    #[arg(long, value_name = "FILE")]
     jwt: Option<PathBuf>,
+    /// Roots that vouch for the servers of token issuers, a PEM file; default: the system's bundle.
+    #[arg(long, env = "WRIT_ISSUER_CA", value_name = "FILE")]
+    issuer_ca: Option<PathBuf>,
 }
 
 /// Explains, and prints. Exit codes: 0 explained, whatever was decided; 1 failed; 2 wrong usage.
@@ -102,14 +107,14 @@ pub fn run(args: Args) -> ExitCode {
 impl Args {
     /// Who is asked, and what.
     fn question(&self, record: Option<&Value>) -> Result<(Workload, Query), String> {
-        if self.jwt.is_some() {
-            return Err("--jwt is not supported yet".into());
-        }
         let of_record = record.and_then(|record| text(record, "/proxy/workload"));
         let name = self.workload.as_deref().or(of_record).unwrap_or("default/local");
         let (account, labels) = (self.service_account.clone(), self.labels.clone());
         let workload = run::workload(name, account, labels, self.trust_domain.clone())?;
-        let parameters = self.parameters(record);
+        let mut parameters = self.parameters(record);
+        if let Some(token) = self.jwt.as_deref().map(read_token).transpose()? {
+            parameters.push(("header", format!("authorization=Bearer {token}")));
+        }
         let given = |wanted: &str| parameters.iter().any(|(name, _)| *name == wanted);
         if record.is_some() && !given("url") && !given("protocol") {
             return Err("the record is not one of a request or an opaque connection; give --url".into());
@@ -160,7 +165,19 @@ impl Args {
             identity: None,
             version: env!("CARGO_PKG_VERSION").into(),
         };
-        explain(Arc::new(generation), &registry, &proxy, query).map_err(anyhow::Error::msg)
+        let keys = self.keys(&generation)?;
+        explain(Arc::new(generation), &registry, &keys, &proxy, query).map_err(anyhow::Error::msg)
+    }
+
+    /// The keys of the issuers whose tokens are asked for, if there is a token that could need them.
+    fn keys(&self, generation: &Generation) -> anyhow::Result<Arc<jwks::Store>> {
+        let keys = jwks::Store::new(jwks::Options { authority: self.issuer_ca.clone(), mark: None });
+        if self.jwt.is_some() || !self.header.is_empty() {
+            keys.follow(generation.tables.authentication().remote_keys());
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(keys.fetch_all());
+        }
+        Ok(keys)
     }
 
     /// Why the answer may not be the one that was sought.
@@ -192,6 +209,11 @@ impl Args {
         }
         doubts
     }
+}
+
+fn read_token(path: &Path) -> Result<String, String> {
+    let read = std::fs::read_to_string(path).map_err(|error| format!("--jwt {}: {error}", path.display()))?;
+    Ok(read.trim().to_owned())
 }
 
 fn read_record(path: &Path) -> anyhow::Result<Value> {

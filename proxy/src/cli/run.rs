@@ -52,6 +52,9 @@ pub struct Args {
     /// The trust domain of the mesh.
     #[arg(long, env = "WRIT_TRUST_DOMAIN", value_name = "DOMAIN", default_value = "cluster.local")]
     trust_domain: String,
+    /// Roots that vouch for the servers of token issuers, a PEM file; default: the system's bundle.
+    #[arg(long, env = "WRIT_ISSUER_CA", value_name = "FILE")]
+    issuer_ca: Option<PathBuf>,
     /// Outbound listener: a port (loopback, both families), ADDRESS:PORT, or off.
     #[arg(long, env = "WRIT_OUTBOUND", value_name = "WHERE", default_value = "15001")]
     outbound: Open,
@@ -192,6 +195,7 @@ impl Args {
             workload,
             identity: self.identity,
             crl: self.crl,
+            issuer_ca: self.issuer_ca,
             outbound: self.outbound,
             inbound: self.inbound,
             forwards: self.forward,

@@ -66,7 +66,7 @@ async fn within(
 fn rule<'t>(chosen: &Chosen<'t>) -> Option<&'t Rule> {
     match chosen {
         Chosen::Backend(_, choice) => choice.map(|choice| choice.rule),
-        Chosen::Application(_) | Chosen::Address(_) => None,
+        Chosen::Application(..) | Chosen::Address(_) => None,
     }
 }
 
@@ -177,7 +177,7 @@ fn pick(
     record: &mut Record,
 ) -> Result<Hop, Reject> {
     let picked = match chosen {
-        Chosen::Application(application) => Ok(stages::to_application(worker, *application, protocol)),
+        Chosen::Application(application, _) => Ok(stages::to_application(worker, *application, protocol)),
         Chosen::Address(address) => stages::to_address(worker, *address, protocol),
         Chosen::Backend(backend, _) => worker.upstream.pick(backend, protocol, tried),
     };

@@ -1,9 +1,10 @@
 //! Answers that the proxy gives by itself: a refused caller learns a status and an opaque record id, nothing else.
 
-use ::http::header::{CONTENT_TYPE, HeaderName};
+use ::http::header::{CONTENT_TYPE, HeaderName, WWW_AUTHENTICATE};
 use ::http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use crate::body::Body;
+use crate::decision::Reason;
 use crate::error::Reject;
 
 /// The header that carries the record id.
@@ -39,10 +40,21 @@ pub fn reply(reject: &Reject, grpc: bool, id: u128) -> Response<Body> {
         let mut response = Response::new(Body::full(text));
         *response.status_mut() = status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge(reject.reason));
+        }
         response
     };
     response.headers_mut().insert(DECISION_ID, decision_id(id));
     response
+}
+
+/// What a caller without a valid token is asked for (RFC 6750 section 3). Why its token is none is not said.
+fn challenge(reason: Reason) -> HeaderValue {
+    HeaderValue::from_static(match reason {
+        Reason::NoToken => "Bearer",
+        _ => "Bearer error=\"invalid_token\"",
+    })
 }
 
 /// A record id as header value.

@@ -14,7 +14,7 @@ const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// Edits a request on its way out.
 pub fn request(chosen: &Chosen<'_>, held: &Held, peer: &Peer, request: &mut Request<Body>, record: &Record) {
     match chosen {
-        Chosen::Application(_) => forward_client_cert(held, peer, request),
+        Chosen::Application(..) => forward_client_cert(held, peer, request),
         Chosen::Backend(_, choice) => {
             request.headers_mut().remove(XFCC);
             for filters in choice.iter().flat_map(|choice| choice.filters()) {

@@ -13,6 +13,7 @@ use crate::decision::{Object, Objects, PolicyRef};
 
 mod admission;
 mod attributes;
+mod authentication;
 mod authorization;
 mod condition;
 mod consider;
@@ -34,6 +35,7 @@ mod services;
 mod split;
 
 pub use attributes::{ConnectionAttributes, RequestAttributes, UserAttributes};
+pub use authentication::{Authentication, Keys, Location, TokenRule};
 pub use authorization::{Authorization, Reauthorization};
 pub use consider::{Considered, NearMiss};
 pub use filters::{Filters, HeaderEdit};
@@ -65,6 +67,7 @@ pub struct Tables {
     peer_modes: Box<[(u16, PeerMode)]>,
     /// Sorted by port.
     inbound_ports: Box<[InboundPort]>,
+    authentication: Authentication,
     authorizer: Authorizer,
     refused: Box<[CompileError]>,
     directory: Directory,
@@ -119,7 +122,7 @@ impl fmt::Display for CompileError {
 impl std::error::Error for CompileError {}
 
 impl Tables {
-    /// Compiles a policy; `backend_ids` are parallel to `policy.backends`. An AuthorizationPolicy that can't be compiled
+    /// Compiles a policy; `backend_ids` are parallel to `policy.backends`. A security object that can't be compiled
     /// fails closed alone, and is named by [`Tables::refused`]; anything else is an error of the whole.
     pub fn compile(policy: &snapshot::Policy, backend_ids: &[BackendId]) -> Result<Self, CompileError> {
         if backend_ids.len() != policy.backends.len() {
@@ -127,7 +130,9 @@ impl Tables {
             return Err(CompileError { object: String::new(), field: "backends".into(), message });
         }
         let (directory, service_ports) = compile_services(policy)?;
-        let (authorizer, refused) = Authorizer::compile(policy);
+        let (authorizer, mut refused) = Authorizer::compile(policy);
+        let (authentication, unread) = Authentication::compile(policy);
+        refused.extend(unread);
         let mode = |mode: snapshot::PeerMode| PeerMode {
             mode: mode.mode,
             policy: PolicyRef::from_object(mode.object),
@@ -146,6 +151,7 @@ impl Tables {
             default_peer_mode: mode(policy.peer_authentication.default),
             peer_modes: peer_modes.into(),
             inbound_ports: inbound_ports.into(),
+            authentication,
             authorizer,
             refused: refused.into(),
             directory,
@@ -159,7 +165,7 @@ impl Tables {
         })
     }
 
-    /// The AuthorizationPolicies that could not be compiled, and why: in force as quarantined ones.
+    /// The security objects that could not be compiled, and why: in force as quarantined ones.
     pub fn refused(&self) -> &[CompileError] {
         &self.refused
     }
@@ -196,6 +202,11 @@ impl Tables {
     pub fn inbound_port(&self, port: u16) -> Option<&InboundPort> {
         let at = self.inbound_ports.binary_search_by_key(&port, |each| each.port).ok()?;
         self.inbound_ports.get(at)
+    }
+
+    /// Which tokens are asked for.
+    pub fn authentication(&self) -> &Authentication {
+        &self.authentication
     }
 
     /// The authorization rules that can still match on this connection. Alike connections share one; it is valid for

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::OnceLock;
 
 use super::json;
-use super::record::{CertificateEvidence, ConfigFacts, ConnectionFacts, TlsEvidence};
+use super::record::{CertificateEvidence, ConfigFacts, ConnectionFacts, TlsEvidence, UserEvidence};
 
 /// [`ConfigFacts`] as every record shows them.
 #[derive(Debug, Clone, Default)]
@@ -108,6 +108,21 @@ pub(super) fn certificate_evidence(certificate: &CertificateEvidence, out: &mut 
     json::bounded_string(out, &certificate.serial, NAME_LIMIT);
     json::raw(out, r#","not_after":"#);
     json::timestamp(out, certificate.not_after);
+    json::raw(out, "}");
+}
+
+/// The `evidence` member of the `user-authentication` check.
+pub(super) fn user_evidence(user: &UserEvidence, out: &mut Vec<u8>) {
+    json::raw(out, r#","evidence":{"issuer":"#);
+    json::bounded_string(out, &user.issuer, NAME_LIMIT);
+    if !user.subject.is_empty() {
+        json::raw(out, r#","subject":"#);
+        json::bounded_string(out, &user.subject, NAME_LIMIT);
+    }
+    if let Some(expires) = user.expires {
+        json::raw(out, r#","expires":"#);
+        json::timestamp(out, expires);
+    }
     json::raw(out, "}");
 }
 

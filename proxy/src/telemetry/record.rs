@@ -117,6 +117,18 @@ pub struct CertificateEvidence {
     pub not_after: i64,
 }
 
+/// Who the end user is, as the `user-authentication` check's evidence. Claims are no evidence: nobody asked to have them
+/// in a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserEvidence {
+    /// `iss`.
+    pub issuer: Box<str>,
+    /// `sub`; empty: none.
+    pub subject: Box<str>,
+    /// `exp`, seconds since the epoch: until when what this user began may go on.
+    pub expires: Option<i64>,
+}
+
 /// What a request's body and its record share: bytes from the caller, and why its body broke, if it did.
 #[derive(Debug, Default)]
 pub struct Upload {
@@ -196,6 +208,8 @@ pub struct Record {
     pub connection: Rc<ConnectionFacts>,
     /// What each stage decided.
     pub decision: Decision,
+    /// The end user, by a verified token.
+    pub user: Option<Rc<UserEvidence>>,
     /// `host:port` of the service asked for, when known.
     pub service: Option<Arc<str>>,
     /// W3C trace id and span id of the caller, from a valid `traceparent`.
@@ -266,6 +280,7 @@ impl Record {
             config: Arc::clone(config),
             connection: Rc::clone(connection),
             decision: Decision::default(),
+            user: None,
             service: None,
             trace: None,
             previous: None,

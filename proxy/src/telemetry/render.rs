@@ -305,6 +305,11 @@ fn evidence(record: &Record, kind: Check, out: &mut Vec<u8>) {
         Check::ServiceAuthentication => {
             json::raw(out, &record.connection.rendered.of(&record.connection).certificate);
         }
+        Check::UserAuthentication => {
+            if let Some(user) = &record.user {
+                fragments::user_evidence(user, out);
+            }
+        }
         _ => {}
     }
 }

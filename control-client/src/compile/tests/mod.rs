@@ -1,5 +1,6 @@
 //! Tests of compiling, by what users write and what the proxy gets.
 
+mod authentication;
 mod authorization;
 mod endpoint;
 mod peer;
@@ -50,7 +51,9 @@ pub(super) fn object(kind: &str, name: &str, spec: &str) -> String {
     let (api_version, namespace) = match kind {
         "Service" | "Pod" => ("v1", "foo"),
         "HTTPRoute" | "ReferenceGrant" | "BackendTLSPolicy" => ("gateway.networking.k8s.io/v1", "foo"),
-        "PeerAuthentication" | "AuthorizationPolicy" => ("security.istio.io/v1", "foo"),
+        "PeerAuthentication" | "RequestAuthentication" | "AuthorizationPolicy" => {
+            ("security.istio.io/v1", "foo")
+        }
         "MeshSettings" => ("writ.dev/v1alpha1", ""),
         _ => ("networking.istio.io/v1", "foo"),
     };

@@ -68,6 +68,7 @@ impl Mesh {
             },
             identity: Some(identity::Source::Dev(authority.clone())),
             crl: None,
+            issuer_ca: None,
             outbound: Open::Off,
             inbound: Open::Off,
             forwards: Vec::new(),
