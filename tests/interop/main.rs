@@ -10,6 +10,7 @@ mod load;
 mod mesh;
 mod namespace;
 mod opaque;
+mod rbac;
 mod records;
 mod requests;
 mod rotation;

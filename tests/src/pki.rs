@@ -191,8 +191,21 @@ impl Caller {
         let source = socket.local_addr().unwrap();
         socket.write_all(first).await.unwrap();
         let name = ServerName::try_from("ratings.bookinfo.svc.cluster.local").unwrap();
+        (source, self.try_connect_over(socket, name).await)
+    }
+
+    /// Shakes hands on a connection that is there, and names this server.
+    pub async fn connect_over(&self, socket: TcpStream, name: ServerName<'static>) -> TlsClient {
+        self.try_connect_over(socket, name).await.expect("a handshake")
+    }
+
+    async fn try_connect_over(
+        &self,
+        socket: TcpStream,
+        name: ServerName<'static>,
+    ) -> std::io::Result<TlsClient> {
         let handshake = TlsConnector::from(Arc::new(self.config())).connect(name, socket);
-        (source, soon("a handshake", handshake).await.map(Client::over))
+        soon("a handshake", handshake).await.map(Client::over)
     }
 
     /// The first bytes that it would send.

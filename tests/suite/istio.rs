@@ -255,7 +255,7 @@ fn several_providers_that_nobody_configured_deny_what_they_are_asked_about() {
         labels: [("app".into(), "httpbin".into()), ("version".into(), "v1".into())].into(),
         ..Workload::default()
     };
-    let server = Explainer::of_yaml(pair["policy"].as_str().unwrap(), &httpbin);
+    let server = Explainer::of_yaml(&yaml(pair), &httpbin);
     for (path, allowed) in [("/httpbin1", false), ("/httpbin2", false), ("/other", true)] {
         Call { path, ..CALL }.is(&server, allowed);
     }
@@ -265,7 +265,7 @@ fn several_providers_that_nobody_configured_deny_what_they_are_asked_about() {
 fn an_allow_policy_of_http_alone_denies_opaque_connections() {
     let cases = cases();
     let pair = pair(&cases, "tcp/allow-only-http");
-    let server = Explainer::of_yaml(pair["policy"].as_str().unwrap(), &workload("foo", "a", "a"));
+    let server = Explainer::of_yaml(&yaml(pair), &workload("foo", "a", "a"));
     for from in [ALLOWED, "spiffe://cluster.local/ns/ns-1/sa/x"] {
         let said = server.explain([("protocol", "tcp"), ("from", from), ("destination", "10.1.0.1:90")]);
         assert_eq!(said.decision(), "deny at authorize: no-allow-matched");
@@ -274,4 +274,10 @@ fn an_allow_policy_of_http_alone_denies_opaque_connections() {
 
 fn pair<'c>(cases: &'c Value, name: &str) -> &'c Value {
     cases["pairs"].as_array().unwrap().iter().find(|pair| pair["name"] == name).unwrap()
+}
+
+/// The policies of a pair; JSON is YAML.
+fn yaml(pair: &Value) -> String {
+    let policies = pair["policies"].as_array().unwrap();
+    policies.iter().map(Value::to_string).collect::<Vec<_>>().join("\n---\n")
 }
