@@ -9,14 +9,15 @@ use rustls::{
 use super::kdf::{self, Digest};
 use super::{aead, kdf::Tls12Prf, kdf::Tls13Hkdf};
 
-/// In order of preference.
+/// In order of preference: AES-128 first, as BoringSSL and Go have it. Both are approved and neither is near its bounds, but
+/// its suites hash by SHA-256, for which processors have instructions that they lack for SHA-384.
 pub(super) const ALL: &[SupportedCipherSuite] = &[
-    SupportedCipherSuite::Tls13(&TLS13_AES_256_GCM_SHA384),
     SupportedCipherSuite::Tls13(&TLS13_AES_128_GCM_SHA256),
-    SupportedCipherSuite::Tls12(&TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384),
+    SupportedCipherSuite::Tls13(&TLS13_AES_256_GCM_SHA384),
     SupportedCipherSuite::Tls12(&TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
-    SupportedCipherSuite::Tls12(&TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384),
+    SupportedCipherSuite::Tls12(&TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384),
     SupportedCipherSuite::Tls12(&TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256),
+    SupportedCipherSuite::Tls12(&TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384),
 ];
 
 /// Records one AES-GCM key may protect, so that an attacker's advantage stays below 2^-60 (draft-irtf-cfrg-aead-limits).

@@ -9,12 +9,12 @@ use crate::provider::{APPROVED_GROUPS, STANDARD_GROUPS, build, kx, provider};
 
 /// Changed on purpose only, and with a look at the module's security policy.
 const CERTIFIED: &str = "\
-suite TLS13_AES_256_GCM_SHA384 approved
 suite TLS13_AES_128_GCM_SHA256 approved
-suite TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 approved
+suite TLS13_AES_256_GCM_SHA384 approved
 suite TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 approved
-suite TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 approved
+suite TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 approved
 suite TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 approved
+suite TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 approved
 group X25519MLKEM768 approved
 group X25519 not approved
 group secp256r1 approved
