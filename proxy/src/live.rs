@@ -152,6 +152,9 @@ impl Live {
         }
         connection.busy.set(connection.busy.get() + 1);
         let slot = Slot::new(Rc::clone(connection), held, asked);
+        if let Some(until) = slot.user_until() {
+            self.expects_expiry(until);
+        }
         let key = self.places.borrow_mut().insert(slot);
         Place::new(Rc::clone(self), key)
     }

@@ -18,7 +18,7 @@ use crate::body::Body;
 use crate::decision::{PolicyRef, Reason, Stage};
 use crate::error::Reject;
 use crate::generation::Held;
-use crate::jwt::{Outcome, Tokens};
+use crate::jwt::{self, Outcome, Tokens};
 use crate::live::{self, Asked, Kept, Place};
 use crate::memory::{Memory, Splits};
 use crate::peer::Peer;
@@ -332,7 +332,9 @@ fn asked_of(chosen: &Chosen<'_>, held: &Held, request: &Request<Body>, record: &
     match *chosen {
         Chosen::Application(_, ref user) => {
             let attributes = attributes(request, record, user.as_deref());
-            Asked::Request(Kept { user: user.clone(), ..kept(&attributes, held, record) })
+            let expires = record.user.as_ref().and_then(|user| user.expires);
+            let user_until = expires.map(jwt::honoured_until);
+            Asked::Request(Kept { user: user.clone(), user_until, ..kept(&attributes, held, record) })
         }
         // No service owns it, unless it is a workload's own.
         Chosen::Address(address) if record.decision.reason == Reason::NoPolicy => Asked::Outside(address),
@@ -354,6 +356,7 @@ fn kept(attributes: &RequestAttributes<'_>, held: &Held, record: &Record) -> Kep
         names: Rc::clone(&held.header_names),
         remote_ip: attributes.remote_ip,
         user: None,
+        user_until: None,
     }
 }
 

@@ -19,7 +19,7 @@ use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
 use http::{HeaderMap, Method, Request};
 
 pub use cache::Verified;
-pub use token::{CLOCK_SKEW, MAX_BYTES};
+pub use token::{CLOCK_SKEW, MAX_BYTES, honoured_until};
 
 use cache::{Cache, Known, Outputs};
 use token::Token;

@@ -118,13 +118,18 @@ impl Claims {
 /// # Errors
 /// On which side of it.
 pub fn valid_at(expires: Option<i64>, not_before: Option<i64>, now: i64) -> Result<(), Text> {
-    if expires.is_some_and(|expires| now > expires.saturating_add(CLOCK_SKEW)) {
+    if expires.is_some_and(|expires| now > honoured_until(expires)) {
         return Err("it has expired".into());
     }
     if not_before.is_some_and(|not_before| now.saturating_add(CLOCK_SKEW) < not_before) {
         return Err("it is not valid yet".into());
     }
     Ok(())
+}
+
+/// The last second in which a token with this `exp` counts.
+pub fn honoured_until(expires: i64) -> i64 {
+    expires.saturating_add(CLOCK_SKEW)
 }
 
 /// Seconds by which the clocks of issuer and proxy may differ (Envoy's default).

@@ -49,6 +49,8 @@ pub struct Kept {
     pub remote_ip: Option<IpAddr>,
     /// The verified end user.
     pub user: Option<Arc<UserAttributes>>,
+    /// Until when the end user's token counts, seconds since the epoch.
+    pub user_until: Option<i64>,
 }
 
 /// What serves a request or tunnel under way holds, and asks before it goes on.
@@ -207,6 +209,14 @@ impl Slot {
     /// Whether either end of it is no longer believed.
     pub(super) fn doubted(&self, doubt: &impl Fn(&Proof) -> Option<Reason>) -> Option<Reason> {
         self.connection.peer.distrusted().or_else(|| self.server.as_deref().and_then(doubt))
+    }
+
+    /// Until when the end user is one, seconds since the epoch.
+    pub(super) fn user_until(&self) -> Option<i64> {
+        match &self.asked {
+            Asked::Request(kept) => kept.user_until,
+            Asked::Nothing | Asked::Connection | Asked::Outside(_) => None,
+        }
     }
 
     /// Wakes who serves what is sent to a server, which may no longer be believed.

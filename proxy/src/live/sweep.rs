@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use control_client::snapshot::ExpiredCredentials;
 use tokio::sync::watch;
 
-use super::place::{disbelieved, ends_as};
+use super::place::{Slot, disbelieved, ends_as};
 use super::{Connection, Live};
 use crate::decision::Reason;
 use crate::drain::Word;
@@ -133,6 +133,7 @@ impl Live {
         let mut asked = false;
         let mut ended = slot
             .doubted(&|proof| round.doubt(proof))
+            .or_else(|| self.outlived(slot, round))
             .map(|why| disbelieved(&round.held, why, round.since.elapsed()));
         if ended.is_none() && slot.number < round.held.number {
             slot.number = round.held.number;
@@ -145,6 +146,16 @@ impl Live {
             loose.let_go();
         }
         asked
+    }
+
+    /// Whether the end user's token has expired; if not, when to ask again.
+    fn outlived(&self, slot: &Slot, round: &Round<'_>) -> Option<Reason> {
+        let until = slot.user_until()?;
+        if until >= now() {
+            self.expects_expiry(until);
+            return None;
+        }
+        (!round.keeps_expired()).then_some(Reason::Expired)
     }
 }
 
@@ -223,8 +234,11 @@ impl<'l> Round<'l> {
 
     /// Why what was proven once no longer counts.
     fn doubt(&self, proof: &Proof) -> Option<Reason> {
-        let keeps = self.held.tables.mesh().expired_credentials == ExpiredCredentials::Keep;
-        self.live.doubt(proof).filter(|why| !(keeps && *why == Reason::Expired))
+        self.live.doubt(proof).filter(|why| *why != Reason::Expired || !self.keeps_expired())
+    }
+
+    fn keeps_expired(&self) -> bool {
+        self.held.tables.mesh().expired_credentials == ExpiredCredentials::Keep
     }
 
     /// Whether all headers that this generation looks at were kept where these were.
