@@ -22,7 +22,7 @@ fn wrong_usage_exits_2_and_says_why() {
         (&["explain", "--config=.", "--url=/ratings/1"], "--url=/ratings/1: expected http://"),
         (&["explain", "--config=.", "--url=http://a/", "--from=me"], "--from=me"),
         (&["explain", "--config=.", "--url=http://a/", "--header=x"], "NAME=VALUE"),
-        (&["run", "--drain=soon"], "ms, s or m"),
+        (&["run", "--drain=soon"], "ms, s, m or h"),
         (&["run", "--forward=19080"], "LISTEN=APP"),
         (&["admin", "ready"], "begins with /"),
         (&["demo", "--port=http"], "--port"),
@@ -80,7 +80,6 @@ fn what_is_to_come_says_so() {
         &["run", "--state=/var/lib/writ"],
         &["run", "--config=kubernetes:"],
         &["run", "--config=ads:https://control:15012"],
-        &["explain", "--config=.", "--url=http://a/", "--jwt=token"],
     ] {
         let finished = writ(arguments);
         assert_eq!(finished.status.code(), Some(2), "{arguments:?}: {finished:#?}");
