@@ -44,6 +44,7 @@ fn policies(count: usize) -> Policy {
             dry_run: false,
             quarantined: false,
             expires: None,
+            provider: None,
         }
     });
     let object = |n: usize| ObjectRef {

@@ -57,14 +57,18 @@ pub struct Policy {
     pub inbound_ports: Vec<InboundPort>,
     /// Services this workload can call.
     pub services: Vec<Service>,
-    /// Backends that `services` name by index.
+    /// Backends that `services` and `providers` name by index.
     pub backends: Vec<Backend>,
+    /// Authorization providers that `authorization` names by index.
+    pub providers: Vec<Provider>,
 }
 
 /// Index into [`Policy::objects`].
 pub type ObjectIndex = u32;
 /// Index into [`Policy::backends`].
 pub type BackendIndex = u32;
+/// Index into [`Policy::providers`].
+pub type ProviderIndex = u32;
 
 /// An object as records name it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -237,6 +241,8 @@ pub struct AuthorizationPolicy {
     pub quarantined: bool,
     /// `writ.dev/expires-at` of an ALLOW policy.
     pub expires: Option<Expires>,
+    /// Whom a CUSTOM policy asks. `None`: no such provider, so what the policy matches is denied.
+    pub provider: Option<ProviderIndex>,
 }
 
 /// When an ALLOW policy ends to allow.
@@ -267,8 +273,78 @@ pub enum AuthorizationAction {
     Deny,
     /// Only marks.
     Audit,
-    /// Ask a provider; without one what it matches is denied.
+    /// Ask [`AuthorizationPolicy::provider`]; without one what it matches is denied.
     Custom,
+}
+
+/// MeshSettings `extensionProviders[]`: an external authorization service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Provider {
+    /// As policies and records name it.
+    pub name: String,
+    /// Where it is. `None`: no such service or port here, so what asks it is denied, whatever `fail_open` says.
+    pub backend: Option<BackendIndex>,
+    /// When it is asked.
+    pub phase: ProviderPhase,
+    /// For connecting, asking and the whole answer.
+    pub timeout: Duration,
+    /// What can't be asked about is allowed. An answer that can't be understood is refused all the same.
+    pub fail_open: bool,
+    /// Status of a refusal because it can't be asked. Default 403.
+    pub status_on_error: u16,
+    /// How much of request bodies it sees. `None`: nothing.
+    pub body: Option<BodyInCheck>,
+    /// What it speaks.
+    pub protocol: ProviderProtocol,
+}
+
+/// When a provider is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ProviderPhase {
+    /// Before the end user is authenticated, as in Istio.
+    #[default]
+    BeforeAuthentication,
+    /// Last, and only about what everything else allows.
+    AfterAuthorization,
+}
+
+/// `includeRequestBodyInCheck`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BodyInCheck {
+    /// At most so many bytes.
+    pub max_bytes: u32,
+    /// A longer body is shown by its beginning. Else the request is refused (413).
+    pub allow_partial: bool,
+    /// gRPC: as `raw_body`.
+    pub as_bytes: bool,
+}
+
+/// What a provider speaks.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ProviderProtocol {
+    /// `envoy.service.auth.v3.Authorization/Check`.
+    Grpc,
+    /// A request like the one in question; 200 allows.
+    Http(Box<HttpCheck>),
+}
+
+/// What an HTTP provider gets and gives. Header names in lower case.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct HttpCheck {
+    /// `host:port` for the authority where the request has none.
+    pub authority: String,
+    /// Before the path of the request.
+    pub path_prefix: String,
+    /// Request headers that it gets, beside Host and Authorization.
+    pub request_headers: Vec<ValueMatch>,
+    /// Headers that it gets besides.
+    pub additional_headers: Vec<(String, String)>,
+    /// Headers of its answer that replace the request's, when it allows.
+    pub upstream_on_allow: Vec<ValueMatch>,
+    /// Headers of its answer that the caller gets, when it denies. Empty: all.
+    pub downstream_on_deny: Vec<ValueMatch>,
+    /// Headers of its answer that the response gets, when it allows.
+    pub downstream_on_allow: Vec<ValueMatch>,
 }
 
 /// `(OR over from) AND (OR over to) AND (AND over when)`; an empty list is "any".

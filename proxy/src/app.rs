@@ -24,6 +24,7 @@ use crate::generation::{Current, Published};
 use crate::identity::{self, Health, Identity, SpiffeId};
 use crate::jwks;
 use crate::jwt::Tokens;
+use crate::limits::{self, Budget};
 use crate::listen::{self, Accepted, Placement};
 use crate::live::Live;
 use crate::memory::Memory;
@@ -181,6 +182,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         identity: identity.clone(),
         server_tls: identity.clone().map(ServerTls::mesh),
         client_tls: Arc::new(ClientTls::new(identity.clone())),
+        held_bodies: Budget::new(limits::MAX_HELD_BODIES),
         own: Arc::new(OwnListeners::new(listening.iter().map(SocketAddr::port))),
         listeners: listeners.into(),
         placement,
@@ -389,6 +391,7 @@ struct Shared {
     identity: Option<Arc<Identity>>,
     server_tls: Option<Arc<ServerTls>>,
     client_tls: Arc<ClientTls>,
+    held_bodies: Arc<Budget>,
     own: Arc<OwnListeners>,
     listeners: Arc<[Listener]>,
     placement: Arc<Placement>,
@@ -486,6 +489,7 @@ impl Shared {
             memory: Memory::default(),
             sampler: self.samples.as_ref().map(Samples::sampler),
             tokens: Tokens::new(Arc::clone(&self.keys)),
+            held_bodies: Arc::clone(&self.held_bodies),
             identity: self.identity.clone(),
             server_tls: self.server_tls.clone(),
             own: Arc::clone(&self.own),

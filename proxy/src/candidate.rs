@@ -131,7 +131,8 @@ impl Candidate {
         let record = decide(Arc::clone(candidate), &self.registry, &self.keys, &self.proxy, sampled.into()).0;
         let decision = &record.decision;
         let would = Ruling::new(decision.outcome, decision.reason, decision.policy, &record.config.objects);
-        let undecided = decision.reason == Reason::ProviderUnavailable;
+        // What a provider would have said is not known, nor what it would have changed for those who decide later.
+        let undecided = record.asked.as_ref().is_some_and(|asked| asked.would_ask());
         record.discard();
         let (change, count) = match (live.outcome, would.outcome) {
             _ if undecided => (None, &self.counts.undecided),

@@ -146,8 +146,10 @@ reasons! {
     ProviderAllowed = "provider-allowed",
     /// An external provider denied.
     ProviderDenied = "provider-denied",
-    /// No answer from the provider.
+    /// No answer from the provider, or none that can be understood.
     ProviderUnavailable = "provider-unavailable",
+    /// A provider has to see the whole body, and it is longer than that provider sees.
+    BodyTooLarge = "body-too-large",
     /// A policy that could not be understood fails closed.
     QuarantinedPolicy = "quarantined-policy",
     /// Outbound: the server's proxy decides.

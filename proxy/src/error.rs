@@ -42,7 +42,12 @@ impl Reject {
 
     /// The grpc-status a gRPC caller gets.
     pub fn grpc_status(&self) -> u8 {
-        if self.server_refused() { GRPC_UNAVAILABLE } else { grpc_status(self.reason) }
+        match self.status {
+            _ if self.server_refused() => GRPC_UNAVAILABLE,
+            // Chosen for HTTP: a caller of gRPC gets what it means there.
+            Some(status) if self.stage == Stage::Consult => grpc_status_of(status),
+            _ => grpc_status(self.reason),
+        }
     }
 
     /// The server did not prove who it is: nothing that its caller may or may not do changes that.
@@ -78,6 +83,7 @@ pub fn http_status(reason: Reason) -> StatusCode {
         MalformedRequest | AmbiguousLength => StatusCode::BAD_REQUEST,
         HeaderTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         LimitExceeded => StatusCode::TOO_MANY_REQUESTS,
+        BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         NoToken | JwtInvalid => StatusCode::UNAUTHORIZED,
         ClientStalled => StatusCode::REQUEST_TIMEOUT,
         MatchedDeny | NoAllowMatched | QuarantinedPolicy | ProviderDenied | ProviderUnavailable
@@ -122,9 +128,22 @@ pub fn grpc_status(reason: Reason) -> u8 {
         StatusCode::UNAUTHORIZED => 16,
         StatusCode::FORBIDDEN => 7,
         StatusCode::NOT_FOUND => 12,
-        StatusCode::TOO_MANY_REQUESTS => 8,
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::PAYLOAD_TOO_LARGE => 8,
         StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => 4,
         _ => GRPC_UNAVAILABLE,
+    }
+}
+
+/// The gRPC code of a refusal with an HTTP status (grpc/grpc `doc/http-grpc-status-mapping.md`; 429 as limits have it).
+fn grpc_status_of(status: StatusCode) -> u8 {
+    match status {
+        StatusCode::BAD_REQUEST => 13,
+        StatusCode::UNAUTHORIZED => 16,
+        StatusCode::NOT_FOUND => 12,
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::PAYLOAD_TOO_LARGE => 8,
+        status if status.is_server_error() => GRPC_UNAVAILABLE,
+        // Whatever else it says, it refuses.
+        _ => 7,
     }
 }
 

@@ -11,13 +11,14 @@ use serde_json::Value;
 use crate::body::Body;
 use crate::decision::Reason;
 use crate::generation::{Generation, Held};
-use crate::http::pipeline;
+use crate::http::{consult, pipeline};
 use crate::identity::SpiffeId;
 use crate::jwks;
 use crate::jwt::{Tokens, Verified};
 use crate::memory::Memory;
 use crate::peer::{self, Peer};
 use crate::stages::{self, Application, Target};
+use crate::tables::ProviderPhase;
 use crate::tcp;
 use crate::telemetry::{ConnectionFacts, ProxyFacts, Record, Shard, Side, TlsEvidence};
 use crate::upstream::Registry;
@@ -276,7 +277,7 @@ pub fn decide(
 /// A request as policies saw it, with its user.
 pub type Seen = (Request<Body>, Option<Rc<Verified>>);
 
-/// Decides about a request.
+/// Decides about a request. Nobody is asked: who would be is written down, and taken to allow it.
 fn request(
     peer: &Peer,
     target: Target,
@@ -287,10 +288,15 @@ fn request(
 ) -> Seen {
     pipeline::asked(record, &request);
     let mut verified = None;
-    let decided = pipeline::enter(peer, held, &mut request, record).and_then(|()| {
+    let decided = pipeline::enter(peer, target, held, &mut request, record).and_then(|()| {
+        consult::would_ask(ProviderPhase::BeforeAuthentication, peer, target, None, held, &request, record);
         let user = pipeline::user(target, held, tokens, &mut request, record);
         verified = user.verified().cloned();
-        pipeline::choose(peer, target, held, user, &request, record, &Memory::default()).map(|_| ())
+        let chosen = pipeline::choose(peer, target, held, user, &request, record, &Memory::default())?;
+        let (phase, user) = (ProviderPhase::AfterAuthorization, chosen.user());
+        consult::would_ask(phase, peer, target, user, held, &request, record);
+        stages::consulted(record);
+        Ok(())
     });
     if let Err(reject) = decided {
         let response = pipeline::refused(&reject, false, record);
@@ -302,7 +308,7 @@ fn request(
 /// Decides about an opaque connection.
 fn connection(peer: &Peer, target: Target, held: &Held, record: &mut Record, protocol: &'static str) {
     record.protocol = protocol;
-    if let Err(reject) = tcp::decide(peer, target, held, record, &Memory::default()) {
+    if let Err(reject) = tcp::explain(peer, target, held, record) {
         stages::ended(&reject, record);
     }
 }

@@ -10,7 +10,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use crate::tables::{HeaderNames, Tables};
+use crate::tables::{CustomPolicies, HeaderNames, Tables};
 use crate::telemetry::ConfigFacts;
 
 /// Tables and what records say about them. Immutable; swapped whole.
@@ -70,6 +70,8 @@ pub struct Held {
     pub config: Arc<ConfigFacts>,
     /// Names of the headers that a request has to keep; the worker's own, for the same reason.
     pub header_names: Rc<Arc<HeaderNames>>,
+    /// CUSTOM policies by which providers are asked, likewise. `None`: there are none.
+    pub custom: Option<Rc<Arc<CustomPolicies>>>,
 }
 
 impl Held {
@@ -77,7 +79,8 @@ impl Held {
     pub fn of(generation: Arc<Generation>) -> Rc<Self> {
         let config = Arc::new(generation.config.clone());
         let header_names = Rc::new(Arc::clone(generation.tables.header_names()));
-        Rc::new(Self { generation, config, header_names })
+        let custom = generation.tables.custom().map(|custom| Rc::new(Arc::clone(custom)));
+        Rc::new(Self { generation, config, header_names, custom })
     }
 }
 

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 use tokio::sync::Notify;
 
-pub use place::{Asked, Ended, Kept, Place};
+pub use place::{Asked, Custom, Ended, Kept, Place};
 
 use self::place::Slot;
 use crate::decision::Reason;

@@ -1,9 +1,10 @@
 //! What decisions leave behind for later ones, on one worker: where splits stand, who was told what, which servers speak
 //! first.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,35 @@ pub struct Memory {
     pub considered: Considered,
     /// Where servers spoke first.
     pub server_first: ServerFirst,
+    /// Answers of providers and limiters that requests wait for.
+    pub asking: Asking,
+}
+
+/// Bounds how many requests wait for an answer of a provider or limiter at once: each holds its memory while it does.
+#[derive(Default)]
+pub struct Asking(Rc<Cell<usize>>);
+
+/// One that waits.
+pub struct Waiting(Rc<Cell<usize>>);
+
+/// Requests of one worker that wait at once.
+const MAX_ASKING: usize = 4096;
+
+impl Asking {
+    /// One more waits; `None`: too many do.
+    pub fn begin(&self) -> Option<Waiting> {
+        let waiting = self.0.get();
+        (waiting < MAX_ASKING).then(|| {
+            self.0.set(waiting + 1);
+            Waiting(Rc::clone(&self.0))
+        })
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 /// Bounds how often a refusal is explained in its record: once a second for a caller, some times a second in all.

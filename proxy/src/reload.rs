@@ -322,6 +322,7 @@ pub(crate) mod tests {
                 dry_run: false,
                 quarantined: false,
                 expires: None,
+                provider: None,
             });
         });
         let generation = first(&refused, &Registry::new()).unwrap();

@@ -13,8 +13,8 @@ use crate::jwt::{self, Verified};
 use crate::memory::Memory;
 use crate::net::socket::to_own_application;
 use crate::peer::{self, Peer};
-use crate::tables::{Authorization, RequestAttributes};
-use crate::telemetry::{Attempt, Marks, Record, Side};
+use crate::tables::{Authorization, Consultation, Consultations, RequestAttributes};
+use crate::telemetry::{Attempt, Consulted, Marks, Record, Side};
 use crate::upstream::{Connected, Hop, HopFacts, HopProtocol, HopTls};
 use crate::worker::Worker;
 
@@ -127,6 +127,58 @@ pub fn authorize(record: &mut Record, authorization: Authorization) -> Result<()
             decision.deny(Stage::Authorize, authorization.reason, authorization.policy);
             Err(Reject::new(Stage::Authorize, authorization.reason))
         }
+    }
+}
+
+/// Whether providers may have to be asked; outbound that is the server's to do.
+pub fn may_consult(target: Target, held: &Held) -> bool {
+    held.tables.consults() && matches!(target, Target::Application(_))
+}
+
+/// Writes down who would be asked.
+pub fn would_ask(consultations: &Consultations, held: &Held, record: &mut Record) {
+    if consultations.is_empty() {
+        return;
+    }
+    let would = consultations.iter().map(|each| Consulted {
+        provider: held.tables.provider(each.provider).name.clone(),
+        policy: each.policy,
+        outcome: Reason::NotReached,
+        us: 0,
+        ignored: Box::default(),
+        metadata: None,
+        detail: Some("not asked: this only explains, as if it allowed".into()),
+    });
+    record.asked.get_or_insert_default().consulted.extend(would);
+}
+
+/// Writes down that a provider's answer, or the want of one, ended a request or connection.
+pub fn charge_consultation(record: &mut Record, consultation: Option<&Consultation>, reject: &Reject) {
+    let policy = consultation.map_or(PolicyRef::NONE, |each| each.policy);
+    let user = consultation.is_some_and(|each| each.user);
+    if matches!(reject.reason, Reason::ProviderDenied | Reason::ProviderUnavailable) {
+        let check = if user { Check::UserAuthorization } else { Check::ServiceAuthorization };
+        record.decision.check(check, CheckResult::new(CheckOutcome::Fail, reject.reason, policy));
+    }
+    record.decision.deny(reject.stage, reject.reason, policy);
+}
+
+/// Where nothing else decided, the provider that allowed last did.
+pub fn consulted(record: &mut Record) {
+    let Some(asked) = &record.asked else { return };
+    let failed_open = |each: &&Consulted| each.outcome == Reason::ProviderUnavailable;
+    let allowed = asked.consulted.iter().rfind(|each| !failed_open(each));
+    let Some(last) = allowed.or(asked.consulted.last()) else { return };
+    let (outcome, reason) = match last.outcome {
+        Reason::ProviderUnavailable => (CheckOutcome::NotRequired, Reason::ProviderUnavailable),
+        // Explained, it is taken to have allowed.
+        _ => (CheckOutcome::Pass, Reason::ProviderAllowed),
+    };
+    let policy = last.policy;
+    if record.decision.reason == Reason::NoPolicy {
+        let result = CheckResult::new(outcome, reason, policy);
+        record.decision.check(Check::ServiceAuthorization, result);
+        record.decision.allow(Stage::Consult, reason, policy);
     }
 }
 

@@ -38,7 +38,7 @@ pub async fn serve(
     record.protocol = protocol;
     match Box::pin(open(worker, peer, target, &held, &mut record)).await {
         Ok(Connected { io: server, facts }) => {
-            let place = worker.live.place(connection, &held, asked(target, &record));
+            let place = worker.live.place(connection, &held, asked(target, &held, &record));
             place.leads_to(facts.proof.clone());
             drop((held, facts));
             tunnel::run(io, server, record, place, worker.deadlines.idle).await;
@@ -48,9 +48,9 @@ pub async fn serve(
 }
 
 /// What later policies are to be asked of a connection that goes on.
-fn asked(target: Target, record: &Record) -> Asked {
+fn asked(target: Target, held: &Held, record: &Record) -> Asked {
     match target {
-        Target::Application(_) => Asked::Connection,
+        Target::Application(_) => Asked::Connection(held.custom.clone()),
         Target::Destination(address) if record.decision.reason == Reason::NoPolicy => Asked::Outside(address),
         Target::Destination(_) | Target::Pod(_) | Target::Authority(_) => Asked::Nothing,
     }
@@ -69,7 +69,7 @@ pub async fn server_first(mut io: Io, worker: &Worker, peer: Peer, target: Targe
         }
     };
     let connection = worker.live.connection(peer, live::Carries::Bytes);
-    let place = worker.live.place(&connection, &held, asked(target, &record));
+    let place = worker.live.place(&connection, &held, asked(target, &held, &record));
     place.leads_to(proof);
     drop(held);
     let (mut from_client, mut from_server) = (BytesMut::new(), BytesMut::new());
@@ -165,7 +165,7 @@ async fn open(
     record: &mut Record,
 ) -> Result<Connected, Reject> {
     let sampled = worker.sampler.as_ref().and_then(|to| to.opaque(record, target.destination()));
-    let decided = decide(peer, target, held, record, &worker.memory);
+    let decided = decide(worker, peer, target, held, record).await;
     if let (Some(sampler), Some(sampled)) = (&worker.sampler, sampled) {
         sampler.decided(sampled, record, decided.as_ref().err());
     }
@@ -178,18 +178,56 @@ async fn open(
     stages::connect(worker, &hop, record).await
 }
 
-/// Every decision about an opaque connection, without any I/O: what `writ explain` runs as well.
-pub fn decide<'t>(
+/// Every decision about an opaque connection. Nothing is awaited but providers that have to be asked.
+async fn decide<'t>(
+    worker: &Worker,
+    peer: &Peer,
+    target: Target,
+    held: &'t Held,
+    record: &mut Record,
+) -> Result<Chosen<'t>, Reject> {
+    stages::admit(peer, held, record)?;
+    if stages::may_consult(target, held) {
+        Box::pin(consult(worker, peer, held, record)).await?;
+    }
+    choose(peer, target, held, record, &worker.memory)
+}
+
+/// The same, but nobody is asked: who would be is written down, and taken to allow it.
+pub fn explain(peer: &Peer, target: Target, held: &Held, record: &mut Record) -> Result<(), Reject> {
+    stages::admit(peer, held, record)?;
+    if stages::may_consult(target, held) {
+        stages::would_ask(held.tables.consult_tcp(&peer.admission(held).remainder), held, record);
+    }
+    choose(peer, target, held, record, &Memory::default()).map(|_| ())
+}
+
+/// Providers asked about an opaque connection, whatever their phase: nothing of it is theirs to change, and no user is
+/// known.
+async fn consult(worker: &Worker, peer: &Peer, held: &Held, record: &mut Record) -> Result<(), Reject> {
+    let admission = peer.admission(held);
+    for consultation in held.tables.consult_tcp(&admission.remainder) {
+        let provider = held.tables.provider(consultation.provider);
+        if let Err(reject) = crate::consult::ask(worker, provider, consultation, None, record).await {
+            stages::charge_consultation(record, Some(consultation), &reject);
+            return Err(reject);
+        }
+    }
+    Ok(())
+}
+
+/// Every other decision about an opaque connection, without any I/O.
+fn choose<'t>(
     peer: &Peer,
     target: Target,
     held: &'t Held,
     record: &mut Record,
     memory: &Memory,
 ) -> Result<Chosen<'t>, Reject> {
-    stages::admit(peer, held, record)?;
     match target {
         Target::Application(application) => {
             authorize(peer, held, memory, record)?;
+            stages::consulted(record);
             Ok(Chosen::Application(application))
         }
         Target::Destination(address) => route(address, held, record),
@@ -206,9 +244,10 @@ fn authorize(peer: &Peer, held: &Held, memory: &Memory, record: &mut Record) -> 
     record.service = held.tables.inbound_port(port).and_then(|port| port.service.clone());
     // A token is of a request; an opaque connection has none.
     stages::authenticate(record, jwt::Outcome::NotAsked)?;
-    let authorization = held.tables.authorize_tcp(&peer.admission(held).remainder);
-    record.considered = stages::consider(peer, held, memory, &authorization, None);
-    stages::authorize(record, authorization)
+    let admission = peer.admission(held);
+    let authorization = held.tables.authorize_tcp(&admission.remainder);
+    record.considered = stages::consider(peer, held, memory, authorization, None);
+    stages::authorize(record, authorization.clone())
 }
 
 /// To the backend of the service that owns the address, or to the address as it is.

@@ -9,6 +9,7 @@ use crate::generation::Current;
 use crate::h1::Timeouts;
 use crate::identity::Identity;
 use crate::jwt::Tokens;
+use crate::limits::Budget;
 use crate::live::Live;
 use crate::memory::Memory;
 use crate::net::OwnListeners;
@@ -35,6 +36,8 @@ pub struct Worker {
     pub sampler: Option<Sampler>,
     /// Verifies end users' tokens.
     pub tokens: Tokens,
+    /// What all workers may hold of request bodies for providers to see.
+    pub held_bodies: Arc<Budget>,
     /// This proxy's identity; `None`: plaintext only.
     pub identity: Option<Arc<Identity>>,
     /// Terminates mesh mTLS; `None`: plaintext only.

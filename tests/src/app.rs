@@ -97,6 +97,13 @@ impl App {
     pub async fn answering(
         answer: impl Fn(&Seen) -> Response<Bytes> + Send + Sync + Clone + 'static,
     ) -> Self {
+        Self::answering_with(move |seen| (answer(seen), seen.trailers.clone())).await
+    }
+
+    /// The same with trailers of its own.
+    pub async fn answering_with(
+        answer: impl Fn(&Seen) -> (Response<Bytes>, Option<HeaderMap>) + Send + Sync + Clone + 'static,
+    ) -> Self {
         Self::raw(move |socket, log| {
             let answer = answer.clone();
             serve_http(socket, move |seen| {
@@ -319,7 +326,10 @@ async fn drain(mut socket: TcpStream) {
     while socket.read(&mut sink).await.is_ok_and(|count| count > 0) {}
 }
 
-async fn serve_http(socket: TcpStream, answer: impl Fn(Seen) -> Response<Bytes> + Send + Sync + 'static) {
+async fn serve_http(
+    socket: TcpStream,
+    answer: impl Fn(Seen) -> (Response<Bytes>, Option<HeaderMap>) + Send + Sync + 'static,
+) {
     let answer = Arc::new(answer);
     serve_with(socket, move |request: Request<Incoming>| {
         let answer = Arc::clone(&answer);
@@ -328,8 +338,8 @@ async fn serve_http(socket: TcpStream, answer: impl Fn(Seen) -> Response<Bytes> 
             // A caller that breaks off leaves nothing to see.
             let collected = body.collect().await?;
             let trailers = collected.trailers().cloned();
-            let seen = Seen { head, body: collected.to_bytes(), trailers: trailers.clone() };
-            Ok::<_, hyper::Error>(answer(seen).map(|body| frames(body, trailers)))
+            let (response, trailers) = answer(Seen { head, body: collected.to_bytes(), trailers });
+            Ok::<_, hyper::Error>(response.map(|body| frames(body, trailers)))
         }
     })
     .await;

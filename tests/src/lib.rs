@@ -18,6 +18,7 @@ mod issuer;
 mod maker;
 mod pki;
 pub mod program;
+pub mod protobuf;
 mod records;
 mod reply;
 mod world;

@@ -4,6 +4,7 @@
 mod backend_tls;
 mod bounds;
 mod candidate;
+mod consult;
 mod descriptors;
 mod drain;
 mod enforced;

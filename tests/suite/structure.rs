@@ -12,13 +12,14 @@ const LAYERS: &[&[&str]] = &[
     &["admin", "reload", "explain", "listen"],
     &["conn"],
     &["http", "tcp"],
-    &["tunnel", "stages"],
+    &["tunnel", "consult"],
+    &["stages"],
     &["worker"],
     &["live"],
     &["peer", "upstream", "jwt"],
     &["generation", "io", "jwks", "memory", "roles", "sample", "tls"],
     &["telemetry", "tables", "limits"],
-    &["body", "error", "h1", "identity", "net", "drain"],
+    &["body", "edits", "error", "h1", "identity", "net", "drain"],
     &["decision"],
 ];
 

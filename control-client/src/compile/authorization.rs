@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::catalog::{Catalog, Item};
 use super::objects::ObjectTable;
+use super::provider::Named;
 use super::{Findings, Labels};
 use crate::resource::Object;
 use crate::resource::core::{EndpointSlice, Service};
@@ -11,7 +12,9 @@ use crate::resource::gateway_api::ParentKind;
 use crate::resource::mesh::MeshSettings;
 use crate::resource::security::{AuthorizationPolicy, Scope, TargetKind, TargetRef};
 use crate::resource::text::selects;
-use crate::snapshot::{self, AuthorizationAction, AuthorizationRule, Expires};
+use crate::snapshot::{
+    self, Attribute, AuthorizationAction, AuthorizationRule, Condition, Expires, ProviderIndex,
+};
 use crate::verdict::EXPIRY_FIELD;
 
 /// The workload that policies are selected for.
@@ -67,13 +70,14 @@ pub(super) fn select<'a>(
     catalog: &Catalog<'a>,
     settings: &MeshSettings,
     own: &Own<'_>,
+    provider: impl Fn(&str) -> Named,
     now: i64,
     objects: &mut ObjectTable<'a>,
     findings: &mut Findings,
 ) -> Selected {
     let mut selected = Selected { policies: Vec::new(), next_expiry: None };
     for item in &catalog.authorization_policies {
-        check_provider(item, settings, findings);
+        let provider = asked(item, &provider, findings);
         let expires = expiry(item, now, &mut selected.next_expiry, findings);
         let in_scope = item.namespace() == settings.root_namespace || item.namespace() == own.namespace;
         let reach = reach(catalog, item.object, &item.spec.scope, own, findings);
@@ -82,7 +86,9 @@ pub(super) fn select<'a>(
             Reach::HereClosed if in_scope => true,
             _ => continue,
         };
-        selected.policies.push(policy(item, closed, expires, objects));
+        selected
+            .policies
+            .push(snapshot::AuthorizationPolicy { provider, ..policy(item, closed, expires, objects) });
     }
     selected
 }
@@ -112,20 +118,52 @@ fn policy<'a>(
         dry_run: item.spec.dry_run,
         quarantined: closed,
         expires,
+        provider: None,
     }
 }
 
-fn check_provider(item: &Item<'_, AuthorizationPolicy>, settings: &MeshSettings, findings: &mut Findings) {
-    let Some((name, line)) = &item.spec.provider else { return };
-    if settings.providers.contains(name) {
-        let message = format!("provider {name} is not called yet: what this policy matches is denied");
-        findings.warn(item.object, "spec.provider.name", *line, message);
-    } else {
-        let message = format!(
-            "no provider {name} in MeshSettings spec.extensionProviders: what this policy matches is denied"
-        );
+/// Whom a CUSTOM policy asks.
+fn asked(
+    item: &Item<'_, AuthorizationPolicy>,
+    provider: impl Fn(&str) -> Named,
+    findings: &mut Findings,
+) -> Option<ProviderIndex> {
+    let (name, line) = item.spec.provider.as_ref()?;
+    let Named { index, early, problem } = provider(name);
+    if let Some(problem) = problem {
+        let message = format!("{problem}: what this policy matches is denied");
         findings.error(item.object, "spec.provider.name", *line, message);
     }
+    if early && item.spec.rules.iter().any(asks_for_user) {
+        let message = format!(
+            "provider {name} is asked before the end user is authenticated, so a rule that asks for one matches nothing: \
+             give the provider phase: after-authorization"
+        );
+        findings.warn(item.object, "spec.provider.name", *line, message);
+    }
+    if item.spec.dry_run {
+        let message = "a dry-run CUSTOM policy asks nobody: records say only where it would have (provider-unavailable)";
+        findings.warn(item.object, "spec.provider.name", *line, message.into());
+    }
+    index
+}
+
+/// Whether a rule can't match without an end user.
+fn asks_for_user(rule: &AuthorizationRule) -> bool {
+    let of_user = |condition: &Condition| {
+        let user = matches!(
+            condition.attribute,
+            Attribute::RequestPrincipal
+                | Attribute::RequestAudiences
+                | Attribute::RequestPresenter
+                | Attribute::RequestClaim(_)
+        );
+        user && !condition.values.is_empty()
+    };
+    let every = |clauses: &[Vec<Condition>]| {
+        !clauses.is_empty() && clauses.iter().all(|clause| clause.iter().any(of_user))
+    };
+    every(&rule.from) || every(&rule.to) || rule.when.iter().any(of_user)
 }
 
 /// So long before it expires a policy is warned of.

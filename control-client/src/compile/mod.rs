@@ -9,6 +9,7 @@ mod endpoint;
 mod objects;
 mod peer;
 mod port;
+mod provider;
 mod route;
 mod service;
 mod tls;
@@ -72,7 +73,6 @@ pub(crate) fn compile(
     let own = authorization::Own::new(&catalog, &workload.namespace, &workload.name, &labels);
     let request_authentication =
         authentication::select(&catalog, &settings, &own, &mut objects, &mut findings);
-    let selected = authorization::select(&catalog, &settings, &own, now, &mut objects, &mut findings);
 
     let mut hosts = service::collect(&catalog, &workload.namespace, &mut findings);
     let rules =
@@ -81,6 +81,10 @@ pub(crate) fn compile(
     let tls_policies = backend_tls::BackendPolicies::new(&catalog, &materials, &mut findings);
     let orders = service::Orders { rules: &rules, materials: &materials, policies: &tls_policies };
     let backends = service::backends(&mut hosts, &orders, &peers, &mut objects, &mut findings);
+    let providers = provider::compile(&settings, &hosts);
+    let provider = |name: &str| provider::find(name, &settings, &providers, &hosts);
+    let selected =
+        authorization::select(&catalog, &settings, &own, provider, now, &mut objects, &mut findings);
     let routes = route::attach(&catalog, &hosts, &workload.namespace, &mut objects, &mut findings);
     let endpoints =
         endpoint::compile(&catalog, &hosts, &workloads, &peers, &workload.trust_domain, &previous.endpoints);
@@ -97,6 +101,7 @@ pub(crate) fn compile(
         inbound_ports,
         services,
         backends,
+        providers,
     };
     objects.finish(&mut policy);
     Compiled {

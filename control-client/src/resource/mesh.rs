@@ -1,5 +1,9 @@
 //! writ.dev: MeshSettings.
 
+mod provider;
+
+pub(crate) use provider::{Asked, Callee, Provider};
+
 use super::read::{At, Fields};
 use super::{Meta, Resource};
 use crate::snapshot::{
@@ -21,8 +25,7 @@ pub(crate) struct MeshSettings {
     /// File of the system's roots, on every proxy's file system.
     pub(crate) system_roots: Option<String>,
     pub(crate) expired_credentials: ExpiredCredentials,
-    /// Names of extension providers.
-    pub(crate) providers: Vec<String>,
+    pub(crate) providers: Vec<Provider>,
 }
 
 impl Default for MeshSettings {
@@ -107,10 +110,7 @@ pub(crate) fn mesh_settings(_: &Meta, object: Fields<'_>) -> Resource {
         settings.expired_credentials = at.one_of(EXPIRED).unwrap_or_default();
     }
     if let Some(list) = spec.get("extensionProviders") {
-        // Istio's MeshConfig has some dozen kinds of provider; only the names count as long as none is called.
-        let name = |at: At<'_>| at.open_fields()?.require("name")?.text();
-        settings.providers = list.items().filter_map(name).collect();
-        list.warn("providers are accepted and not called yet: what a CUSTOM policy matches is denied");
+        settings.providers = provider::read(list);
     }
     Resource::MeshSettings(settings)
 }

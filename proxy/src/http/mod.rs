@@ -1,6 +1,8 @@
 //! The straight line of a request.
 
 pub mod attempt;
+mod buffered;
+pub mod consult;
 pub mod deadline;
 pub mod pipeline;
 pub mod recorded;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use ::http::{Method, Request, Response, StatusCode};
 
+use super::consult;
 use super::recorded::{RecordedBody, counted, grpc_status};
 use super::serve_h1::{CanUpgrade, Partial};
 use super::streams::Stream;
@@ -24,7 +25,8 @@ use crate::memory::{Memory, Splits};
 use crate::peer::Peer;
 use crate::stages::{self, Application, Target};
 use crate::tables::{
-    self, Filters, RequestAttributes, RouteAttributes, RouteChoice, Rule, ServicePortId, UserAttributes,
+    self, Filters, ProviderPhase, RequestAttributes, RouteAttributes, RouteChoice, Rule, ServicePortId,
+    UserAttributes,
 };
 use crate::telemetry::{Record, Side};
 use crate::worker::Worker;
@@ -52,6 +54,16 @@ pub enum Chosen<'t> {
     Backend(&'t tables::Backend, Option<Choice<'t>>),
     /// An address as it is: a pod's own, or one that no service owns.
     Address(SocketAddr),
+}
+
+impl Chosen<'_> {
+    /// The end user, where that is known.
+    pub fn user(&self) -> Option<&UserAttributes> {
+        match self {
+            Self::Application(_, user) => user.as_deref(),
+            Self::Backend(..) | Self::Address(_) => None,
+        }
+    }
 }
 
 /// What a rule's split chose.
@@ -122,7 +134,7 @@ impl Line {
         let sent = place.during(sending).await;
         let mut response = sent.unwrap_or_else(|ended| Err(ended.reject(record)))?;
         final_answer(response.status(), switchable)?;
-        rewrite::response(&chosen, &mut response);
+        rewrite::response(&chosen, record, &mut response);
         Ok((response, place))
     }
 
@@ -225,33 +237,66 @@ impl super::serve_h1::Handler for Rc<Line> {
     }
 }
 
-/// Every decision about a request: `writ explain` runs the same three. Nothing is awaited but an issuer, where a token is
-/// signed by a key that is not known.
+/// Every decision about a request: `writ explain` runs the same, but asks nobody. Nothing is awaited but who has to be
+/// asked: a provider, by a CUSTOM policy; an issuer, where a token is signed by a key that is not known.
 async fn decide<'t>(
     line: &Line,
     held: &'t Held,
     request: &mut Request<Body>,
     record: &mut Record,
 ) -> Result<Chosen<'t>, Reject> {
-    enter(&line.peer, held, request, record)?;
+    enter(&line.peer, line.target, held, request, record)?;
+    let consults = stages::may_consult(line.target, held);
+    if consults {
+        let phase = ProviderPhase::BeforeAuthentication;
+        Box::pin(consult::request(phase, line, None, held, request, record)).await?;
+    }
     let tokens = &line.worker.tokens;
     let mut user = user(line.target, held, tokens, request, record);
     if let Outcome::Asking(_, refetch) = user {
         Box::pin(refetch.done()).await;
         user = self::user(line.target, held, tokens, request, record);
     }
-    choose(&line.peer, line.target, held, user, request, record, &line.worker.memory)
+    let chosen = choose(&line.peer, line.target, held, user, request, record, &line.worker.memory)?;
+    if consults {
+        Box::pin(consult_last(line, chosen.user(), held, request, record)).await?;
+    }
+    Ok(chosen)
 }
 
 /// What comes before anything is asked about the request: the connection's checks, and one meaning.
 pub fn enter(
     peer: &Peer,
+    target: Target,
     held: &Held,
     request: &mut Request<Body>,
     record: &mut Record,
 ) -> Result<(), Reject> {
     stages::admit(peer, held, record)?;
-    sanitize::request(request, held.tables.mesh())
+    sanitize::request(request, held.tables.mesh())?;
+    if let Target::Application(_) = target {
+        let port = held.tables.inbound_port(record.connection.destination.port());
+        record.service = port.and_then(|port| port.service.clone());
+        record.remote = remote(peer, held, request).map(Box::new);
+    }
+    Ok(())
+}
+
+/// Providers that are asked last, about what everything else allows.
+async fn consult_last(
+    line: &Line,
+    user: Option<&UserAttributes>,
+    held: &Held,
+    request: &mut Request<Body>,
+    record: &mut Record,
+) -> Result<(), Reject> {
+    let phase = ProviderPhase::AfterAuthorization;
+    if consult::request(phase, line, user, held, request, record).await? {
+        // What is forwarded is what was authorized: a provider can't loosen what others deny.
+        authorize(&line.peer, held, user, request, record, &line.worker.memory)?;
+    }
+    stages::consulted(record);
+    Ok(())
 }
 
 /// Who the end user is; outbound that is the server's to ask.
@@ -297,18 +342,28 @@ fn inbound<'t>(
     record: &mut Record,
     memory: &Memory,
 ) -> Result<Chosen<'t>, Reject> {
-    record.service =
-        held.tables.inbound_port(record.connection.destination.port()).and_then(|p| p.service.clone());
-    record.remote = remote(peer, held, request).map(Box::new);
     let user = stages::authenticate(record, user)?;
-    let attributes = attributes(request, record, user.as_deref().map(|user| &*user.attributes));
-    let authorization = held.tables.authorize(&peer.admission(held).remainder, &attributes);
-    record.considered = stages::consider(peer, held, memory, &authorization, Some(&attributes));
-    stages::authorize(record, authorization)?;
+    let user = user.map(|user| Arc::clone(&user.attributes));
+    authorize(peer, held, user.as_deref(), request, record, memory)?;
     if request.method() == Method::CONNECT {
         return Err(Reject::because(Stage::Route, Reason::NoRoute, "CONNECT to a workload"));
     }
-    Ok(Chosen::Application(application, user.map(|user| Arc::clone(&user.attributes))))
+    Ok(Chosen::Application(application, user))
+}
+
+/// Who may do what, by the policies of the workload.
+fn authorize(
+    peer: &Peer,
+    held: &Held,
+    user: Option<&UserAttributes>,
+    request: &Request<Body>,
+    record: &mut Record,
+    memory: &Memory,
+) -> Result<(), Reject> {
+    let attributes = attributes(request, record, user);
+    let authorization = held.tables.authorize(&peer.admission(held).remainder, &attributes);
+    record.considered = stages::consider(peer, held, memory, &authorization, Some(&attributes));
+    stages::authorize(record, authorization)
 }
 
 /// What authorization looks at, of a request.
@@ -357,6 +412,7 @@ fn kept(attributes: &RequestAttributes<'_>, held: &Held, record: &Record) -> Kep
         remote_ip: attributes.remote_ip,
         user: None,
         user_until: None,
+        custom: held.custom.clone(),
     }
 }
 
@@ -513,7 +569,11 @@ fn traceparent(text: &str) -> Option<(u128, u64)> {
 /// The answer to a rejection, written down.
 pub fn refused(reject: &Reject, grpc: bool, record: &mut Record) -> Response<Body> {
     stages::ended(reject, record);
-    reply::reply(reject, grpc, record.id)
+    let mut response = reply::reply(reject, grpc, record.id);
+    if let Some(answer) = record.asked.as_mut().and_then(|asked| asked.answer.take()) {
+        reply::tell(&answer, grpc, &mut response);
+    }
+    response
 }
 
 /// An interim response is no answer, and a switch of protocols is one only where the caller's connection can be switched.

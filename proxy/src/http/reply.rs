@@ -5,6 +5,7 @@ use ::http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use crate::body::Body;
 use crate::decision::Reason;
+use crate::edits::Answer;
 use crate::error::Reject;
 
 /// The header that carries the record id.
@@ -56,6 +57,34 @@ fn challenge(reason: Reason) -> HeaderValue {
         _ => "Bearer error=\"invalid_token\"",
     })
 }
+
+/// Adds what those who were asked have to tell. A caller of gRPC gets words of it as `grpc-message`.
+pub fn tell(answer: &Answer, grpc: bool, response: &mut Response<Body>) {
+    if !grpc && !answer.body.is_empty() {
+        *response.body_mut() = Body::full(answer.body.clone());
+    }
+    if grpc && !answer.body.is_empty() {
+        let words = answer.body.get(..MAX_GRPC_MESSAGE).unwrap_or(&answer.body);
+        let message = percent_encoding::percent_encode(words, GRPC_MESSAGE_BYTES).to_string();
+        if let Ok(message) = HeaderValue::try_from(message) {
+            response.headers_mut().insert(GRPC_MESSAGE, message);
+        }
+    }
+    for name in answer.headers.keys() {
+        if grpc && (*name == CONTENT_TYPE || *name == GRPC_STATUS) {
+            continue;
+        }
+        response.headers_mut().remove(name);
+        for value in answer.headers.get_all(name) {
+            let _ = response.headers_mut().try_append(name, value.clone());
+        }
+    }
+}
+
+/// Bytes of a refusal's body in `grpc-message`.
+const MAX_GRPC_MESSAGE: usize = 1024;
+/// What `grpc-message` percent-encodes (grpc/grpc `doc/PROTOCOL-HTTP2.md`): all but printable ASCII, and `%`.
+const GRPC_MESSAGE_BYTES: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'%');
 
 /// A record id as header value.
 pub fn decision_id(id: u128) -> HeaderValue {

@@ -29,13 +29,17 @@ pub fn request(chosen: &Chosen<'_>, held: &Held, peer: &Peer, request: &mut Requ
 }
 
 /// Edits a response on its way back.
-pub fn response(chosen: &Chosen<'_>, response: &mut Response<Body>) {
+pub fn response(chosen: &Chosen<'_>, record: &Record, response: &mut Response<Body>) {
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     sanitize::response(response.headers_mut(), switching);
     if let Chosen::Backend(_, Some(choice)) = chosen {
         for filters in choice.filters() {
             filters.edit_response(response.headers_mut());
         }
+    }
+    // What those who were asked want of it.
+    if let Some(asked) = &record.asked {
+        asked.additions.apply(response.headers_mut());
     }
 }
 

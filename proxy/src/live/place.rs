@@ -17,7 +17,7 @@ use crate::decision::{CheckOutcome, Outcome, PolicyRef, Reason, Stage};
 use crate::error::Reject;
 use crate::generation::Held;
 use crate::identity::Proof;
-use crate::tables::{self, HeaderNames, Reauthorization, RequestAttributes, UserAttributes};
+use crate::tables::{self, CustomPolicies, HeaderNames, Reauthorization, RequestAttributes, UserAttributes};
 use crate::telemetry::{ConfigFacts, Cut, Record};
 
 /// What a later policy is to be asked about.
@@ -26,11 +26,14 @@ pub enum Asked {
     Nothing,
     /// A request to the application.
     Request(Kept),
-    /// An opaque connection to the application.
-    Connection,
+    /// An opaque connection to the application, that these CUSTOM policies were asked about.
+    Connection(Custom),
     /// What is passed on to an address that no service owns.
     Outside(SocketAddr),
 }
+
+/// CUSTOM policies that there were when it was decided; `None`: none.
+pub type Custom = Option<Rc<Arc<CustomPolicies>>>;
 
 /// What policies look at of a request, for its whole life. The texts are shared with its record, and of headers only those
 /// are here that some policy looked at when it was decided.
@@ -51,6 +54,8 @@ pub struct Kept {
     pub user: Option<Arc<UserAttributes>>,
     /// Until when the end user's token counts, seconds since the epoch.
     pub user_until: Option<i64>,
+    /// CUSTOM policies that it was asked about by.
+    pub custom: Custom,
 }
 
 /// What serves a request or tunnel under way holds, and asks before it goes on.
@@ -215,7 +220,7 @@ impl Slot {
     pub(super) fn user_until(&self) -> Option<i64> {
         match &self.asked {
             Asked::Request(kept) => kept.user_until,
-            Asked::Nothing | Asked::Connection | Asked::Outside(_) => None,
+            Asked::Nothing | Asked::Connection(_) | Asked::Outside(_) => None,
         }
     }
 
@@ -241,17 +246,24 @@ impl Slot {
                 let ends = registry_only && !owned;
                 return if ends { refused(Reason::UnknownDestination, PolicyRef::NONE) } else { None };
             }
-            Asked::Connection | Asked::Request(_) => self.connection.peer.admission(held),
+            Asked::Connection(_) | Asked::Request(_) => self.connection.peer.admission(held),
         };
         for check in [admission.encryption, admission.authentication] {
             if check.outcome == CheckOutcome::Fail {
                 return refused(check.reason, check.policy);
             }
         }
-        let Asked::Request(kept) = &self.asked else {
-            let decided = held.tables.authorize_tcp(&admission.remainder);
-            let ends = decided.outcome == Outcome::Deny;
-            return if ends { refused(decided.reason, decided.policy) } else { None };
+        let kept = match &self.asked {
+            Asked::Request(kept) => kept,
+            Asked::Connection(custom) => {
+                let decided = held.tables.authorize_tcp(&admission.remainder);
+                if decided.outcome == Outcome::Deny {
+                    return refused(decided.reason, decided.policy);
+                }
+                let asks = held.tables.asks_anew_tcp(&admission.remainder, known_custom(custom));
+                return asks.map(|policy| not_asked(held, policy));
+            }
+            Asked::Nothing | Asked::Outside(_) => return None,
         };
         let known =
             if names_known(&kept.names) { tables::Kept::All } else { tables::Kept::Headers(&kept.names) };
@@ -264,8 +276,15 @@ impl Slot {
             remote_ip: kept.remote_ip,
             user: kept.user.as_deref(),
         };
-        match held.tables.reauthorize(&admission.remainder, &request, known) {
+        let reauthorized = match held.tables.reauthorize(&admission.remainder, &request, known) {
+            Reauthorization::Allowed => {
+                held.tables.asks_anew(&admission.remainder, &request, known, known_custom(&kept.custom))
+            }
+            refused => refused,
+        };
+        match reauthorized {
             Reauthorization::Allowed => None,
+            Reauthorization::Asks(policy) => Some(not_asked(held, policy)),
             Reauthorization::Refused(why, policy) => refused(why, policy),
             Reauthorization::Unknown(policy, header) => {
                 let detail = format!("it asks for header {header}, which was not kept");
@@ -324,6 +343,16 @@ pub(super) fn ends_as(why: Reason) -> Reason {
         Reason::Expired => Reason::CredentialExpired,
         _ => Reason::CertificateRevoked,
     }
+}
+
+fn known_custom(custom: &Custom) -> Option<&CustomPolicies> {
+    custom.as_ref().map(|custom| &***custom)
+}
+
+/// The end of what a provider would have to be asked about that wasn't: it has begun, and may have sent its body.
+fn not_asked(held: &Held, policy: PolicyRef) -> Ended {
+    let detail = "a CUSTOM policy that was another, or not there, when this began asks about it".to_owned();
+    policy_changed(held, None, policy, Some(detail))
 }
 
 fn policy_changed(held: &Held, why: Option<Reason>, policy: PolicyRef, detail: Option<String>) -> Ended {

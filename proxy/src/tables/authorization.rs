@@ -1,11 +1,12 @@
 //! AuthorizationPolicy: what is constant for a connection decided once, the rest for each request.
 //!
 //! Enforced rules stand in one order: CUSTOM, DENY, ALLOW, and by object and rule within each. The first that matches
-//! decides, so that "which policy" has one answer. AUDIT and dry-run rules only mark, in a layer of their own.
+//! decides, so that "which policy" has one answer. CUSTOM rules with a provider stand apart: what they match has to be
+//! asked about, and a provider is asked once. AUDIT and dry-run rules only mark, in a layer of their own.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use control_client::snapshot::{self, AuthorizationAction, AuthorizationPolicy};
+use control_client::snapshot::{self, AuthorizationAction, AuthorizationPolicy, ProviderIndex};
 use http::HeaderName;
 use smallvec::SmallVec;
 
@@ -16,7 +17,8 @@ use super::condition::{Asked, TrustDomains};
 use super::consider::{Consideration, Considered};
 use super::index::Next;
 use super::kept::{HeaderNames, Kept};
-use super::policies::{Compiled, in_order, understand};
+use super::policies::{Compiled, Ordered, in_order, understand};
+use super::providers::Consultation;
 use super::remainder::{LookedAt, Remainder, Remainders};
 use super::rule::{Label, Met, Residual, Rule};
 use crate::decision::{CheckOutcome, CheckResult, Outcome, PolicyRef, Reason, Shadow};
@@ -49,7 +51,12 @@ pub enum Reauthorization {
     Refused(Reason, PolicyRef),
     /// This rule would end it, if this header was what it asks for; and that was not kept.
     Unknown(PolicyRef, HeaderName),
+    /// By this rule a provider would have to be asked that wasn't.
+    Asks(PolicyRef),
 }
+
+/// Who has to be asked about a request, in order; each provider once, by the first rule that asks it.
+pub type Consultations = SmallVec<[Consultation; 2]>;
 
 /// At most so many dry-run policies are named for a request.
 const MAX_SHADOW: usize = 8;
@@ -58,9 +65,12 @@ const MAX_SHADOW: usize = 8;
 #[derive(Debug)]
 pub(super) struct Authorizer {
     enforced: Layer,
+    consulting: Layer,
+    /// The rules of `consulting`.
+    custom: Box<[PolicyRef]>,
     marking: Layer,
-    /// Rules as they apply to opaque connections, enforced and marking.
-    tcp: [ByIdentity; 2],
+    /// Rules as they apply to opaque connections: enforced, consulting and marking.
+    tcp: [ByIdentity; 3],
     facts: Facts,
     looked_at: LookedAt,
     header_names: Arc<HeaderNames>,
@@ -77,6 +87,8 @@ struct Facts {
     quarantined_allow: Option<PolicyRef>,
     /// The first dry-run ALLOW policy.
     shadow_allow: Option<PolicyRef>,
+    /// Nobody is asked.
+    no_consulting: bool,
     /// Nothing marks.
     no_marks: bool,
 }
@@ -86,17 +98,32 @@ impl Authorizer {
     pub(super) fn compile(policy: &snapshot::Policy) -> (Self, Vec<CompileError>) {
         let domains = TrustDomains::new(&policy.mesh);
         let (policies, refused) = understand(policy, &domains);
-        let (enforced, marking) = in_order(policies.iter().flat_map(|each| &each.rules));
-        let tcp = [tcp_rules(&enforced), tcp_rules(&marking)];
-        let facts = Facts::of(&policies, marking.is_empty());
-        let header_names = Arc::new(HeaderNames::by(enforced.iter().flat_map(Rule::request_tests)));
+        let Ordered { enforced, consulting, marking } =
+            in_order(policies.iter().flat_map(|each| &each.rules));
+        let tcp = [tcp_rules(&enforced), tcp_rules(&consulting), tcp_rules(&marking)];
+        let facts =
+            Facts { no_consulting: consulting.is_empty(), ..Facts::of(&policies, marking.is_empty()) };
+        let looked_at = enforced.iter().chain(&consulting).flat_map(Rule::request_tests);
+        let header_names = Arc::new(HeaderNames::by(looked_at));
         let (enforced, marking) = (Layer::new(enforced, Wanted::First), Layer::new(marking, Wanted::All));
-        let tests = enforced.connection_tests().chain(marking.connection_tests());
+        let custom = consulting.iter().map(|rule| rule.label.policy).collect();
+        let consulting = Layer::new(consulting, Wanted::All);
+        let tests = [&enforced, &consulting, &marking].into_iter().flat_map(Layer::connection_tests);
         let looked_at = LookedAt::by(tests.chain(tcp.iter().flat_map(ByIdentity::connection_tests)));
         let consideration = Consideration::compile(&policies, &domains);
         let remainders = Mutex::default();
-        let authorizer =
-            Self { enforced, marking, tcp, facts, looked_at, header_names, consideration, remainders };
+        let authorizer = Self {
+            enforced,
+            consulting,
+            custom,
+            marking,
+            tcp,
+            facts,
+            looked_at,
+            header_names,
+            consideration,
+            remainders,
+        };
         (authorizer, refused)
     }
 
@@ -109,6 +136,7 @@ impl Authorizer {
         let attributes = connection.attributes();
         let remainder = Arc::new(Remainder {
             enforced: self.enforced.on(&attributes),
+            consulting: self.consulting.on(&attributes),
             marking: self.marking.on(&attributes),
             tcp: OnceLock::new(),
             connection,
@@ -174,12 +202,65 @@ impl Authorizer {
         Reauthorization::Allowed
     }
 
-    pub(super) fn authorize_tcp(&self, remainder: &Remainder) -> Authorization {
-        remainder.tcp.get_or_init(|| self.decide_tcp(&remainder.connection.attributes())).clone()
+    /// The rules by which somebody is asked.
+    pub(super) fn consulting(&self) -> impl Iterator<Item = PolicyRef> {
+        self.custom.iter().copied()
     }
 
-    fn decide_tcp(&self, connection: &ConnectionAttributes<'_>) -> Authorization {
-        let [enforced, marking] = &self.tcp;
+    /// Whether anybody is ever asked.
+    pub(super) fn consults(&self) -> bool {
+        !self.facts.no_consulting
+    }
+
+    pub(super) fn consult(&self, remainder: &Remainder, request: &RequestAttributes<'_>) -> Consultations {
+        let request = Asked::new(request);
+        let mut matched = SmallVec::<[Label; 2]>::new();
+        let mut look_at = |rule: &Residual| {
+            if rule.met(&request) == Met::Whole {
+                matched.push(rule.label);
+            }
+            Next::More
+        };
+        remainder.consulting.visit(&request, &mut look_at);
+        self.consulting.shared.visit(&request, &mut look_at);
+        matched.sort_unstable_by_key(|rule| rule.rank);
+        once_each(matched.iter())
+    }
+
+    /// Whether a rule that `is_new` asks a provider about what went on without it.
+    pub(super) fn asks_anew(
+        &self,
+        remainder: &Remainder,
+        request: &RequestAttributes<'_>,
+        kept: Kept<'_>,
+        is_new: impl Fn(PolicyRef, ProviderIndex) -> bool,
+    ) -> Reauthorization {
+        let request = Asked::new(request);
+        // All are looked at, beside the index: it finds rules by what is there, and some may match by what was.
+        let rules = remainder.consulting.rules().iter().chain(self.consulting.shared.rules());
+        let new = rules
+            .filter(|rule| rule.label.provider.is_some_and(|provider| is_new(rule.label.policy, provider)));
+        let matching = new.filter_map(|rule| match rule.lacks(kept) {
+            Some(header) => {
+                let may = rule.is_met_if(true, &request, kept);
+                may.then(|| (rule.label, Reauthorization::Unknown(rule.label.policy, header.clone())))
+            }
+            None => {
+                let asks = rule.met(&request) == Met::Whole;
+                asks.then_some((rule.label, Reauthorization::Asks(rule.label.policy)))
+            }
+        });
+        let first = matching.min_by_key(|(label, _)| label.rank);
+        first.map_or(Reauthorization::Allowed, |(_, reauthorization)| reauthorization)
+    }
+
+    /// What is decided about an opaque connection, and who has to be asked before it is.
+    pub(super) fn opaque<'r>(&self, remainder: &'r Remainder) -> &'r (Authorization, Consultations) {
+        remainder.tcp.get_or_init(|| self.decide_tcp(&remainder.connection.attributes()))
+    }
+
+    fn decide_tcp(&self, connection: &ConnectionAttributes<'_>) -> (Authorization, Consultations) {
+        let [enforced, consulting, marking] = &self.tcp;
         let mut search = Search::default();
         // Nothing is left to ask of what can match.
         if let Some(first) = enforced.on(connection).first() {
@@ -193,7 +274,8 @@ impl Authorizer {
             }
             self.facts.mark(&mut authorization, marks);
         }
-        authorization
+        let consulting = consulting.on(connection);
+        (authorization, once_each(consulting.iter().map(|rule| &rule.label)))
     }
 
     pub(super) fn consider(
@@ -213,6 +295,18 @@ impl Authorizer {
 
 fn tcp_rules(rules: &[Rule]) -> ByIdentity {
     ByIdentity::new(rules.iter().filter_map(Rule::for_tcp).collect())
+}
+
+/// The first rule by which each provider is asked, of rules in order.
+fn once_each<'a>(rules: impl Iterator<Item = &'a Label>) -> Consultations {
+    let mut consultations = Consultations::new();
+    for rule in rules {
+        let Some(provider) = rule.provider else { continue };
+        if !consultations.iter().any(|known| known.provider == provider) {
+            consultations.push(Consultation { provider, policy: rule.policy, user: rule.user });
+        }
+    }
+    consultations
 }
 
 /// The first rule that matches, as far as looked.
@@ -279,6 +373,7 @@ impl Facts {
         Self {
             has_allow: allow(false).next().is_some(),
             quarantined_allow: first(&mut allow(false).filter(|each| each.quarantined)),
+            no_consulting: true,
             no_marks: no_rule_marks && shadow_allow.is_none(),
             shadow_allow,
         }
@@ -326,7 +421,7 @@ impl Facts {
     }
 }
 
-/// What the match of an enforced rule leads to. There is no provider to ask yet: what a CUSTOM rule matches is denied.
+/// What the match of an enforced rule leads to. A CUSTOM rule is among them only if there is nobody to ask.
 fn consequence(action: AuthorizationAction) -> (Outcome, Reason) {
     match action {
         AuthorizationAction::Custom => (Outcome::Deny, Reason::ProviderUnavailable),

@@ -71,7 +71,8 @@ fn pairs(pairs: &[(String, String)]) -> Result<Box<[(HeaderName, HeaderValue)]>,
     pairs.iter().map(|(header, value)| Ok((name(header)?, parse_value(header, value)?))).collect()
 }
 
-fn parse_value(header: &str, value: &str) -> Result<HeaderValue, String> {
+/// Parses a header value; an error names the header.
+pub(super) fn parse_value(header: &str, value: &str) -> Result<HeaderValue, String> {
     HeaderValue::from_str(value)
         .map_err(|_| format!("the value of header {header} has characters no header may have"))
 }

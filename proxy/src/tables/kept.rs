@@ -1,11 +1,14 @@
-//! What a request keeps of its headers for its life, so that policies which come later can be asked about it.
+//! What a request keeps for its life, so that policies which come later can be asked about it: of its headers, and by
+//! which CUSTOM policies it has been asked about already.
 
 use std::collections::HashSet;
 
 use foldhash::fast::RandomState;
 use http::{HeaderMap, HeaderName};
 
+use super::Mesh;
 use super::condition::RequestTest;
+use crate::decision::Object;
 
 /// Names of the headers that some policy looks at.
 #[derive(Debug, Default)]
@@ -68,6 +71,36 @@ impl HeaderNames {
             headers.keys().filter(|name| self.contains(name)).for_each(keep);
         }
         (!kept.is_empty()).then(|| Box::new(kept))
+    }
+}
+
+/// The CUSTOM policies by which providers are asked. What they matched was asked about when it began, and is not asked
+/// again; so a later generation has to know which of its own are others.
+#[derive(Debug, PartialEq, Eq)]
+pub struct CustomPolicies {
+    /// Namespace, name and digest, in order.
+    objects: Box<[[String; 3]]>,
+    /// What principals mean depends on them: trust domain and aliases.
+    trust_domains: Box<[String]>,
+}
+
+impl CustomPolicies {
+    pub(super) fn of<'a>(objects: impl Iterator<Item = &'a Object>, mesh: &Mesh) -> Self {
+        let mut objects: Vec<_> = objects
+            .map(|Object { namespace, name, digest, .. }| [namespace, name, digest].map(String::clone))
+            .collect();
+        objects.sort();
+        objects.dedup();
+        let aliases = mesh.trust_domain_aliases.iter();
+        let trust_domains = std::iter::once(&mesh.trust_domain).chain(aliases).cloned().collect();
+        Self { objects: objects.into(), trust_domains }
+    }
+
+    /// Whether a policy of `later` is among them, and matches just what it did.
+    pub(super) fn have(&self, object: &Object, later: &Self) -> bool {
+        let key = [&object.namespace, &object.name, &object.digest];
+        let known = self.objects.binary_search_by(|known| known.each_ref().cmp(&key));
+        known.is_ok() && self.trust_domains == later.trust_domains
     }
 }
 

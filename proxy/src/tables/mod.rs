@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use control_client::snapshot::{self, BackendIndex, MtlsMode, Protocol};
+use control_client::snapshot::{self, BackendIndex, MtlsMode, Protocol, ProviderIndex};
 
 use crate::decision::{Object, Objects, PolicyRef};
 
@@ -27,6 +27,7 @@ pub mod normalize;
 mod pattern;
 mod policies;
 mod prefixes;
+mod providers;
 mod regexes;
 mod remainder;
 mod routes;
@@ -36,14 +37,15 @@ mod split;
 
 pub use attributes::{ConnectionAttributes, RequestAttributes, UserAttributes};
 pub use authentication::{Authentication, Keys, Location, TokenRule};
-pub use authorization::{Authorization, Reauthorization};
+pub use authorization::{Authorization, Consultations, Reauthorization};
 pub use consider::{Considered, NearMiss};
 pub use filters::{Filters, HeaderEdit};
-pub use kept::{HeaderNames, Kept};
+pub use kept::{CustomPolicies, HeaderNames, Kept};
+pub use providers::{Consultation, HttpCheck, Provider, ProviderProtocol};
 pub use remainder::Remainder;
 pub use routes::{RouteAttributes, RouteChoice, Rule, RuleBackend};
 pub use services::{Backend, ServicePort, ServicePortId};
-pub use snapshot::{BackendTls, Mesh, Retry};
+pub use snapshot::{BackendTls, BodyInCheck, Mesh, ProviderPhase, Retry};
 pub use split::{Split, SplitKey, SplitState};
 
 use authorization::Authorizer;
@@ -73,6 +75,8 @@ pub struct Tables {
     directory: Directory,
     service_ports: Box<[ServicePort]>,
     backends: Box<[Backend]>,
+    providers: Box<[Provider]>,
+    custom: Option<Arc<CustomPolicies>>,
 }
 
 /// Whether plaintext is accepted on a port, and who says so.
@@ -138,13 +142,19 @@ impl Tables {
             policy: PolicyRef::from_object(mode.object),
             quarantined: mode.quarantined,
         };
+        let backends: Box<[Backend]> =
+            policy.backends.iter().zip(backend_ids).map(|(b, id)| Backend::compile(b, *id)).collect();
         let mut peer_modes: Vec<_> =
             policy.peer_authentication.ports.iter().map(|(port, each)| (*port, mode(*each))).collect();
         peer_modes.sort_by_key(|(port, _)| *port);
         let mut inbound_ports: Vec<_> = policy.inbound_ports.iter().map(InboundPort::compile).collect();
         inbound_ports.sort_by_key(|each| each.port);
+        let objects = Objects(intern_all(policy));
+        let consulting = authorizer.consulting().filter_map(|policy| objects.get(policy));
+        let custom = authorizer.consults().then(|| Arc::new(CustomPolicies::of(consulting, &policy.mesh)));
         Ok(Self {
-            objects: Objects(intern_all(policy)),
+            objects,
+            custom,
             forwarding_identities: Values::of_wildcards(&policy.mesh.forwarding_identities),
             forwarders: Forwarders::compile(&policy.mesh),
             mesh: policy.mesh.clone(),
@@ -156,12 +166,8 @@ impl Tables {
             refused: refused.into(),
             directory,
             service_ports,
-            backends: policy
-                .backends
-                .iter()
-                .zip(backend_ids)
-                .map(|(b, id)| Backend::compile(b, *id))
-                .collect(),
+            providers: compile_providers(policy, &backends)?,
+            backends,
         })
     }
 
@@ -220,10 +226,40 @@ impl Tables {
         self.authorizer.authorize(remainder, request)
     }
 
-    /// Whether an opaque connection may go on. As in Istio, an ALLOW rule that asks for something of HTTP matches
-    /// nothing, and any other rule matches without what it asks of HTTP.
-    pub fn authorize_tcp(&self, remainder: &Remainder) -> Authorization {
-        self.authorizer.authorize_tcp(remainder)
+    /// Whether an opaque connection may go on, once those who have to be asked have allowed it. As in Istio, an ALLOW rule
+    /// that asks for something of HTTP matches nothing, and any other rule matches without what it asks of HTTP.
+    pub fn authorize_tcp<'r>(&self, remainder: &'r Remainder) -> &'r Authorization {
+        &self.authorizer.opaque(remainder).0
+    }
+
+    /// Who has to be asked about an opaque connection, whatever the phase.
+    pub fn consult_tcp<'r>(&self, remainder: &'r Remainder) -> &'r Consultations {
+        &self.authorizer.opaque(remainder).1
+    }
+
+    /// Whether anybody is ever asked about anything.
+    pub fn consults(&self) -> bool {
+        self.authorizer.consults()
+    }
+
+    /// Who has to be asked about a request in a phase.
+    pub fn consult(
+        &self,
+        phase: ProviderPhase,
+        remainder: &Remainder,
+        request: &RequestAttributes<'_>,
+    ) -> Consultations {
+        let mut consultations = self.authorizer.consult(remainder, request);
+        consultations.retain(|each| self.provider(each.provider).phase == phase);
+        consultations
+    }
+
+    /// The provider of an index that these tables gave.
+    ///
+    /// # Panics
+    /// With an index of other tables that had more providers.
+    pub fn provider(&self, index: ProviderIndex) -> &Provider {
+        &self.providers[index as usize]
     }
 
     /// Whether a request that went on under other tables may still do so. `kept`: whose headers `request` still has.
@@ -234,6 +270,57 @@ impl Tables {
         kept: Kept<'_>,
     ) -> Reauthorization {
         self.authorizer.reauthorize(remainder, request, kept)
+    }
+
+    /// Whether a provider would have to be asked about a request that went on under other tables, by a CUSTOM policy that
+    /// is not among those `known` then. `kept`: as of [`Tables::reauthorize`].
+    pub fn asks_anew(
+        &self,
+        remainder: &Remainder,
+        request: &RequestAttributes<'_>,
+        kept: Kept<'_>,
+        known: Option<&CustomPolicies>,
+    ) -> Reauthorization {
+        if !self.has_new_custom(known) {
+            return Reauthorization::Allowed;
+        }
+        // Who is asked before the user is known never sees one.
+        let early = RequestAttributes { user: None, ..*request };
+        for (phase, request) in
+            [(ProviderPhase::BeforeAuthentication, &early), (ProviderPhase::AfterAuthorization, request)]
+        {
+            let is_new = |policy, provider| {
+                self.provider(provider).phase == phase && self.is_new_custom(policy, known)
+            };
+            let reauthorization = self.authorizer.asks_anew(remainder, request, kept, is_new);
+            if reauthorization != Reauthorization::Allowed {
+                return reauthorization;
+            }
+        }
+        Reauthorization::Allowed
+    }
+
+    /// The same of an opaque connection: the rule, if there is one.
+    pub fn asks_anew_tcp(&self, remainder: &Remainder, known: Option<&CustomPolicies>) -> Option<PolicyRef> {
+        if !self.has_new_custom(known) {
+            return None;
+        }
+        let new = |each: &&Consultation| self.is_new_custom(each.policy, known);
+        self.consult_tcp(remainder).iter().find(new).map(|each| each.policy)
+    }
+
+    fn has_new_custom(&self, known: Option<&CustomPolicies>) -> bool {
+        self.custom.as_deref().is_some_and(|custom| known != Some(custom))
+    }
+
+    fn is_new_custom(&self, policy: PolicyRef, known: Option<&CustomPolicies>) -> bool {
+        let (Some(custom), Some(object)) = (&self.custom, self.objects.get(policy)) else { return true };
+        !known.is_some_and(|known| known.have(object, custom))
+    }
+
+    /// The CUSTOM policies by which providers are asked; `None`: there are none.
+    pub fn custom(&self) -> Option<&Arc<CustomPolicies>> {
+        self.custom.as_ref()
     }
 
     /// Names of the headers that authorization looks at: what a request has to keep for [`Tables::reauthorize`].
@@ -328,6 +415,22 @@ fn compile_services(policy: &snapshot::Policy) -> Result<(Directory, Box<[Servic
         }
     }
     Ok((directory, ports.into()))
+}
+
+/// A policy must not name a provider that is not there.
+fn compile_providers(
+    policy: &snapshot::Policy,
+    backends: &[Backend],
+) -> Result<Box<[Provider]>, CompileError> {
+    let wrong = |field: String, message: String| CompileError { object: String::new(), field, message };
+    let named = policy.authorization.iter().filter_map(|each| each.provider);
+    if let Some(missing) = named.max().filter(|&index| index as usize >= policy.providers.len()) {
+        return Err(wrong("authorization".into(), format!("there is no provider #{missing}")));
+    }
+    let compile = |(index, provider)| {
+        Provider::compile(provider, backends).map_err(|message| wrong(format!("providers[{index}]"), message))
+    };
+    policy.providers.iter().enumerate().map(compile).collect()
 }
 
 fn known_backend(

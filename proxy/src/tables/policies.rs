@@ -45,17 +45,29 @@ fn quarantined(policy: &AuthorizationPolicy) -> AuthorizationPolicy {
     AuthorizationPolicy { rules, quarantined: true, ..policy.clone() }
 }
 
-/// Enforced and marking rules, each in order.
-pub(super) fn in_order<'a>(rules: impl Iterator<Item = &'a Rule>) -> (Vec<Rule>, Vec<Rule>) {
+/// Rules by what follows from their match, each in order.
+pub(super) struct Ordered {
+    /// They decide.
+    pub(super) enforced: Vec<Rule>,
+    /// A provider is asked.
+    pub(super) consulting: Vec<Rule>,
+    /// Nothing is decided.
+    pub(super) marking: Vec<Rule>,
+}
+
+/// All rules in order.
+pub(super) fn in_order<'a>(rules: impl Iterator<Item = &'a Rule>) -> Ordered {
     let marks = |rule: &Rule| rule.label.dry_run || rule.label.action == AuthorizationAction::Audit;
-    let (mut marking, mut enforced): (Vec<_>, Vec<_>) = rules.cloned().partition(marks);
-    for rules in [&mut enforced, &mut marking] {
+    let (marking, deciding): (Vec<_>, Vec<_>) = rules.cloned().partition(marks);
+    let (consulting, enforced) = deciding.into_iter().partition(|rule| rule.label.consults());
+    let mut ordered = Ordered { enforced, consulting, marking };
+    for rules in [&mut ordered.enforced, &mut ordered.consulting, &mut ordered.marking] {
         rules.sort_by_key(|rule| (order(rule.label.action), rule.label.policy));
         for (rank, rule) in rules.iter_mut().enumerate() {
             rule.label.rank = rank as u32;
         }
     }
-    (enforced, marking)
+    ordered
 }
 
 /// Istio's order of evaluation.

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use foldhash::fast::RandomState;
 
 use super::attributes::ConnectionAttributes;
-use super::authorization::Authorization;
+use super::authorization::{Authorization, Consultations};
 use super::condition::ConnectionTest;
 use super::index::RuleSet;
 
@@ -16,8 +16,9 @@ use super::index::RuleSet;
 pub struct Remainder {
     pub(super) connection: Connection,
     pub(super) enforced: RuleSet,
+    pub(super) consulting: RuleSet,
     pub(super) marking: RuleSet,
-    pub(super) tcp: OnceLock<Authorization>,
+    pub(super) tcp: OnceLock<(Authorization, Consultations)>,
 }
 
 /// Which attributes of connections any rule looks at: connections that differ in others only are alike.
@@ -102,7 +103,7 @@ impl Remainders {
     }
 
     pub(super) fn keep(&mut self, remainder: &Arc<Remainder>) {
-        let rules = remainder.enforced.len() + remainder.marking.len();
+        let rules = remainder.enforced.len() + remainder.consulting.len() + remainder.marking.len();
         if self.by_connection.len() >= MAX_REMAINDERS || self.rules + rules > MAX_REMAINING_RULES {
             self.by_connection.clear();
             self.rules = 0;

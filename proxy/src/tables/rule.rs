@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use control_client::snapshot::{self, AuthorizationAction};
+use control_client::snapshot::{self, AuthorizationAction, ProviderIndex};
 use http::HeaderName;
 
 use super::attributes::ConnectionAttributes;
@@ -33,6 +33,15 @@ pub(super) struct Label {
     pub(super) quarantined: bool,
     /// Asks for the end user.
     pub(super) user: bool,
+    /// Whom a CUSTOM rule asks.
+    pub(super) provider: Option<ProviderIndex>,
+}
+
+impl Label {
+    /// What follows from its match is not known here: a provider has to be asked.
+    pub(super) fn consults(&self) -> bool {
+        self.provider.is_some() && !self.dry_run && !self.quarantined
+    }
 }
 
 /// A rule as written.
@@ -91,6 +100,7 @@ impl Rule {
                 dry_run: policy.dry_run,
                 quarantined: policy.quarantined,
                 user,
+                provider: policy.provider.filter(|_| policy.action == AuthorizationAction::Custom),
             },
             conditions,
         })

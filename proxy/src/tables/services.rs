@@ -71,6 +71,16 @@ impl Backend {
             object: PolicyRef::from_object(backend.object),
         }
     }
+
+    /// The same backend for a call of the proxy's own, which knows what it speaks. HTTP/2 that the backend declares can
+    /// carry any HTTP.
+    pub(super) fn speaking(&self, protocol: Protocol) -> Self {
+        let protocol = match (self.protocol, protocol) {
+            (Some(Protocol::Http2 | Protocol::Grpc), Protocol::Http1) => Protocol::Http2,
+            _ => protocol,
+        };
+        Self { protocol: Some(protocol), ..self.clone() }
+    }
 }
 
 /// Names are at most this long (RFC 1035 section 2.3.4): longer ones are nobody's.

@@ -40,8 +40,8 @@ use self::options::ProxyFragments;
 pub use self::options::{Options, ProxyFacts, Sample, Sink};
 use self::queue::Queue;
 pub use self::record::{
-    Attempt, CertificateEvidence, ConfigFacts, ConnectionFacts, Cut, Marks, Record, Side, TlsEvidence,
-    Upload, UserEvidence,
+    Asked, Attempt, CertificateEvidence, ConfigFacts, ConnectionFacts, Consulted, Cut, Marks, Record, Side,
+    TlsEvidence, Upload, UserEvidence,
 };
 pub use self::shard::{ConnectionGuard, Shard};
 pub use self::status::ConfigStatus;

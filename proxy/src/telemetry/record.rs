@@ -13,6 +13,7 @@ use super::Shard;
 use super::fragments::{ConfigFragment, ConnectionFragments};
 use super::render;
 use crate::decision::{Decision, Objects, PolicyRef, Reason, Shadow, Stage};
+use crate::edits::{Answer, Edits};
 use crate::net::Transferred;
 
 /// Which configuration decided: made once when tables compile, shared by every record that they decide.
@@ -189,6 +190,43 @@ pub struct Marks {
     pub shadow: Box<[Shadow]>,
 }
 
+/// Who was asked about a request, and what they want its caller to get.
+#[derive(Debug, Default)]
+pub struct Asked {
+    /// Providers, in order.
+    pub consulted: Vec<Consulted>,
+    /// What they want of the response.
+    pub additions: Edits,
+    /// What they have to tell a caller that they refused.
+    pub answer: Option<Answer>,
+}
+
+impl Asked {
+    /// Whether somebody only would have been asked.
+    pub fn would_ask(&self) -> bool {
+        self.consulted.iter().any(|each| each.outcome == Reason::NotReached)
+    }
+}
+
+/// What one provider said.
+#[derive(Debug)]
+pub struct Consulted {
+    /// Its name.
+    pub provider: Arc<str>,
+    /// The rule by which it was asked.
+    pub policy: PolicyRef,
+    /// `provider-allowed`, `provider-denied`, `provider-unavailable`, or `not-reached` where it only would have been asked.
+    pub outcome: Reason,
+    /// Microseconds until its answer.
+    pub us: u32,
+    /// Headers that it wanted to change and may not.
+    pub ignored: Box<[Box<str>]>,
+    /// What it wanted to be written down, as JSON.
+    pub metadata: Option<Box<str>>,
+    /// Why it could not be asked, or understood.
+    pub detail: Option<Box<str>>,
+}
+
 /// The record of one request (HTTP) or one connection (TCP, refused handshake). Boxed where it travels; dropping it emits it.
 #[derive(Debug)]
 pub struct Record {
@@ -258,6 +296,8 @@ pub struct Record {
     pub considered: Option<Box<str>>,
     /// What policies said that decide nothing.
     pub marks: Option<Box<Marks>>,
+    /// Who was asked.
+    pub asked: Option<Box<Asked>>,
     /// Not to be emitted.
     pub(super) discarded: bool,
 }
@@ -303,6 +343,7 @@ impl Record {
             ended: None,
             considered: None,
             marks: None,
+            asked: None,
             discarded: false,
             detail: None,
             cut: None,

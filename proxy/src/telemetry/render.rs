@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 use super::fragments::{self, IDENTITY_LIMIT, NAME_LIMIT};
 use super::json;
 use super::options::ProxyFragments;
-use super::record::{Attempt, ConnectionFacts, Cut, Marks, Record, Side};
+use super::record::{Asked, Attempt, ConnectionFacts, Consulted, Cut, Marks, Record, Side};
 use crate::decision::{Check, Objects, Outcome, PolicyRef, Reason, Shadow};
 
 /// The whole line, with its line end.
@@ -235,6 +235,54 @@ fn decision(record: &Record, out: &mut Vec<u8>) {
     if let Some(said) = &record.marks {
         marks(said, objects, out);
     }
+    if let Some(others) = &record.asked {
+        asked(others, objects, out);
+    }
+}
+
+/// Who was asked.
+fn asked(asked: &Asked, objects: &Objects, out: &mut Vec<u8>) {
+    if !asked.consulted.is_empty() {
+        json::raw(out, r#","consulted":"#);
+        let mut comma = Comma::new(b'[');
+        for one in &asked.consulted {
+            comma.next(out);
+            consulted(one, objects, out);
+        }
+        json::raw(out, "]");
+    }
+}
+
+fn consulted(consulted: &Consulted, objects: &Objects, out: &mut Vec<u8>) {
+    json::raw(out, r#"{"provider":"#);
+    json::bounded_string(out, &consulted.provider, NAME_LIMIT);
+    json::raw(out, r#","outcome":""#);
+    json::raw(out, consulted.outcome.as_str());
+    json::raw(out, "\"");
+    if objects.get(consulted.policy).is_some() {
+        json::raw(out, r#","policy":"#);
+        policy(objects, consulted.policy, Version::Stated, out);
+    }
+    json::raw(out, r#","us":"#);
+    json::number(out, consulted.us);
+    if !consulted.ignored.is_empty() {
+        json::raw(out, r#","ignored":"#);
+        let mut comma = Comma::new(b'[');
+        for name in &consulted.ignored {
+            comma.next(out);
+            json::string(out, name);
+        }
+        json::raw(out, "]");
+    }
+    if let Some(metadata) = &consulted.metadata {
+        json::raw(out, r#","metadata":"#);
+        json::raw(out, metadata);
+    }
+    if let Some(detail) = &consulted.detail {
+        json::raw(out, r#","detail":"#);
+        json::bounded_string(out, detail, DETAIL_LIMIT);
+    }
+    json::raw(out, "}");
 }
 
 fn marks(marks: &Marks, objects: &Objects, out: &mut Vec<u8>) {

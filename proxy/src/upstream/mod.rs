@@ -1,5 +1,6 @@
 //! Endpoint sets and their live state, picking, pools, connecting, sending.
 
+pub mod call;
 mod dial;
 mod hop;
 mod http1;

@@ -171,8 +171,47 @@ fn an_unknown_provider_is_told() {
         "{extensionProviders: [{name: ext, envoyExtAuthzHttp: {service: a, port: 1}}]}",
     );
     let found = texts(&load(&(policy + &settings)));
-    assert!(
-        found.iter().any(|text| text.contains("not called yet: what this policy matches is denied")),
-        "{found:?}"
+    let said = "no Service or ServiceEntry a that is visible here: what this policy matches is denied";
+    assert!(found.iter().any(|text| text.contains(said)), "{found:?}");
+}
+
+#[test]
+fn custom_policies_name_providers_that_can_be_asked() {
+    let settings = object(
+        "MeshSettings",
+        "m",
+        "{extensionProviders: [{name: trace, zipkin: {}}, \
+         {name: opa, envoyExtAuthzGrpc: {service: foo/opa.foo.svc.cluster.local, port: 9191}}, \
+         {name: late, phase: after-authorization, envoyExtAuthzGrpc: {service: opa.foo, port: 9191}}, \
+         {name: gone, envoyExtAuthzGrpc: {service: gone.foo, port: 1}}, \
+         {name: port, envoyExtAuthzGrpc: {service: opa.foo, port: 1}}, \
+         {name: broken, envoyExtAuthzGrpc: {service: opa.foo, port: 9191, timeout: x}}]}",
     );
+    let service = object("Service", "opa", "{ports: [{name: grpc, port: 9191}]}");
+    let user = "rules: [{from: [{source: {requestPrincipals: ['*']}}]}]";
+    let cases = [
+        ("opa", "rules: [{}]", Some(0), ""),
+        ("late", user, Some(1), ""),
+        ("opa", user, Some(0), "before the end user is authenticated"),
+        ("gone", "rules: [{}]", Some(2), "no Service or ServiceEntry gone.foo"),
+        ("port", "rules: [{}]", Some(3), "has no port 1"),
+        ("broken", "rules: [{}]", None, "can't be asked"),
+        ("trace", "rules: [{}]", None, "can't be asked"),
+        ("none", "rules: [{}]", None, "no provider none in MeshSettings"),
+    ];
+    for (name, rules, index, said) in cases {
+        let policy = object(
+            "AuthorizationPolicy",
+            "p",
+            &format!("{{action: CUSTOM, provider: {{name: {name}}}, {rules}}}"),
+        );
+        let loaded = load(&(policy + &settings + &service));
+        let of_policy: Vec<_> = texts(&loaded).into_iter().filter(|text| text.starts_with("p ")).collect();
+        assert_eq!(of_policy.is_empty(), said.is_empty(), "{name}: {of_policy:?}");
+        assert!(of_policy.iter().all(|text| text.contains(said)), "{name}: {of_policy:?}");
+        let policy = &loaded.snapshot.policy;
+        assert_eq!(policy.authorization[0].provider, index, "{name}");
+        let known = index.map(|index| policy.providers[index as usize].backend.is_some());
+        assert_eq!(known, index.map(|index| index < 2), "{name}");
+    }
 }

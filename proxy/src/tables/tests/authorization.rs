@@ -243,7 +243,8 @@ fn opaque_connections() {
     ] {
         let rules = vec![rule(&[], &conditions, &[])];
         let tables = tables(&with_authorization(vec![policy(0, action, rules)]));
-        let found = tables.authorize_tcp(&tables.admit(&from(None)));
+        let remainder = tables.admit(&from(None));
+        let found = tables.authorize_tcp(&remainder);
         assert_eq!(found.outcome, outcome, "{action:?} {conditions:?}");
     }
 }
@@ -373,5 +374,77 @@ fn what_was_not_kept_ends_what_it_could_end_and_nothing_else() {
         let headers = HeaderMap::new();
         let said = tables.reauthorize(&remainder, &get("/", &headers), Kept::Headers(kept));
         assert_eq!(said, expected, "{what}");
+    }
+}
+
+#[test]
+fn what_has_begun_is_only_asked_about_by_custom_policies_that_are_others() {
+    let provider = |name: &str, phase| Provider {
+        name: name.into(),
+        backend: None,
+        phase,
+        timeout: std::time::Duration::from_secs(1),
+        fail_open: false,
+        status_on_error: 403,
+        body: None,
+        protocol: ProviderProtocol::Grpc,
+    };
+    // #0 asks by path, #1 by a header; #2, last of all, about users; #3, before there is one, about those who are none.
+    let custom = |object, asks, condition: Condition| AuthorizationPolicy {
+        provider: Some(asks),
+        ..policy(object, Custom, vec![rule(&[], &[], &[condition])])
+    };
+    let user = |values: &[&str], not_values: &[&str]| {
+        condition(Attribute::RequestPrincipal, "requestPrincipals", values, not_values)
+    };
+    let policies = [
+        custom(0, 0, path("/asked")),
+        custom(1, 0, is(Attribute::Header("x-a".into()), &["1"])),
+        custom(2, 1, user(&["iss/alice"], &[])),
+        custom(3, 0, user(&[], &["*"])),
+    ];
+    let compile = |which: &[usize], change: fn(&mut Policy)| {
+        let chosen = which.iter().map(|&index| policies[index].clone()).collect();
+        let mut policy = Policy {
+            providers: vec![
+                provider("early", ProviderPhase::BeforeAuthentication),
+                provider("late", ProviderPhase::AfterAuthorization),
+            ],
+            ..with_authorization(chosen)
+        };
+        change(&mut policy);
+        tables(&policy)
+    };
+    let same = |_: &mut Policy| {};
+    let asks = |object| Reauthorization::Asks(PolicyRef::rule(object, 0));
+    let alice = UserAttributes { issuer: "iss".into(), subject: "alice".into(), ..UserAttributes::default() };
+    let unknown = Reauthorization::Unknown(PolicyRef::rule(1, 0), http::HeaderName::from_static("x-a"));
+    for (what, before, after, change, at, user, expected) in [
+        ("nobody asked, and nobody does", &[][..], &[][..], same, "/", None, Reauthorization::Allowed),
+        ("asked already", &[0], &[0], same, "/asked", None, Reauthorization::Allowed),
+        ("another that does not match", &[0], &[0, 2], same, "/asked", None, Reauthorization::Allowed),
+        ("new", &[], &[0], same, "/asked", None, asks(0)),
+        ("new beside an old one", &[0], &[0, 2], same, "/asked", Some(&alice), asks(2)),
+        ("new, by what was not kept", &[0], &[0, 1], same, "/asked", None, unknown),
+        ("asked when no user is known", &[0], &[0, 3], same, "/asked", Some(&alice), asks(3)),
+        ("another version", &[0], &[0], |policy| policy.objects[0].digest.push('1'), "/asked", None, asks(0)),
+        (
+            "who is meant is another",
+            &[0],
+            &[0],
+            |policy| policy.mesh.trust_domain_aliases.push("old".into()),
+            "/asked",
+            None,
+            asks(0),
+        ),
+    ]
+        as [(&str, &[usize], &[usize], fn(&mut Policy), &str, Option<&UserAttributes>, Reauthorization); 9]
+    {
+        let (before, after) = (compile(before, same), compile(after, change));
+        let (remainder, headers) = (after.admit(&from(None)), HeaderMap::new());
+        let request = RequestAttributes { user, ..get(at, &headers) };
+        let kept = Kept::Headers(before.header_names());
+        let known = before.custom().map(|custom| &**custom);
+        assert_eq!(after.asks_anew(&remainder, &request, kept, known), expected, "{what}");
     }
 }

@@ -179,6 +179,7 @@ impl Dice {
             dry_run: self.chance(dry_run_percent),
             quarantined: self.chance(4),
             expires: None,
+            provider: None,
         }
     }
 
@@ -250,7 +251,7 @@ fn compare(seed: u64) -> Result<(), TestCaseError> {
         let connection = dice.connection();
         let remainder = tables.admit(&connection);
         let opaque = Call { policy: &policy, connection: &connection, request: None };
-        prop_assert_eq!(tables.authorize_tcp(&remainder), opaque.authorize());
+        prop_assert_eq!(tables.authorize_tcp(&remainder).clone(), opaque.authorize());
         for _ in 0..6 {
             let (headers, user) = (dice.headers(), dice.user());
             let request = RequestAttributes {

@@ -68,7 +68,15 @@ fn numbered(mut rules: Vec<AuthorizationRule>) -> Vec<AuthorizationRule> {
 
 fn policy(object: u32, action: AuthorizationAction, rules: Vec<AuthorizationRule>) -> AuthorizationPolicy {
     let rules = numbered(rules);
-    AuthorizationPolicy { object, action, rules, dry_run: false, quarantined: false, expires: None }
+    AuthorizationPolicy {
+        object,
+        action,
+        rules,
+        dry_run: false,
+        quarantined: false,
+        expires: None,
+        provider: None,
+    }
 }
 
 fn with_authorization(authorization: Vec<AuthorizationPolicy>) -> Policy {

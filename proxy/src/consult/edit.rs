@@ -1,0 +1,92 @@
+//! What a provider may never touch, and its edits of the query.
+
+use http::Uri;
+use http::header::{self, HeaderName};
+use http::uri::PathAndQuery;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+/// Headers of a request that nobody but the mesh and the codec may change: they say who is asked, who asks, and where the
+/// message ends.
+pub(super) fn is_forbidden_in_request(name: &HeaderName) -> bool {
+    *name == header::HOST
+        || name.as_str() == "x-forwarded-client-cert"
+        || is_reserved(name)
+        || is_framing(name)
+}
+
+/// Headers of a response that only the codec and the mesh set.
+pub(super) fn is_forbidden_in_response(name: &HeaderName) -> bool {
+    is_reserved(name) || is_framing(name)
+}
+
+fn is_reserved(name: &HeaderName) -> bool {
+    ["x-writ-", "x-envoy-"].iter().any(|prefix| name.as_str().starts_with(prefix))
+}
+
+fn is_framing(name: &HeaderName) -> bool {
+    const FRAMING: [HeaderName; 7] = [
+        header::CONNECTION,
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        header::TE,
+        header::TRAILER,
+        header::PROXY_AUTHENTICATE,
+    ];
+    FRAMING.contains(name) || matches!(name.as_str(), "keep-alive" | "proxy-connection")
+}
+
+/// A query parameter to set, or without a value to remove.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueryEdit {
+    pub(super) name: String,
+    pub(super) value: Option<String>,
+}
+
+/// What query components keep as it is (RFC 3986 section 2.3).
+const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// The target with other query parameters. `None`: the result is not a target.
+pub fn with_query(uri: &Uri, edits: &[QueryEdit]) -> Option<Uri> {
+    let mut pairs: Vec<String> = uri.query().unwrap_or_default().split('&').map(str::to_owned).collect();
+    pairs.retain(|pair| !pair.is_empty());
+    for QueryEdit { name, value } in edits {
+        let is_meant = |pair: &String| {
+            let written = pair.split('=').next().unwrap_or_default();
+            percent_decode_str(written).eq(name.bytes())
+        };
+        let at = pairs.iter().position(is_meant);
+        pairs.retain(|pair| !is_meant(pair));
+        if let Some(value) = value {
+            let pair = format!("{}={}", utf8_percent_encode(name, QUERY), utf8_percent_encode(value, QUERY));
+            pairs.insert(at.unwrap_or(pairs.len()).min(pairs.len()), pair);
+        }
+    }
+    let (path, query) = (uri.path(), pairs.join("&"));
+    let target = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::try_from(target).ok()?);
+    Uri::from_parts(parts).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn query_parameters_are_set_and_removed_where_they_stand() {
+        let set = |name: &str, value: &str| QueryEdit { name: name.into(), value: Some(value.into()) };
+        let remove = |name: &str| QueryEdit { name: name.into(), value: None };
+        for (target, edit, expected) in [
+            ("/p", set("a", "1"), "/p?a=1"),
+            ("/p?a=0&b=2&a=3", set("a", "1"), "/p?a=1&b=2"),
+            ("/p?a=0", remove("a"), "/p"),
+            ("/p?%61=0&b", remove("a"), "/p?b"),
+            ("/p?b=1", set("x y", "a&b=#"), "/p?b=1&x%20y=a%26b%3D%23"),
+            ("http://h/p?b=1", set("b", "2"), "http://h/p?b=2"),
+        ] {
+            let uri: Uri = target.parse().unwrap();
+            assert_eq!(with_query(&uri, &[edit]).unwrap().to_string(), expected, "{target}");
+        }
+    }
+}
