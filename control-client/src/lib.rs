@@ -5,8 +5,10 @@ mod digest;
 mod follow;
 pub mod jwks;
 mod keep;
+mod lint;
 mod pipeline;
 mod resource;
+mod resources;
 pub mod snapshot;
 mod source;
 pub mod status;
@@ -19,6 +21,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+pub use resources::{Resources, Selection};
 pub use status::{Report, Status};
 pub use workload::Workload;
 
@@ -77,10 +80,15 @@ fn first(diagnostics: &[Diagnostic]) -> String {
     diagnostics.first().map(|diagnostic| format!(", first for {diagnostic}")).unwrap_or_default()
 }
 
-/// Reads a directory or file once.
+/// Reads a directory or file once, and says also which rules do nothing.
 pub fn load_once(dir: &Path, workload: &Workload) -> Loaded {
     match Dir::new(dir).read() {
-        Ok(files) => load(&files, workload),
+        Ok(files) => {
+            let mut loaded = load(&files, workload);
+            loaded.diagnostics.extend(lint::warnings(&keep::update(&keep::Objects::new(), &files)));
+            loaded.diagnostics.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
+            loaded
+        }
         Err(error) => {
             let mut loaded = load(&Files::new(), workload);
             let message = format!("can't be read: {error}; check the path and its permissions");

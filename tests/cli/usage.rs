@@ -14,6 +14,8 @@ fn wrong_usage_exits_2_and_says_why() {
         (&["frobnicate"], "unrecognized subcommand"),
         (&["check"], "<DIR>"),
         (&["explain"], "--config"),
+        (&["diff", "."], "<NEW>"),
+        (&["diff", ".", "/nowhere"], "can't read /nowhere"),
         (&["run", "--role=sidecar"], "--identity"),
         (&["run", "--role=captain"], "sidecar"),
         (&["run", "--workload=nameless"], "NAMESPACE/NAME"),
@@ -39,7 +41,7 @@ fn wrong_usage_exits_2_and_says_why() {
 #[test]
 fn help_says_where_to_start() {
     let help = writ(&["--help"]).well();
-    for command in ["demo", "run", "check", "explain", "intercept", "attest", "admin"] {
+    for command in ["demo", "run", "check", "explain", "diff", "intercept", "attest", "admin"] {
         assert!(help.contains(&format!("\n  {command} ")), "{help}");
         assert!(writ(&[command, "--help"]).well().contains("Usage: writ"));
     }

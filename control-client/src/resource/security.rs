@@ -64,6 +64,8 @@ pub(crate) struct AuthorizationPolicy {
     pub(crate) scope: Scope,
     pub(crate) action: AuthorizationAction,
     pub(crate) rules: Vec<AuthorizationRule>,
+    /// Where each of them is.
+    pub(crate) rule_lines: Vec<u32>,
     pub(crate) dry_run: bool,
     /// `writ.dev/expires-at`, seconds since the epoch.
     pub(crate) expires: Option<i64>,
@@ -155,6 +157,7 @@ pub(crate) fn authorization_policy(meta: &Meta, object: Fields<'_>) -> Resource 
         scope: Scope::All,
         action: AuthorizationAction::Allow,
         rules: Vec::new(),
+        rule_lines: Vec::new(),
         dry_run: annotations.flag("istio.io/dry-run").unwrap_or_default(),
         expires: annotations.time("writ.dev/expires-at"),
         provider: None,
@@ -181,6 +184,7 @@ fn read_authorization_policy(meta: &Meta, spec: Fields<'_>, policy: &mut Authori
         policy.action = action.one_of(ACTIONS).unwrap_or(AuthorizationAction::Deny);
     }
     if let Some(rules) = spec.get("rules") {
+        policy.rule_lines = rules.items().map(At::line).collect();
         policy.rules = rules.items().enumerate().map(|(index, at)| rule(meta, index, at)).collect();
     }
     let custom = policy.action == AuthorizationAction::Custom;

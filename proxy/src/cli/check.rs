@@ -25,7 +25,7 @@ pub struct Args {
     /// Print JSON: the digest, each object's verdict, and all diagnostics.
     #[arg(long)]
     pub json: bool,
-    /// Fail for warnings too, as `run --config-strict` refuses a configuration for them.
+    /// Fail for warnings too: those for which `run --config-strict` refuses a configuration, and rules that do nothing.
     #[arg(long, env = "WRIT_CONFIG_STRICT", value_parser = clap::builder::BoolishValueParser::new())]
     pub strict: bool,
 }

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod attest;
 pub mod check;
 pub mod demo;
+pub mod diff;
 pub mod explain;
 pub mod intercept;
 pub mod run;
@@ -44,6 +45,8 @@ enum Command {
     Check(check::Args),
     /// Show the record that the proxy would leave for a request, without sending one.
     Explain(Box<explain::Args>),
+    /// Say what access a change of configuration grants or takes: who may do what.
+    Diff(diff::Args),
     /// Install, verify or remove redirection rules in this network namespace.
     Intercept(intercept::Args),
     /// Show what crypto this binary runs.
@@ -62,6 +65,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(*args),
         Command::Check(args) => check::run(args),
         Command::Explain(args) => explain::run(*args),
+        Command::Diff(args) => diff::run(args),
         Command::Intercept(args) => intercept::run(args),
         Command::Attest(args) => attest::run(args),
         Command::Admin(args) => admin::run(&args),

@@ -12,6 +12,12 @@ impl Paint {
         Self(super::colours(&std::io::stdout()))
     }
 
+    /// For tests: none.
+    #[cfg(test)]
+    pub fn plain() -> Self {
+        Self(false)
+    }
+
     fn wrap(self, code: &str, text: &str) -> String {
         if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
