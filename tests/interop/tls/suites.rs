@@ -12,10 +12,19 @@ use super::house::KEYS;
 
 /// The `suites` or `groups` that the binary under test says it has, by the names of records.
 pub fn attested(what: &str) -> Vec<String> {
-    let said = Finished::of(Command::new(writ()).args(["attest", "--json"])).well();
-    let said: Value = serde_json::from_str(&said).unwrap();
+    let said = attestation();
     let all = said[what].as_array().unwrap();
     all.iter().map(|each| each["name"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Whether the binary under test runs an approved module.
+pub fn is_approved() -> bool {
+    attestation()["flavour"] == "fips"
+}
+
+fn attestation() -> Value {
+    let said = Finished::of(Command::new(writ()).args(["attest", "--json"])).well();
+    serde_json::from_str(&said).unwrap()
 }
 
 /// Something that both sides are made to agree on.
