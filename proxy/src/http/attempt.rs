@@ -13,9 +13,9 @@ use crate::body::Body;
 use crate::decision::{Reason, Stage};
 use crate::error::Reject;
 use crate::stages::{self, Target};
-use crate::tables::Rule;
+use crate::tables::{Retry, Rule};
 use crate::telemetry::Record;
-use crate::upstream::{Hop, HopProtocol, SendError, UpgradedUpstream};
+use crate::upstream::{Hop, HopProtocol, SendError, Sent, UpgradedUpstream};
 use crate::worker::Worker;
 
 /// Tries after a first that never reached the server, where no `retry` says otherwise (Istio's default).
@@ -89,32 +89,24 @@ async fn attempts(
         stages::attempting(record, &hop);
         let spare = retry.filter(|_| retries > 0).and_then(|_| replayable(request)).map(Box::new);
         let started = record.age();
-        let outcome = match rule.and_then(|rule| rule.backend_timeout) {
-            None => worker.upstream.send(&hop, request).await,
-            Some(limit) => match Box::pin(timeout(limit, worker.upstream.send(&hop, request))).await {
-                Ok(outcome) => outcome,
-                Err(_) => {
-                    let why = format_args!("no response in {limit:?}");
-                    let reject = Reject::because(Stage::Send, Reason::BackendTimeout, why);
-                    Err(SendError { reject, whole: false, facts: None })
-                }
-            },
+        // A block of its own: what came of a try is not to be held while the next one is waited for.
+        let answered = {
+            let outcome = match rule.and_then(|rule| rule.backend_timeout) {
+                None => worker.upstream.send(&hop, request).await,
+                Some(limit) => match Box::pin(timeout(limit, worker.upstream.send(&hop, request))).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => {
+                        let why = format_args!("no response in {limit:?}");
+                        let reject = Reject::because(Stage::Send, Reason::BackendTimeout, why);
+                        Err(SendError { reject, whole: false, facts: None })
+                    }
+                },
+            };
+            let us = record.age().saturating_sub(started);
+            settle(outcome, us, retry, spare, retries, request, record)?
         };
-        let us = record.age().saturating_sub(started);
-        match outcome {
-            Ok(sent) => {
-                let code = sent.response.status().as_u16();
-                stages::attempted(record, Some(&sent.facts), None, us);
-                match spare.filter(|_| retry.is_some_and(|retry| retry.codes.contains(&code))) {
-                    None => return Ok(sent.response),
-                    Some(again) => *request = *again,
-                }
-            }
-            Err(mut failed) => {
-                failed.reject = callers_doing(failed.reject, record);
-                stages::attempted(record, failed.facts.as_deref(), Some(&failed.reject), us);
-                again(failed, spare, retries, request)?;
-            }
+        if let Some(response) = answered {
+            return Ok(response);
         }
         retries -= 1;
         tried.push(hop.address());
@@ -122,6 +114,34 @@ async fn attempts(
             Box::pin(tokio::time::sleep(pause)).await;
         }
     }
+}
+
+/// Writes down what came of a try. `None`: the request, as it is now, is to be sent again.
+fn settle(
+    outcome: Result<Sent, SendError>,
+    us: u32,
+    retry: Option<&Retry>,
+    spare: Option<Box<Request<Body>>>,
+    retries: u32,
+    request: &mut Request<Body>,
+    record: &mut Record,
+) -> Result<Option<Response<Body>>, Reject> {
+    match outcome {
+        Ok(sent) => {
+            let code = sent.response.status().as_u16();
+            stages::attempted(record, Some(&sent.facts), None, us);
+            match spare.filter(|_| retry.is_some_and(|retry| retry.codes.contains(&code))) {
+                None => return Ok(Some(sent.response)),
+                Some(again) => *request = *again,
+            }
+        }
+        Err(mut failed) => {
+            failed.reject = callers_doing(failed.reject, record);
+            stages::attempted(record, failed.facts.as_deref(), Some(&failed.reject), us);
+            again(failed, spare, retries, request)?;
+        }
+    }
+    Ok(None)
 }
 
 /// Over HTTP/2 a request whose body breaks is reset towards the server, and all that is known of that is the reset. Why the

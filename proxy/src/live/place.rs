@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use control_client::snapshot::OutboundTrafficPolicy;
-use http::{HeaderMap, Method};
+use http::Method;
 use tokio::task::AbortHandle;
 
 use super::{Connection, Live};
@@ -17,7 +17,9 @@ use crate::decision::{CheckOutcome, Outcome, PolicyRef, Reason, Stage};
 use crate::error::Reject;
 use crate::generation::Held;
 use crate::identity::Proof;
-use crate::tables::{self, CustomPolicies, HeaderNames, Reauthorization, RequestAttributes, UserAttributes};
+use crate::tables::{
+    self, CustomPolicies, HeaderNames, KeptHeaders, Reauthorization, RequestAttributes, UserAttributes,
+};
 use crate::telemetry::{ConfigFacts, Cut, Record};
 
 /// What a later policy is to be asked about.
@@ -44,8 +46,8 @@ pub struct Kept {
     pub host: Option<Rc<str>>,
     /// Path as authorized.
     pub path: Rc<str>,
-    /// Headers that policies looked at; `None`: there were none.
-    pub headers: Option<Box<HeaderMap>>,
+    /// Headers that policies looked at.
+    pub headers: KeptHeaders,
     /// Names of the headers that would be there.
     pub names: Rc<Arc<HeaderNames>>,
     /// The caller's address after trusted hops.
@@ -267,12 +269,12 @@ impl Slot {
         };
         let known =
             if names_known(&kept.names) { tables::Kept::All } else { tables::Kept::Headers(&kept.names) };
-        let none = HeaderMap::new();
+        let headers = kept.headers.to_map();
         let request = RequestAttributes {
             method: kept.method.as_str(),
             host: kept.host.as_deref(),
             path: &kept.path,
-            headers: kept.headers.as_deref().unwrap_or(&none),
+            headers: &headers,
             remote_ip: kept.remote_ip,
             user: kept.user.as_deref(),
         };

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use foldhash::fast::RandomState;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Mesh;
 use super::condition::RequestTest;
@@ -52,25 +52,34 @@ impl HeaderNames {
         self.0.iter().all(|name| kept.contains(name))
     }
 
-    /// The headers of these names. `None`, which costs nothing: no policy looks at a header, or the request has none of
-    /// those.
-    pub fn keep(&self, headers: &HeaderMap) -> Option<Box<HeaderMap>> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let mut kept = HeaderMap::new();
+    /// The headers of these names. None costs nothing: no policy looks at a header, or the request has none of those.
+    pub fn keep(&self, headers: &HeaderMap) -> KeptHeaders {
+        let mut kept = Vec::new();
         let mut keep = |name: &HeaderName| {
-            for value in headers.get_all(name) {
-                // Only a map of 32,768 headers can't take another, and this is a part of one.
-                let _ = kept.try_append(name.clone(), value.clone());
-            }
+            kept.extend(headers.get_all(name).iter().map(|value| (name.clone(), value.clone())));
         };
         if self.0.len() <= headers.keys_len() {
             self.0.iter().for_each(&mut keep);
         } else {
             headers.keys().filter(|name| self.contains(name)).for_each(keep);
         }
-        (!kept.is_empty()).then(|| Box::new(kept))
+        KeptHeaders(kept)
+    }
+}
+
+/// Headers of one request. A list, not a map: all requests make one, and few are ever asked about again.
+#[derive(Debug, Default)]
+pub struct KeptHeaders(Vec<(HeaderName, HeaderValue)>);
+
+impl KeptHeaders {
+    /// As policies look at them.
+    pub fn to_map(&self) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in &self.0 {
+            // Only a map of 32,768 headers can't take another, and these are a part of one.
+            let _ = map.try_append(name.clone(), value.clone());
+        }
+        map
     }
 }
 

@@ -41,7 +41,7 @@ pub use authentication::{Authentication, Keys, Location, TokenRule};
 pub use authorization::{Authorization, Consultations, Reauthorization};
 pub use consider::{Considered, NearMiss};
 pub use filters::{Filters, HeaderEdit};
-pub use kept::{CustomPolicies, HeaderNames, Kept};
+pub use kept::{CustomPolicies, HeaderNames, Kept, KeptHeaders};
 pub use providers::{Consultation, HttpCheck, Provider, ProviderProtocol};
 pub use reach::{Open, Probe, Reach, Unknowns};
 pub use remainder::Remainder;
