@@ -323,10 +323,24 @@ pub struct BodyInCheck {
 #[derive(Debug, Clone, PartialEq)]
 pub enum ProviderProtocol {
     /// `envoy.service.auth.v3.Authorization/Check`.
-    Grpc,
+    Grpc(GrpcCheck),
     /// A request like the one in question; 200 allows.
     Http(Box<HttpCheck>),
 }
+
+/// What a gRPC provider is told beyond the request itself, by the names of Envoy's `ext_authz`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GrpcCheck {
+    /// `includePeerCertificate`: the caller's certificate.
+    pub peer_certificate: bool,
+    /// `metadataContextNamespaces` has [`JWT_METADATA`]: all claims of the verified token.
+    pub user_claims: bool,
+    /// `contextExtensions`.
+    pub context_extensions: Vec<(String, String)>,
+}
+
+/// The namespace in which Envoy and Istio keep what a verified token claims, under `payload`.
+pub const JWT_METADATA: &str = "envoy.filters.http.jwt_authn";
 
 /// What an HTTP provider gets and gives. Header names in lower case.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -8,6 +8,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
+use crate::consult;
 use crate::decision::{PolicyRef, Reason, Stage};
 use crate::error::Reject;
 use crate::generation::Held;
@@ -206,9 +207,10 @@ pub fn explain(peer: &Peer, target: Target, held: &Held, record: &mut Record) ->
 /// known.
 async fn consult(worker: &Worker, peer: &Peer, held: &Held, record: &mut Record) -> Result<(), Reject> {
     let admission = peer.admission(held);
+    let caller = consult::Caller { peer, user: None };
     for consultation in held.tables.consult_tcp(&admission.remainder) {
         let provider = held.tables.provider(consultation.provider);
-        if let Err(reject) = crate::consult::ask(worker, provider, consultation, None, record).await {
+        if let Err(reject) = consult::ask(worker, provider, consultation, caller, None, record).await {
             stages::charge_consultation(record, Some(consultation), &reject);
             return Err(reject);
         }

@@ -1,10 +1,13 @@
 //! External authorization: what providers are asked, what their answers change, and that nothing but an answer allows.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
 use fips::jws::Algorithm;
 use http::Response;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde_json::json;
 use tests::protobuf::{self, Message};
 use tests::{App, Client, H2Client, Issuer, Mesh, Record, Server, World, request, soon};
@@ -141,6 +144,95 @@ async fn a_grpc_provider_is_told_who_asks_for_what_and_may_change_headers() {
     );
     assert!(first["us"].as_u64().unwrap() > 0);
     assert_eq!(records.of("inbound", "/free").decision(), "allow at authorize: no-policy");
+}
+
+fn percent_decoded(text: &str) -> String {
+    let mut parts = text.split('%');
+    let first = parts.next().unwrap().to_owned();
+    parts.fold(first, |decoded, part| {
+        let byte = u8::from_str_radix(&part[..2], 16).unwrap();
+        format!("{decoded}{}{}", char::from(byte), &part[2..])
+    })
+}
+
+#[tokio::test]
+async fn a_grpc_provider_is_told_beyond_the_request_what_its_settings_say() {
+    let (app, issuer) = (App::echo().await, Issuer::start(Algorithm::Es256).await);
+    let mut claims = issuer.claims();
+    (claims["scope"], claims["groups"]) = ("read write".into(), json!(["users", {"a": 1.5, "b": null}]));
+    let token = format!("Authorization: Bearer {}\r\n", issuer.token(&claims));
+    let users = format!(
+        "
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {{name: users, namespace: bookinfo}}
+spec: {{selector: {{matchLabels: {{app: ratings}}}}, jwtRules: [{{issuer: {}}}]}}
+",
+        issuer.name()
+    );
+    for (settings, told) in [
+        ("", false),
+        (
+            ", includePeerCertificate: true, metadataContextNamespaces: [envoy.filters.http.jwt_authn], \
+             contextExtensions: {tier: gold}",
+            true,
+        ),
+    ] {
+        let provider = App::grpc(|_| ok()).await;
+        let mesh = world(&app, &provider, GRPC, settings, AFTER).issuer(&issuer).policy(&users).start().await;
+        assert_eq!(mesh.client().await.get("/asked/user", &token).await.status, 200);
+        assert_eq!(mesh.get("/asked/nobody").await.status, 200);
+        let [of_user, of_nobody] = [0, 1].map(|number| provider.seen()[number].clone());
+        let (of_user, of_nobody) = (protobuf::question(&of_user), protobuf::question(&of_nobody));
+
+        let certificate = protobuf::text(of_user, &[1, 1, 5]);
+        let pem = percent_decoded(&certificate);
+        let lines: Vec<_> = pem.lines().collect();
+        if told {
+            assert_eq!((lines[0], pem.ends_with('\n')), ("-----BEGIN CERTIFICATE-----", true));
+            assert_eq!((lines[1].len(), *lines.last().unwrap()), (64, "-----END CERTIFICATE-----"));
+            let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+            let id = b"spiffe://cluster.local/ns/bookinfo/sa/productpage";
+            assert!(der.windows(id.len()).any(|window| window == id), "it is the caller's");
+        } else {
+            assert_eq!(certificate, "");
+        }
+
+        let pairs = |message: &[u8], tag| {
+            let pairs = protobuf::fields(message, tag).into_iter();
+            let pair = |pair: &[u8]| (protobuf::text(pair, &[1]), protobuf::fields(pair, 2)[0].to_vec());
+            pairs.map(pair).collect::<BTreeMap<_, _>>()
+        };
+        let attributes = |question| protobuf::fields(question, 1)[0];
+        let extensions = pairs(attributes(of_user), 10);
+        assert_eq!(extensions["policy"], b"bookinfo/ask");
+        assert_eq!(extensions.get("tier").map(Vec::as_slice), told.then_some(&b"gold"[..]));
+
+        let metadata =
+            |question| protobuf::fields(attributes(question), 11).first().map(|found| pairs(found, 1));
+        assert_eq!(metadata(of_nobody), None, "nobody claims anything");
+        let Some(namespaces) = metadata(of_user) else {
+            assert!(!told);
+            mesh.stop().await;
+            continue;
+        };
+        assert!(told);
+        let namespace = pairs(&namespaces["envoy.filters.http.jwt_authn"], 1);
+        let payload = pairs(protobuf::fields(&namespace["payload"], 5)[0], 1);
+        assert_eq!(protobuf::text(&payload["sub"], &[3]), "alice");
+        let texts = |value: &[u8]| {
+            let values = protobuf::fields(protobuf::fields(value, 6)[0], 1);
+            values.into_iter().map(|value| protobuf::text(value, &[3])).collect::<Vec<_>>()
+        };
+        assert_eq!(texts(&payload["scope"]), ["read", "write"], "as Istio has it");
+        assert_eq!(texts(&payload["groups"]), ["users", ""]);
+
+        let metrics = mesh.metrics("ratings").await;
+        let count =
+            "writ_provider_duration_seconds_count{provider=\"authz\",outcome=\"provider-allowed\"} 2\n";
+        assert!(metrics.contains(count), "{metrics}");
+        mesh.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -43,8 +43,9 @@ pub struct QueryEdit {
     pub(super) value: Option<String>,
 }
 
-/// What query components keep as it is (RFC 3986 section 2.3).
-const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// What stands for itself everywhere in a URL (RFC 3986 section 2.3).
+pub(super) const UNRESERVED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The target with other query parameters. `None`: the result is not a target.
 pub fn with_query(uri: &Uri, edits: &[QueryEdit]) -> Option<Uri> {
@@ -58,7 +59,11 @@ pub fn with_query(uri: &Uri, edits: &[QueryEdit]) -> Option<Uri> {
         let at = pairs.iter().position(is_meant);
         pairs.retain(|pair| !is_meant(pair));
         if let Some(value) = value {
-            let pair = format!("{}={}", utf8_percent_encode(name, QUERY), utf8_percent_encode(value, QUERY));
+            let pair = format!(
+                "{}={}",
+                utf8_percent_encode(name, UNRESERVED),
+                utf8_percent_encode(value, UNRESERVED)
+            );
             pairs.insert(at.unwrap_or(pairs.len()).min(pairs.len()), pair);
         }
     }

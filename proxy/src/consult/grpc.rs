@@ -1,22 +1,27 @@
 //! `envoy.service.auth.v3.Authorization/Check`: the question as Envoy asks it, and its answer read with care.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::time::UNIX_EPOCH;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use control_client::snapshot::{GrpcCheck, JWT_METADATA};
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Version};
+use percent_encoding::utf8_percent_encode;
 
 use super::answer::{Allowed, Denied, Metadata};
-use super::edit::QueryEdit;
+use super::edit::{QueryEdit, UNRESERVED};
 use super::messages::{
     Address, AttributeContext, CheckRequest, CheckResponse, DeniedHttpResponse, HeaderValueOption,
-    HttpRequest, HttpResponse, OkHttpResponse, Peer, Request, SocketAddress, Timestamp, TlsSession,
+    HttpRequest, HttpResponse, ListValue, MetadataContext, OkHttpResponse, Peer, Request, SocketAddress,
+    Struct, Timestamp, TlsSession, Value, ValueKind,
 };
-use super::{Heard, Shown, refusing};
+use super::{Caller, Heard, Shown, refusing};
 use crate::edits::Edit;
-use crate::tables::{Consultation, Provider};
+use crate::tables::{Consultation, Provider, UserAttributes, WORD_LISTS};
 use crate::telemetry::{ConnectionFacts, Record};
 use crate::upstream::call::Unheard;
 
@@ -26,7 +31,9 @@ pub(super) const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 /// What is asked.
 pub(super) fn question(
     provider: &Provider,
+    check: &GrpcCheck,
     consultation: &Consultation,
+    caller: Caller<'_>,
     shown: Option<Shown<'_>>,
     own_identity: Option<&str>,
     record: &Record,
@@ -39,17 +46,24 @@ pub(super) fn question(
         nanos: i32::try_from(since_epoch.subsec_nanos()).unwrap_or_default(),
     };
     let http = shown.map(|shown| http_request(shown, provider, facts.tls.is_some(), record));
-    let mut context_extensions = HashMap::new();
+    let mut context_extensions: HashMap<_, _> = check.context_extensions.iter().cloned().collect();
     if let Some(object) = record.config.objects.get(consultation.policy) {
         context_extensions.insert("policy".into(), format!("{}/{}", object.namespace, object.name));
     }
     let sni = facts.tls.as_ref().and_then(|tls| tls.sni.as_deref());
+    let certificate = caller.peer.proof().filter(|_| check.peer_certificate);
+    let source = Peer {
+        certificate: certificate.map(|proof| url_encoded_pem(proof.leaf())).unwrap_or_default(),
+        ..peer(facts.source, facts.source_identity.as_deref())
+    };
+    let user = caller.user.filter(|_| check.user_claims);
     CheckRequest {
         attributes: Some(AttributeContext {
-            source: Some(peer(facts.source, facts.source_identity.as_deref())),
+            source: Some(source),
             destination: Some(peer(facts.destination, own_identity)),
             request: Some(Request { time: Some(time), http }),
             context_extensions,
+            metadata_context: user.map(metadata),
             tls_session: sni.map(|sni| TlsSession { sni: sni.into() }),
         }),
     }
@@ -61,7 +75,40 @@ fn peer(address: SocketAddr, identity: Option<&str>) -> Peer {
     Peer {
         address: Some(Address { socket_address: Some(socket_address) }),
         principal: identity.unwrap_or_default().into(),
+        certificate: String::new(),
     }
+}
+
+/// As Envoy has it: PEM with lines of 64 characters (RFC 7468), of which only what is unreserved in a URL stands for itself.
+fn url_encoded_pem(der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let mut pem = String::with_capacity(text.len() * 5 / 4);
+    pem.push_str("-----BEGIN CERTIFICATE-----\n");
+    let mut rest = text.as_str();
+    while !rest.is_empty() {
+        // Base64 is ASCII.
+        let (line, after) = rest.split_at(rest.len().min(64));
+        pem.push_str(line);
+        pem.push('\n');
+        rest = after;
+    }
+    pem.push_str("-----END CERTIFICATE-----\n");
+    utf8_percent_encode(&pem, UNRESERVED).to_string()
+}
+
+/// The claims of a user where Istio has them, lists of words split as there.
+fn metadata(user: &UserAttributes) -> MetadataContext {
+    let mut payload = Struct::of(&user.claims);
+    for (_, value) in payload.fields.iter_mut().filter(|(name, _)| WORD_LISTS.contains(&name.as_str())) {
+        if let Some(ValueKind::Text(words)) = &value.kind {
+            let word = |word: &str| Value { kind: Some(ValueKind::Text(word.into())) };
+            let values = words.split(' ').filter(|word| !word.is_empty()).map(word).collect();
+            value.kind = Some(ValueKind::List(ListValue { values }));
+        }
+    }
+    let payload = Value { kind: Some(ValueKind::Struct(payload)) };
+    let namespace = Struct { fields: BTreeMap::from([("payload".into(), payload)]) };
+    MetadataContext { filter_metadata: HashMap::from([(JWT_METADATA.into(), namespace)]) }
 }
 
 fn http_request(shown: Shown<'_>, provider: &Provider, tls: bool, record: &Record) -> HttpRequest {

@@ -24,6 +24,8 @@ pub(super) struct AttributeContext {
     pub(super) request: Option<Request>,
     #[prost(map = "string, string", tag = "10")]
     pub(super) context_extensions: HashMap<String, String>,
+    #[prost(message, optional, tag = "11")]
+    pub(super) metadata_context: Option<MetadataContext>,
     #[prost(message, optional, tag = "12")]
     pub(super) tls_session: Option<TlsSession>,
 }
@@ -35,6 +37,16 @@ pub(super) struct Peer {
     pub(super) address: Option<Address>,
     #[prost(string, tag = "4")]
     pub(super) principal: String,
+    /// URL-encoded PEM.
+    #[prost(string, tag = "5")]
+    pub(super) certificate: String,
+}
+
+/// `config.core.v3.Metadata`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct MetadataContext {
+    #[prost(map = "string, message", tag = "1")]
+    pub(super) filter_metadata: HashMap<String, Struct>,
 }
 
 /// `config.core.v3.Address`.
@@ -244,6 +256,12 @@ pub(super) struct ListValue {
 }
 
 impl Struct {
+    /// Of a JSON object, as the protobuf JSON mapping has it.
+    pub(super) fn of<'j>(fields: impl IntoIterator<Item = (&'j String, &'j serde_json::Value)>) -> Self {
+        let fields = fields.into_iter().map(|(name, value)| (name.clone(), Value::of(value)));
+        Self { fields: fields.collect() }
+    }
+
     /// As JSON.
     pub(super) fn to_json(&self) -> serde_json::Value {
         let fields = self.fields.iter().map(|(name, value)| (name.clone(), value.to_json()));
@@ -252,6 +270,21 @@ impl Struct {
 }
 
 impl Value {
+    /// What it is made of is no deeper than what the JSON was read with allows.
+    pub(super) fn of(value: &serde_json::Value) -> Self {
+        let kind = match value {
+            serde_json::Value::Null => ValueKind::Null(0),
+            serde_json::Value::Bool(value) => ValueKind::Bool(*value),
+            serde_json::Value::Number(number) => ValueKind::Number(number.as_f64().unwrap_or(f64::NAN)),
+            serde_json::Value::String(text) => ValueKind::Text(text.clone()),
+            serde_json::Value::Array(values) => {
+                ValueKind::List(ListValue { values: values.iter().map(Self::of).collect() })
+            }
+            serde_json::Value::Object(fields) => ValueKind::Struct(Struct::of(fields)),
+        };
+        Self { kind: Some(kind) }
+    }
+
     /// What is read is nested at most a hundred levels deep: the decoder refuses more.
     fn to_json(&self) -> serde_json::Value {
         match &self.kind {

@@ -19,8 +19,9 @@ pub use self::edit::with_query;
 use crate::decision::{Reason, Stage};
 use crate::edits::Answer;
 use crate::error::Reject;
+use crate::peer::Peer;
 use crate::stages::micros;
-use crate::tables::{Consultation, Provider, ProviderProtocol};
+use crate::tables::{Consultation, Provider, ProviderProtocol, UserAttributes};
 use crate::telemetry::{Consulted, Record};
 use crate::upstream::call::{Unheard, ask_grpc};
 use crate::worker::Worker;
@@ -44,6 +45,15 @@ pub struct Shown<'r> {
     pub size: Option<u64>,
 }
 
+/// Who asks, beyond what the record says.
+#[derive(Clone, Copy)]
+pub struct Caller<'r> {
+    /// The caller of the connection.
+    pub peer: &'r Peer,
+    /// The verified end user; `None`: not known, or not yet.
+    pub user: Option<&'r UserAttributes>,
+}
+
 /// What came of asking one provider.
 #[derive(Debug)]
 pub enum Said {
@@ -58,6 +68,7 @@ pub async fn ask(
     worker: &Worker,
     provider: &Provider,
     consultation: &Consultation,
+    caller: Caller<'_>,
     shown: Option<Shown<'_>>,
     record: &mut Record,
 ) -> Result<Said, Reject> {
@@ -68,10 +79,10 @@ pub async fn ask(
     };
     let heard = match (&provider.backend, &provider.protocol) {
         (None, _) => Err(Unheard::NotUnderstood("its service is not known here".into())),
-        (Some(backend), ProviderProtocol::Grpc) => {
+        (Some(backend), ProviderProtocol::Grpc(check)) => {
             let own = worker.identity.as_ref().map(|identity| identity.id());
             let own = own.as_ref().map(|id| id.as_str());
-            let question = grpc::question(provider, consultation, shown, own, record);
+            let question = grpc::question(provider, check, consultation, caller, shown, own, record);
             let asked = ask_grpc(&worker.upstream, backend, grpc::CHECK, &question, provider.timeout);
             asked.await.and_then(grpc::heard)
         }
@@ -128,7 +139,7 @@ fn conclude(
             }
         }
     };
-    record.asked.get_or_insert_default().consulted.push(consulted);
+    record.consulted(consulted);
     said
 }
 

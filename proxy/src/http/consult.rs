@@ -6,7 +6,7 @@ use super::buffered::{self, Beginning};
 use super::pipeline::Line;
 use super::sanitize;
 use crate::body::Body;
-use crate::consult::{self, Said, Shown};
+use crate::consult::{self, Caller, Said, Shown};
 use crate::decision::{Reason, Stage};
 use crate::error::Reject;
 use crate::generation::Held;
@@ -32,6 +32,7 @@ pub async fn request(
     let beginning = body(&consultations, held, request, &line.worker).await.inspect_err(|reject| {
         stages::charge_consultation(record, consultations.first(), reject);
     })?;
+    let caller = Caller { peer: &line.peer, user };
     let mut changed = false;
     for consultation in &consultations {
         let provider = held.tables.provider(consultation.provider);
@@ -49,7 +50,7 @@ pub async fn request(
             body: body.as_ref(),
             size,
         };
-        let said = consult::ask(&line.worker, provider, consultation, Some(shown), record).await;
+        let said = consult::ask(&line.worker, provider, consultation, caller, Some(shown), record).await;
         match said.and_then(|said| take(said, request, record)) {
             Ok(edited) => changed |= edited,
             Err(reject) => {

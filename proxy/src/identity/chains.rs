@@ -14,7 +14,7 @@ use super::svid::{Usage, Verified};
 
 /// Parts, each behind a lock that is held for one look-up.
 const SHARDS: usize = 16;
-/// Chains in the younger half of a shard: 4096 in all, some 2 MiB.
+/// Chains in the younger half of a shard: 4096 in all, some 5 MiB.
 const HALF_SHARD: usize = 128;
 
 /// Verified chains by the digest of the whole chain as it was presented, and what it was presented for.

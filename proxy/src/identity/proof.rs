@@ -26,6 +26,8 @@ pub struct Proof {
     not_after: i64,
     /// From the leaf upwards, without the root.
     pub(super) links: Box<[Link]>,
+    /// DER of the leaf.
+    leaf: Box<[u8]>,
 }
 
 /// A certificate as revocation lists know it. Two authorities may have one name, as they do while one replaces the other, so
@@ -67,7 +69,13 @@ impl Proof {
             not_before,
             not_after,
             links: links.into(),
+            leaf: leaf.der().to_vec().into(),
         })
+    }
+
+    /// The certificate at the end of the chain, DER.
+    pub fn leaf(&self) -> &[u8] {
+        &self.leaf
     }
 
     /// When it ends to hold, seconds since the epoch, the allowance for clocks included.
@@ -89,7 +97,14 @@ impl Proof {
 impl Proof {
     /// Of nothing.
     pub(super) fn nothing() -> Self {
-        Self { trust_domain: "".into(), root: [0; 32], not_before: 0, not_after: 0, links: Box::default() }
+        Self {
+            trust_domain: "".into(),
+            root: [0; 32],
+            not_before: 0,
+            not_after: 0,
+            links: Box::default(),
+            leaf: Box::default(),
+        }
     }
 }
 

@@ -344,7 +344,7 @@ impl UserTest {
 }
 
 /// Claims whose strings are lists of words (RFC 8693 section 4.2; Envoy's `space_delimited_claims` as Istio sets it).
-const WORD_LISTS: [&str; 2] = ["scope", "permission"];
+pub const WORD_LISTS: [&str; 2] = ["scope", "permission"];
 
 /// The texts of a claim: itself, or the texts in its list.
 fn claim<'a>(user: &'a UserAttributes, path: &[String]) -> SmallVec<[&'a str; 4]> {

@@ -39,6 +39,7 @@ mod split;
 pub use attributes::{ConnectionAttributes, RequestAttributes, UserAttributes};
 pub use authentication::{Authentication, Keys, Location, TokenRule};
 pub use authorization::{Authorization, Consultations, Reauthorization};
+pub use condition::WORD_LISTS;
 pub use consider::{Considered, NearMiss};
 pub use filters::{Filters, HeaderEdit};
 pub use kept::{CustomPolicies, HeaderNames, Kept, KeptHeaders};

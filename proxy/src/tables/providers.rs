@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use control_client::snapshot::{self, BodyInCheck, ProviderIndex, ProviderPhase};
+use control_client::snapshot::{self, BodyInCheck, GrpcCheck, ProviderIndex, ProviderPhase};
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::filters::{name, parse_value};
@@ -36,7 +36,7 @@ pub struct Provider {
 #[derive(Debug)]
 pub enum ProviderProtocol {
     /// `envoy.service.auth.v3.Authorization/Check`.
-    Grpc,
+    Grpc(GrpcCheck),
     /// A request like the one in question.
     Http(Box<HttpCheck>),
 }
@@ -92,7 +92,9 @@ pub struct Consultation {
 impl Provider {
     pub(super) fn compile(provider: &snapshot::Provider, backends: &[Backend]) -> Result<Self, String> {
         let (declared, protocol) = match &provider.protocol {
-            snapshot::ProviderProtocol::Grpc => (snapshot::Protocol::Grpc, ProviderProtocol::Grpc),
+            snapshot::ProviderProtocol::Grpc(check) => {
+                (snapshot::Protocol::Grpc, ProviderProtocol::Grpc(check.clone()))
+            }
             snapshot::ProviderProtocol::Http(check) => {
                 (snapshot::Protocol::Http1, ProviderProtocol::Http(Box::new(HttpCheck::compile(check)?)))
             }

@@ -9,7 +9,7 @@ use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::record::{ConfigFacts, Cut, Record, Side};
+use super::record::{ConfigFacts, Consulted, Cut, Record, Side};
 use crate::decision::{Check, CheckOutcome, Objects, Outcome, PolicyRef, Reason, Stage};
 
 /// A count with one writer: adding is a load and a store, which no other core contends for.
@@ -50,6 +50,7 @@ pub(super) struct Cells {
     pub(super) swept_us: Counter,
     pub(super) marks: Series<Mark, Counter>,
     pub(super) no_policy: Series<NoPolicy, Counter>,
+    pub(super) consulted: Series<Heard, Durations>,
 }
 
 /// Cells by what they count. Locked when a combination is first seen under a configuration, and by a scrape.
@@ -138,6 +139,14 @@ pub(super) struct NoPolicy {
     pub(super) service: Option<Arc<str>>,
 }
 
+/// What an authorization provider said.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Heard {
+    pub(super) provider: Arc<str>,
+    /// `provider-allowed`, `provider-denied` or `provider-unavailable`.
+    pub(super) outcome: Reason,
+}
+
 /// A policy object and rule, as labels.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct PolicyName {
@@ -151,19 +160,31 @@ pub(super) struct PolicyName {
 #[derive(Debug, Default)]
 pub(super) struct TrafficCell {
     pub(super) count: Counter,
-    pub(super) total_us: Counter,
     pub(super) received: Counter,
     pub(super) sent: Counter,
+    pub(super) durations: Durations,
+}
+
+/// How long something took, as a histogram.
+#[derive(Debug, Default)]
+pub(super) struct Durations {
+    pub(super) total_us: Counter,
     pub(super) buckets: [Counter; BUCKETS_US.len() + 1],
+}
+
+impl Durations {
+    fn add(&self, us: u64) {
+        self.total_us.add(us);
+        self.buckets[BUCKETS_US.partition_point(|&bound| bound < us)].add(1);
+    }
 }
 
 impl TrafficCell {
     fn count(&self, record: &Record, elapsed_us: u64) {
         self.count.add(1);
-        self.total_us.add(elapsed_us);
         self.received.add(record.request_bytes);
         self.sent.add(record.response_bytes);
-        self.buckets[BUCKETS_US.partition_point(|&bound| bound < elapsed_us)].add(1);
+        self.durations.add(elapsed_us);
     }
 }
 
@@ -184,6 +205,7 @@ struct Generation {
     traffic: HashMap<TrafficKey, FoundTraffic, foldhash::fast::FixedState>,
     marks: HashMap<MarkKey, Arc<Counter>, foldhash::fast::FixedState>,
     no_policy: HashMap<(Side, usize), FoundNoPolicy, foldhash::fast::FixedState>,
+    consulted: HashMap<(usize, Reason), FoundHeard, foldhash::fast::FixedState>,
 }
 
 type MarkKey = (PolicyRef, Option<(Outcome, Reason)>);
@@ -194,6 +216,14 @@ struct FoundNoPolicy {
     /// Keeps the address in the key from being used for another name.
     #[expect(dead_code, reason = "held, not read")]
     service: Option<Arc<str>>,
+}
+
+#[derive(Debug)]
+struct FoundHeard {
+    durations: Arc<Durations>,
+    /// Keeps the address in the key from being used for another name.
+    #[expect(dead_code, reason = "held, not read")]
+    provider: Arc<str>,
 }
 
 #[derive(Debug)]
@@ -231,6 +261,11 @@ impl Cache {
         if decided_by_nobody(record) {
             generation.no_policy(cells, record).add(1);
         }
+    }
+
+    /// Counts what a provider said, when it did.
+    pub(super) fn consulted(&mut self, cells: &Cells, config: &Arc<ConfigFacts>, consulted: &Consulted) {
+        self.generation(config).consulted(cells, consulted).add(consulted.us.into());
     }
 
     fn generation(&mut self, config: &Arc<ConfigFacts>) -> &mut Generation {
@@ -298,6 +333,22 @@ impl Generation {
             service: service.clone(),
         });
         &found.count
+    }
+}
+
+impl Generation {
+    fn consulted(&mut self, cells: &Cells, consulted: &Consulted) -> &Durations {
+        bound(&mut self.consulted);
+        let Consulted { provider, outcome, .. } = consulted;
+        let found = self.consulted.entry((provider.as_ptr() as usize, *outcome));
+        let found = found.or_insert_with(|| FoundHeard {
+            durations: cells.consulted.cell(
+                Heard { provider: Arc::clone(provider), outcome: *outcome },
+                |labels| Heard { provider: OTHER.into(), ..labels },
+            ),
+            provider: Arc::clone(provider),
+        });
+        &found.durations
     }
 }
 

@@ -13,7 +13,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Unit;
 
-use super::cells::{BUCKETS_US, Cells, Counter, PolicyName, Traffic, TrafficCell, Verdict};
+use super::cells::{BUCKETS_US, Cells, Counter, Durations, PolicyName, Traffic, Verdict};
 use super::coverage::Coverage;
 use super::record::Side;
 use super::status::{self, ConfigStatus};
@@ -31,6 +31,7 @@ impl Collector for Scrape {
         marks(&workers, &mut encoder)?;
         coverage(&Coverage::of(&self.0.config.load(), &workers), &mut encoder)?;
         traffic(&workers, &mut encoder)?;
+        providers(&workers, &mut encoder)?;
         connections(&workers, &mut encoder)?;
         cuts(&workers, &mut encoder)?;
         records(&workers, self.0.losses.records.load(Ordering::Relaxed), &mut encoder)?;
@@ -128,7 +129,7 @@ fn traffic(workers: &[Arc<Cells>], encoder: &mut DescriptorEncoder<'_>) -> fmt::
         }
         if traffic.request {
             requests.add(request_labels(&traffic), cell.count.value());
-            durations.entry(duration_labels(&traffic)).or_default().add(&cell);
+            durations.entry(duration_labels(&traffic)).or_default().add(&cell.durations);
         }
     }
     requests.encode(encoder, "writ_requests", "Requests by route, backend and status code")?;
@@ -137,16 +138,19 @@ fn traffic(workers: &[Arc<Cells>], encoder: &mut DescriptorEncoder<'_>) -> fmt::
         "writ_bytes",
         "Bytes of bodies and tunnels, by direction as seen from the caller's side",
     )?;
-    let mut family = encoder.encode_descriptor(
-        "writ_request_duration",
-        "Time from the first byte of a request to the last of its response",
-        Some(&Unit::Seconds),
-        MetricType::Histogram,
-    )?;
-    for (labels, histogram) in &durations {
-        histogram.encode(family.encode_family(labels)?)?;
+    let help = "Time from the first byte of a request to the last of its response";
+    histograms(encoder, "writ_request_duration", help, &durations)
+}
+
+/// How authorization providers answer.
+fn providers(workers: &[Arc<Cells>], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let mut durations: BTreeMap<Labels, Histogram> = BTreeMap::new();
+    for (heard, cell) in workers.iter().flat_map(|cells| cells.consulted.all()) {
+        let labels = vec![label("provider", &heard.provider), label("outcome", heard.outcome.as_str())];
+        durations.entry(labels).or_default().add(&cell);
     }
-    Ok(())
+    let help = "Time until an authorization provider answered, or was given up, by what it said";
+    histograms(encoder, "writ_provider_duration", help, &durations)
 }
 
 fn connections(workers: &[Arc<Cells>], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -409,13 +413,26 @@ fn gauges(
 #[derive(Default)]
 struct Histogram {
     total_us: u64,
+fn histograms(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &'static str,
+    help: &str,
+    histograms: &BTreeMap<Labels, Histogram>,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+    for (labels, histogram) in histograms {
+        histogram.encode(family.encode_family(labels)?)?;
+    }
+    Ok(())
+}
+
     buckets: [u64; BUCKETS_US.len() + 1],
 }
 
 impl Histogram {
-    fn add(&mut self, cell: &TrafficCell) {
-        self.total_us += cell.total_us.value();
-        for (sum, bucket) in self.buckets.iter_mut().zip(&cell.buckets) {
+    fn add(&mut self, durations: &Durations) {
+        self.total_us += durations.total_us.value();
+        for (sum, bucket) in self.buckets.iter_mut().zip(&durations.buckets) {
             *sum += bucket.value();
         }
     }

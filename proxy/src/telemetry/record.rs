@@ -360,6 +360,12 @@ impl Record {
         ulid::Ulid(self.id).to_string()
     }
 
+    /// Writes down what a provider said, and counts it: a stream may go on for long.
+    pub fn consulted(&mut self, consulted: Consulted) {
+        self.shard.consulted(&self.config, &consulted);
+        self.asked.get_or_insert_default().consulted.push(consulted);
+    }
+
     /// Keeps what is known by now for the `progress` lines, should this record live long. For tunnels and streams, as
     /// soon as they are decided and whenever their counters are worth an update; requests that end soon never need it.
     pub fn checkpoint(&self) {

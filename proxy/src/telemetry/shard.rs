@@ -15,7 +15,7 @@ use super::cells::{Cache, Cells};
 use super::open::OpenRecords;
 use super::options::{ProxyFacts, ProxyFragments, Sample};
 use super::queue::{Batch, Queue};
-use super::record::{ConnectionFacts, Record, Side};
+use super::record::{ConfigFacts, ConnectionFacts, Consulted, Record, Side};
 use super::render;
 use crate::decision::{Outcome, Reason, Stage};
 
@@ -105,6 +105,11 @@ impl Shard {
     /// Counts a connection to this port of the workload that is taken in plaintext.
     pub fn plaintext(&self, port: u16) {
         self.cells.plaintext.cell(port, |_| 0).add(1);
+    }
+
+    /// Counts what a provider said about a request that this configuration decides, and how long that took.
+    pub(super) fn consulted(&self, config: &Arc<ConfigFacts>, consulted: &Consulted) {
+        self.cache.borrow_mut().consulted(&self.cells, config, consulted);
     }
 
     /// Counts a connection that was ended between two requests.

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::super::read::{At, Fields};
 use super::super::text;
-use crate::snapshot::{BodyInCheck, HttpCheck, ProviderPhase, ProviderProtocol, ValueMatch};
+use crate::snapshot::{
+    BodyInCheck, GrpcCheck, HttpCheck, JWT_METADATA, ProviderPhase, ProviderProtocol, ValueMatch,
+};
 
 /// A provider as written.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +61,8 @@ const COMMON: [&str; 7] = [
     "includeRequestBodyInCheck",
     "clearRouteCache",
 ];
+/// Not in Istio's MeshConfig, which can't set them; by the names that they have in Envoy.
+const GRPC_ONLY: [&str; 3] = ["includePeerCertificate", "metadataContextNamespaces", "contextExtensions"];
 const HTTP_ONLY: [&str; 6] = [
     "pathPrefix",
     "includeRequestHeadersInCheck",
@@ -96,7 +100,12 @@ fn provider(at: At<'_>) -> Option<Asked> {
         None => ProviderPhase::default(),
     };
     match (grpc, http) {
-        (Some(grpc), None) => asked(known(grpc, &COMMON)?, phase, |_, _| Some(ProviderProtocol::Grpc)),
+        (Some(grpc), None) => {
+            let names = [&COMMON[..], &GRPC_ONLY].concat();
+            asked(known(grpc, &names)?, phase, |fields, _| {
+                Some(ProviderProtocol::Grpc(grpc_check(fields, phase)?))
+            })
+        }
         (None, Some(http)) => {
             let names = [&COMMON[..], &HTTP_ONLY].concat();
             asked(known(http, &names)?, phase, |fields, callee| {
@@ -212,6 +221,55 @@ fn body(at: At<'_>) -> Option<BodyInCheck> {
     Some(BodyInCheck { max_bytes: max_bytes?, allow_partial: allow_partial?, as_bytes: as_bytes? })
 }
 
+fn grpc_check(fields: Fields<'_>, phase: ProviderPhase) -> Option<GrpcCheck> {
+    let peer_certificate = optional(fields.get("includePeerCertificate"), At::bool, false);
+    let user_claims = match fields.get("metadataContextNamespaces") {
+        Some(at) => namespaces(at, phase),
+        None => Some(false),
+    };
+    let context_extensions = match fields.get("contextExtensions") {
+        Some(at) => context_extensions(at),
+        None => Some(Vec::new()),
+    };
+    Some(GrpcCheck {
+        peer_certificate: peer_certificate?,
+        user_claims: user_claims?,
+        context_extensions: context_extensions?,
+    })
+}
+
+/// Whether the claims of users are among them. There is no other namespace to name.
+fn namespaces(list: At<'_>, phase: ProviderPhase) -> Option<bool> {
+    let read = |at: At<'_>| {
+        let known = at.str()? == JWT_METADATA;
+        if !known {
+            at.error(format!("the only namespace with metadata is {JWT_METADATA}"));
+        }
+        known.then_some(())
+    };
+    let read: Option<Vec<()>> = list.items().map(read).collect();
+    let asked_for = !read?.is_empty();
+    if asked_for && phase == ProviderPhase::BeforeAuthentication {
+        list.warn("stays empty: this provider is asked before the end user is known; see `phase`");
+    }
+    Some(asked_for)
+}
+
+/// The key of our own, under which a provider learns by which policy it is asked.
+const POLICY: &str = "policy";
+
+fn context_extensions(at: At<'_>) -> Option<Vec<(String, String)>> {
+    let read = at.entries().map(|(key, at)| {
+        if key == POLICY {
+            at.error("is set by the proxy: to the policy that asks, as NAMESPACE/NAME");
+            return None;
+        }
+        Some((key.to_owned(), at.str()?.to_owned()))
+    });
+    let read: Vec<_> = read.collect();
+    read.into_iter().collect()
+}
+
 fn http_check(fields: Fields<'_>, callee: &Callee) -> Option<HttpCheck> {
     let names = |field| match fields.get(field) {
         Some(list) => header_patterns(list),
@@ -302,7 +360,8 @@ mod tests {
     fn all_fields() {
         let (providers, found) = providers(
             "[{name: opa, phase: after-authorization, envoyExtAuthzGrpc: {service: infra/opa.infra.svc.cluster.local, port: 9191, timeout: 1.5s, \
-             statusOnError: '503', includeRequestBodyInCheck: {maxRequestBytes: 1024, allowPartialMessage: true, packAsBytes: true}}}, \
+             statusOnError: '503', includeRequestBodyInCheck: {maxRequestBytes: 1024, allowPartialMessage: true, packAsBytes: true}, \
+             includePeerCertificate: true, metadataContextNamespaces: [envoy.filters.http.jwt_authn], contextExtensions: {tier: gold}}}, \
              {name: web, envoyExtAuthzHttp: {service: Auth.example.com, port: 80, pathPrefix: /check/, includeRequestHeadersInCheck: [Cookie, x-a*, '*-b'], \
              includeAdditionalHeadersInCheck: {X-From: mesh}, headersToUpstreamOnAllow: [x-user], headersToDownstreamOnDeny: [set-cookie], headersToDownstreamOnAllow: [x-c]}}, \
              {name: trace, zipkin: {service: z, port: 1}}]",
@@ -314,6 +373,12 @@ mod tests {
         assert_eq!((opa.phase, opa.status_on_error), (ProviderPhase::AfterAuthorization, 503));
         assert_eq!((opa.timeout, opa.fail_open), (Duration::from_millis(1500), false));
         assert_eq!(opa.body, Some(BodyInCheck { max_bytes: 1024, allow_partial: true, as_bytes: true }));
+        let told = GrpcCheck {
+            peer_certificate: true,
+            user_claims: true,
+            context_extensions: vec![("tier".into(), "gold".into())],
+        };
+        assert_eq!(opa.protocol, ProviderProtocol::Grpc(told));
         let web = providers[1].asked.as_ref().unwrap();
         assert_eq!((web.phase, web.timeout), (ProviderPhase::BeforeAuthentication, TIMEOUT));
         let ProviderProtocol::Http(check) = &web.protocol else { panic!() };
@@ -344,6 +409,11 @@ mod tests {
             (grpc(", includeRequestBodyInCheck: {}"), "is required"),
             (grpc(", includeRequestBodyInCheck: {maxRequestBytes: 99999999}"), "out of range"),
             (grpc(", pathPrefix: /x"), "unknown field"),
+            (grpc(", includePeerCertificate: 1"), "true or false"),
+            (grpc(", metadataContextNamespaces: [envoy.filters.http.rbac]"), "the only namespace"),
+            (grpc(", contextExtensions: {policy: a}"), "set by the proxy"),
+            (grpc(", contextExtensions: {a: 1}"), "a string"),
+            (http(", includePeerCertificate: true"), "unknown field"),
             (http(", pathPrefix: x"), "beginning of a path"),
             (http(", headersToUpstreamOnAllow: ['*']"), "not a header name"),
             (http(", headersToUpstreamOnAllow: ['a b']"), "not a header name"),

@@ -387,7 +387,7 @@ fn what_has_begun_is_only_asked_about_by_custom_policies_that_are_others() {
         fail_open: false,
         status_on_error: 403,
         body: None,
-        protocol: ProviderProtocol::Grpc,
+        protocol: ProviderProtocol::Grpc(GrpcCheck::default()),
     };
     // #0 asks by path, #1 by a header; #2, last of all, about users; #3, before there is one, about those who are none.
     let custom = |object, asks, condition: Condition| AuthorizationPolicy {
