@@ -143,6 +143,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
     let candidate = match &settings.candidate {
         Some(source) => {
             let started =
+    telemetry.set_issuers(Arc::clone(&keys));
                 candidate::start(source, &settings.workload, &proxy, issuers.clone(), telemetry.candidate());
             Some(started.context("--candidate")?)
         }

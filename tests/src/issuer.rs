@@ -23,6 +23,7 @@ use crate::Directory;
 /// An issuer on a port of its own, gone when dropped.
 #[derive(Debug)]
 pub struct Issuer {
+    root: Arc<Authority>,
     address: SocketAddr,
     key: SigningKey,
     key_id: String,
@@ -37,12 +38,38 @@ struct Published {
     keys: Mutex<Vec<Value>>,
     /// Answers to `/keys` so far.
     fetches: AtomicUsize,
+    /// What `/keys` answers instead.
+    instead: Mutex<Option<Instead>>,
+}
+
+/// What an issuer's server may do in place of telling its keys.
+#[derive(Debug, Clone)]
+pub enum Instead {
+    /// It sends these bytes.
+    Bytes(Vec<u8>),
+    /// It sends these bytes over and over, for as long as they are taken.
+    Endless(Vec<u8>, Vec<u8>),
+    /// One byte of them at a time, with pauses.
+    Drip(Vec<u8>),
+    /// It breaks the connection off after these bytes.
+    CutAfter(Vec<u8>),
+    /// It says nothing.
+    Hang,
 }
 
 impl Issuer {
     /// An issuer whose first key, `first`, is published.
     pub async fn start(algorithm: Algorithm) -> Self {
-        let authority = Authority::generate("issuer.example", Duration::from_secs(3600)).unwrap();
+        let root = Authority::generate("issuer.example", Duration::from_secs(3600)).unwrap();
+        Self::under(Arc::new(root), algorithm).await
+    }
+
+    /// Another one, for whose server the same root vouches.
+    pub async fn beside(&self) -> Self {
+        Self::under(Arc::clone(&self.root), self.key.algorithm()).await
+    }
+
+    async fn under(authority: Arc<Authority>, algorithm: Algorithm) -> Self {
         let issued = authority.issue(&Profile::server(&["localhost"], Duration::from_secs(3600))).unwrap();
         let config = ServerConfig::builder_with_provider(fips::provider())
             .with_safe_default_protocol_versions()
@@ -75,7 +102,8 @@ impl Issuer {
             })
         };
         let key = SigningKey::generate(algorithm).unwrap();
-        let issuer = Self { address, key, key_id: "first".into(), published, directory, serving };
+        let key_id = "first".into();
+        let issuer = Self { root: authority, address, key, key_id, published, directory, serving };
         issuer.publish();
         issuer
     }
@@ -98,6 +126,11 @@ impl Issuer {
 
     /// Publishes the key that it signs by, beside those before.
     pub fn publish(&self) {
+        self.published.keys.lock().unwrap().push(self.jwk());
+    }
+
+    /// The public half of the key that it signs by.
+    pub fn jwk(&self) -> Value {
         let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         let mut jwk = match self.key.public() {
             PublicNumbers::Rsa(n, e) => json!({"kty": "RSA", "n": encode(&n), "e": encode(&e)}),
@@ -107,12 +140,17 @@ impl Issuer {
             PublicNumbers::Ed25519(x) => json!({"kty": "OKP", "crv": "Ed25519", "x": encode(&x)}),
         };
         jwk["kid"] = self.key_id.as_str().into();
-        self.published.keys.lock().unwrap().push(jwk);
+        jwk
     }
 
     /// How often its keys were asked for.
     pub fn fetches(&self) -> usize {
         self.published.fetches.load(Ordering::Relaxed)
+    }
+
+    /// Answers differently from now on where its keys are asked for.
+    pub fn instead(&self, instead: Instead) {
+        *self.published.instead.lock().unwrap() = Some(instead);
     }
 
     /// It answers no more.
@@ -126,11 +164,19 @@ impl Issuer {
         json!({"iss": self.name(), "sub": "alice", "aud": "ratings", "exp": now + 600, "iat": now})
     }
 
+    /// The header of its tokens.
+    pub fn header(&self) -> Value {
+        json!({"alg": self.key.algorithm().as_str(), "kid": self.key_id, "typ": "JWT"})
+    }
+
     /// Signs claims.
     pub fn token(&self, claims: &Value) -> String {
-        let header = json!({"alg": self.key.algorithm().as_str(), "kid": self.key_id, "typ": "JWT"});
-        let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        let signed = format!("{}.{}", encode(&header), encode(claims));
+        self.sign(&self.header().to_string(), &claims.to_string())
+    }
+
+    /// Signs whatever it is given.
+    pub fn sign(&self, header: &str, payload: &str) -> String {
+        let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
         let signature = self.key.sign(signed.as_bytes()).unwrap();
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
@@ -165,9 +211,45 @@ async fn answer(
     } else {
         let keys = published.keys.lock().unwrap().clone();
         published.fetches.fetch_add(1, Ordering::Relaxed);
+        let instead = published.instead.lock().unwrap().clone();
+        // What it does elsewhere on its server, it does well.
+        if let Some(instead) = instead.filter(|_| !head.starts_with(b"GET /moved ")) {
+            return misbehave(stream, instead).await;
+        }
         json!({ "keys": keys }).to_string()
     };
     let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     stream.write_all(answer.as_bytes()).await?;
     stream.shutdown().await
+}
+
+async fn misbehave(
+    mut stream: tokio_rustls::server::TlsStream<tokio::net::TcpStream>,
+    instead: Instead,
+) -> std::io::Result<()> {
+    match instead {
+        Instead::Bytes(bytes) => {
+            stream.write_all(&bytes).await?;
+            stream.shutdown().await
+        }
+        Instead::Endless(first, bytes) => {
+            stream.write_all(&first).await?;
+            loop {
+                stream.write_all(&bytes).await?;
+            }
+        }
+        Instead::Drip(bytes) => {
+            for byte in bytes {
+                stream.write_all(&[byte]).await?;
+                stream.flush().await?;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            stream.shutdown().await
+        }
+        Instead::CutAfter(bytes) => {
+            stream.write_all(&bytes).await?;
+            stream.flush().await
+        }
+        Instead::Hang => std::future::pending().await,
+    }
 }

@@ -31,7 +31,7 @@ pub use directory::Directory;
 pub use explainer::Explainer;
 pub use h2_client::{H2Client, H2Reply, H2Stream, request};
 pub use h2_frames::H2Frames;
-pub use issuer::Issuer;
+pub use issuer::{Instead, Issuer};
 pub use maker::Maker;
 pub use pki::{Caller, Pki};
 pub use records::{Record, Records};

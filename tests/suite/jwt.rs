@@ -2,6 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fips::jws::Algorithm;
 use serde_json::{Value, json};
 use tests::{App, Client, H2Client, Issuer, Mesh, Record, Reply, Server, World, request};
@@ -146,6 +148,96 @@ async fn each_way_to_fail_has_a_check_and_reason_of_its_own() {
     assert_eq!(inbound.check("user-authorization"), "fail no-allow-matched");
     let considered = inbound.json()["considered"]["policies"][0]["failed"].as_str().unwrap();
     assert_eq!(considered, "from.requestPrincipals: no verified token came along");
+}
+
+/// A token by HMAC with SHA-256 (RFC 2104), which needs nothing but what an issuer publishes.
+fn by_hmac(secret: &[u8], claims: &Value) -> String {
+    let mut key = [0; 64];
+    let hashed = fips::sha256(secret);
+    let secret = if secret.len() > key.len() { &hashed[..] } else { secret };
+    key[..secret.len()].copy_from_slice(secret);
+    let pad = |with: u8, message: &[u8]| fips::sha256(&[&key.map(|byte| byte ^ with)[..], message].concat());
+    let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let header = json!({"alg": "HS256", "kid": "first", "typ": "JWT"});
+    let signed =
+        format!("{}.{}", encode(header.to_string().as_bytes()), encode(claims.to_string().as_bytes()));
+    format!("{signed}.{}", encode(&pad(0x5c, &pad(0x36, signed.as_bytes()))))
+}
+
+#[tokio::test]
+async fn tokens_that_need_no_key_or_bring_their_own_are_nobody_s() {
+    let (app, issuer) = (App::echo().await, Issuer::start(Algorithm::Es256).await);
+    let mesh = mesh(&app, &issuer, "").await;
+    // Its server is one that the proxy would verify.
+    let attacker = issuer.beside().await;
+    let (claims, jwk) = (issuer.claims(), issuer.jwk());
+    let text = claims.to_string();
+    let unsigned =
+        |header: &str| format!("{}.{}.", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(&text));
+    let bringing = |name: &str, value: Value| {
+        let header = with(issuer.header(), name, value);
+        attacker.sign(&header.to_string(), &text)
+    };
+    let point = [&jwk["x"], &jwk["y"]].map(|half| URL_SAFE_NO_PAD.decode(half.as_str().unwrap()).unwrap());
+    for (what, token, why) in [
+        ("none", unsigned(r#"{"alg":"none"}"#), "not an approved"),
+        ("None", unsigned(r#"{"alg":"None","kid":"first"}"#), "not an approved"),
+        ("HMAC by the key as published", by_hmac(jwk.to_string().as_bytes(), &claims), "not an approved"),
+        ("HMAC by the point", by_hmac(&[&[4][..], &point.concat()].concat(), &claims), "not an approved"),
+        ("jwk", bringing("jwk", attacker.jwk()), "made this signature"),
+        ("jku", bringing("jku", format!("{}/keys", attacker.name()).into()), "made this signature"),
+        ("x5u", bringing("x5u", format!("{}/keys", attacker.name()).into()), "made this signature"),
+        ("kid is a path", bringing("kid", "../../../dev/null".into()), "has its kid and alg"),
+        ("kid is a query", bringing("kid", "' UNION SELECT 'x".into()), "has its kid and alg"),
+    ] {
+        let path = format!("/ratings/{}", what.replace([' ', ','], "-"));
+        assert_eq!(get(&mesh, &path, &token).await.status, 401, "{what}");
+        let left = |record: &Record| record.side() == "inbound" && record.path() == path;
+        let record = mesh.record(what, left).await;
+        assert!(record.text("/ended/detail").contains(why), "{what}: {record:?}");
+    }
+    assert_eq!(attacker.fetches(), 0, "what a token points to is not looked at");
+    assert_eq!(app.requests(), 0);
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn tokens_that_could_be_read_in_two_ways_are_not_read() {
+    let (app, issuer) = (App::echo().await, Issuer::start(Algorithm::Es256).await);
+    let mesh = mesh(
+        &app,
+        &issuer,
+        "    fromHeaders: [{name: authorization, prefix: 'Bearer '}]\n    fromParams: [t]",
+    )
+    .await;
+    let (claims, header) = (issuer.claims(), issuer.header().to_string());
+    let twice = format!(r#"{{"sub":"root",{}"#, &claims.to_string()[1..]);
+    let nested = format!(r#"{{"a":{}{},{}"#, "[".repeat(5000), "]".repeat(5000), &claims.to_string()[1..]);
+    let huge = issuer.token(&with(claims.clone(), "x", "y".repeat(40_000)));
+    let bob = issuer.token(&with(claims.clone(), "sub", "bob"));
+    for (path, token, status, why) in [
+        ("/ratings/twice", issuer.sign(&header, &twice), 401, "a name is written twice"),
+        ("/ratings/nested", issuer.sign(&header, &nested), 401, "too deeply"),
+        ("/ratings/huge", huge, 401, "longer than"),
+        ("/ratings/exp", issuer.token(&with(claims.clone(), "exp", "1900000000")), 401, "exp is not a time"),
+        (
+            "/ratings/aud",
+            issuer.token(&with(claims.clone(), "aud", json!({"ratings": 1}))),
+            401,
+            "aud is neither",
+        ),
+        ("/ratings/two", bob, 401, "two tokens that differ"),
+    ] {
+        let target = if path.ends_with("two") { format!("{path}?t={}", issuer.alice()) } else { path.into() };
+        assert_eq!(get(&mesh, &target, &token).await.status, status, "{path}");
+        let record = mesh.record(path, |record| record.side() == "inbound" && record.path() == path).await;
+        assert!(record.text("/ended/detail").contains(why), "{path}: {record:?}");
+    }
+    // More than a head may have is no request to begin with.
+    let reply = get(&mesh, "/ratings/head", &"a".repeat(1 << 20)).await;
+    assert_eq!(reply.status, 431);
+    assert_eq!(app.requests(), 0);
+    mesh.stop().await;
 }
 
 #[tokio::test]

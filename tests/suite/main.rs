@@ -12,6 +12,7 @@ mod explain;
 mod forwarders;
 mod half_open;
 mod handshakes;
+mod hostile_issuers;
 mod http1;
 mod http2;
 mod identity;

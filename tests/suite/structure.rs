@@ -17,8 +17,9 @@ const LAYERS: &[&[&str]] = &[
     &["worker"],
     &["live"],
     &["peer", "upstream", "jwt"],
-    &["generation", "io", "jwks", "memory", "roles", "sample", "tls"],
+    &["generation", "io", "memory", "roles", "sample", "tls"],
     &["telemetry", "tables", "limits"],
+    &["jwks"],
     &["body", "edits", "error", "h1", "identity", "net", "drain"],
     &["decision"],
 ];

@@ -35,6 +35,7 @@ fn route<B>(request: &Request<B>, kind: Kind, state: &AdminState) -> Response<Fu
         ("/metrics" | "/stats/prometheus", Kind::Admin | Kind::Metrics) => metrics(state),
         ("/config", Kind::Admin) => json(StatusCode::OK, &state.telemetry.config().to_json()),
         ("/attestation", Kind::Admin) => json(StatusCode::OK, &(state.attestation)()),
+        ("/jwks", Kind::Admin) => json(StatusCode::OK, &state.telemetry.issuers()),
         ("/coverage", Kind::Admin) => json(StatusCode::OK, &state.telemetry.coverage()),
         ("/candidate", Kind::Admin) => match &state.candidate {
             Some(report) => json(StatusCode::OK, &report()),
@@ -59,6 +60,7 @@ fn index(kind: Kind) -> &'static str {
              /metrics      OpenMetrics\n\
              /config       version and digests in force, and what became of each resource\n\
              /attestation  what crypto this process runs\n\
+             /jwks         keys of the issuers of tokens: how many, since when, and why not newer ones\n\
              /coverage     rules that nothing met, and what no policy decided\n\
              /candidate    what the configuration of --candidate would change of a sample of the traffic\n\
              /explain?..   the record that the request described would leave\n"

@@ -12,7 +12,7 @@ use std::time::Duration;
 /// Flags of `writ admin`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// What to ask for: /ready, /live, /metrics, /config, /attestation, /coverage, /candidate, /explain?..; / lists them.
+    /// What to ask for: /ready, /live, /metrics, /config, /attestation, /jwks, /coverage, /candidate, /explain?..; / lists them.
     #[arg(value_name = "URL-PATH", default_value = "/")]
     path: UrlPath,
     /// Where the proxy's admin listener is: a port (on loopback), ADDRESS:PORT or unix:PATH.

@@ -4,12 +4,14 @@
 //! can't be fetched leaves the last good set in use: an issuer that is down takes nobody down with it.
 
 mod fetch;
+mod status;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use control_client::jwks::KeySet;
@@ -17,6 +19,8 @@ use control_client::snapshot::RemoteKeys;
 use foldhash::fast::RandomState;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
+
+pub use status::{Failure, Problem, Status};
 
 use fetch::Fetcher;
 
@@ -52,9 +56,15 @@ struct Cell {
     source: RemoteKeys,
     keys: ArcSwapOption<KeySet>,
     /// Why the last fetch failed.
-    problem: ArcSwapOption<String>,
+    problem: ArcSwapOption<Problem>,
     /// Fetches that have ended.
     ended: watch::Sender<u64>,
+    /// Those that brought a set.
+    fetches: AtomicU64,
+    /// Those that did not, as [`Failure::ALL`] lists them.
+    failures: [AtomicU64; Failure::ALL.len()],
+    /// Seconds since the epoch at the end of the last that brought one; 0: none.
+    fetched: AtomicU64,
     fetching: AtomicBool,
     wanted: Notify,
     /// Milliseconds from the store's start, and one, to the last call for a fetch out of turn; 0: none.
@@ -104,8 +114,21 @@ impl Store {
     }
 
     /// Why the last fetch of a set failed, if it did.
-    pub fn problem(&self, source: &RemoteKeys) -> Option<Arc<String>> {
+    pub fn problem(&self, source: &RemoteKeys) -> Option<Arc<Problem>> {
         self.sets.load().get(source)?.problem.load_full()
+    }
+
+    /// How every set stands, by where it is from.
+    pub fn status(&self) -> Vec<Status> {
+        let sets = self.sets.load();
+        let mut all: Vec<_> = sets.values().map(|cell| cell.status()).collect();
+        all.sort_by(|a, b| a.source.cmp(&b.source));
+        all
+    }
+
+    /// The same, as `/jwks` shows it.
+    pub fn to_json(&self) -> serde_json::Value {
+        self.status().iter().map(Status::to_json).collect()
     }
 
     /// A key is wanted that a set does not have. `None`: its issuer was asked a short while ago.
@@ -183,8 +206,10 @@ impl Store {
             Ok(keys) => cell.take(keys),
             Err(problem) => {
                 let kept = if cell.keys.load().is_some() { "; the last good ones stay in use" } else { "" };
-                tracing::warn!(keys = %cell.source.location, "keys of an issuer not fetched: {problem}{kept}");
-                cell.problem.store(Some(Arc::new(problem)));
+                let Problem { failure, detail } = &problem;
+                let failure = failure.as_str();
+                tracing::warn!(keys = %cell.source.location, failure, "keys of an issuer not fetched: {detail}{kept}");
+                cell.failed(problem);
             }
         }
         cell.fetching.store(false, Ordering::Release);
@@ -200,6 +225,9 @@ impl Cell {
             keys: ArcSwapOption::empty(),
             problem: ArcSwapOption::empty(),
             ended: watch::Sender::new(0),
+            fetches: AtomicU64::new(0),
+            failures: std::array::from_fn(|_| AtomicU64::new(0)),
+            fetched: AtomicU64::new(0),
             fetching: AtomicBool::new(false),
             wanted: Notify::new(),
             called: AtomicU64::new(0),
@@ -209,6 +237,9 @@ impl Cell {
     /// The same set again is no other one: tokens that it verified need not be verified again.
     fn take(&self, keys: KeySet) {
         self.problem.store(None);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.fetched.store(now.as_secs(), Ordering::Relaxed);
+        self.fetches.fetch_add(1, Ordering::Relaxed);
         if self.keys.load().as_deref() != Some(&keys) {
             tracing::info!(keys = %self.source.location, number = keys.len(), "keys of an issuer are new");
             for why in &keys.left_out {
@@ -216,5 +247,33 @@ impl Cell {
             }
             self.keys.store(Some(Arc::new(keys)));
         }
+    }
+
+    fn failed(&self, problem: Problem) {
+        let at = Failure::ALL.iter().position(|each| *each == problem.failure);
+        if let Some(count) = at.and_then(|at| self.failures.get(at)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        self.problem.store(Some(Arc::new(problem)));
+    }
+
+    fn status(&self) -> Status {
+        let keys = self.keys.load();
+        let fetched = Some(self.fetched.load(Ordering::Relaxed)).filter(|seconds| *seconds != 0);
+        Status {
+            source: self.source.location.to_string(),
+            keys: keys.as_ref().map_or(0, |keys| keys.len()),
+            left_out: keys.as_ref().map(|keys| keys.left_out.clone()).unwrap_or_default(),
+            fetched: fetched.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds)),
+            fetches: self.fetches.load(Ordering::Relaxed),
+            failures: self.failures.each_ref().map(|count| count.load(Ordering::Relaxed)),
+            problem: self.problem.load().as_deref().cloned(),
+        }
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("sets", &self.status()).finish_non_exhaustive()
     }
 }

@@ -176,7 +176,7 @@ impl Tokens {
             Some(refetch) => Failure::Asking(refetch),
             None if some_keys => Failure::Invalid("no key of its issuer has its kid and alg".into()),
             None => Failure::Invalid(match self.keys.problem(source) {
-                Some(problem) => format!("its issuer's keys are not there: {problem}").into(),
+                Some(problem) => format!("its issuer's keys are not there: {}", problem.detail).into(),
                 None => "its issuer's keys are not there yet".into(),
             }),
         }

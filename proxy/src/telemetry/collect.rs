@@ -42,6 +42,9 @@ impl Collector for Scrape {
         if let Some(identity) = self.0.identity.get() {
             super::identity::encode(&identity.status(), SystemTime::now(), &mut encoder)?;
         }
+        if let Some(issuers) = self.0.issuers.get() {
+            super::issuers::encode(&issuers.status(), &mut encoder)?;
+        }
         build(&mut encoder)?;
         crypto(&mut encoder)
     }
@@ -410,9 +413,6 @@ fn gauges(
     Ok(())
 }
 
-#[derive(Default)]
-struct Histogram {
-    total_us: u64,
 fn histograms(
     encoder: &mut DescriptorEncoder<'_>,
     name: &'static str,
@@ -426,6 +426,9 @@ fn histograms(
     Ok(())
 }
 
+#[derive(Default)]
+struct Histogram {
+    total_us: u64,
     buckets: [u64; BUCKETS_US.len() + 1],
 }
 

@@ -9,6 +9,7 @@ mod collect;
 mod coverage;
 mod fragments;
 mod identity;
+mod issuers;
 mod json;
 mod open;
 mod options;
@@ -47,6 +48,7 @@ pub use self::shard::{ConnectionGuard, Shard};
 pub use self::status::ConfigStatus;
 use self::writer::Losses;
 use crate::identity::Identity;
+use crate::jwks;
 
 /// What all workers' telemetry comes together in.
 #[derive(Debug)]
@@ -70,6 +72,8 @@ struct Shared {
     /// The proxy's own; a scrape asks it how it stands.
     identity: OnceLock<Arc<Identity>>,
 }
+    /// Keys of the issuers of tokens; likewise.
+    issuers: OnceLock<Arc<jwks::Store>>,
 
 /// Of what was decided, how a sample would have come out under the candidate configuration.
 #[derive(Debug, Default)]
@@ -153,6 +157,16 @@ impl Telemetry {
 
     /// The configuration in force.
     pub fn config(&self) -> Arc<ConfigStatus> {
+    /// Whose keys the metrics tell of from now on; the first one stays.
+    pub fn set_issuers(&self, keys: Arc<jwks::Store>) {
+        let _ = self.shared.issuers.set(keys);
+    }
+
+    /// How the keys of issuers stand: what `/jwks` says.
+    pub fn issuers(&self) -> serde_json::Value {
+        self.shared.issuers.get().map_or_else(|| serde_json::json!([]), |keys| keys.to_json())
+    }
+
         self.shared.config.load_full()
     }
 
