@@ -32,7 +32,7 @@ use crate::net::OwnListeners;
 use crate::reload;
 use crate::roles::{self, Forward, Listener, Open, Role};
 use crate::sample::Samples;
-use crate::telemetry::{self, ProxyFacts, Telemetry};
+use crate::telemetry::{self, ProxyFacts, Record, Telemetry};
 use crate::tls::{ClientTls, ServerTls};
 use crate::upstream::{self, Registry, Upstream};
 use crate::worker::{Deadlines, Worker};
@@ -74,6 +74,8 @@ pub struct Settings {
     pub record: telemetry::Sink,
     /// Which share of them.
     pub sample: telemetry::Sample,
+    /// Age at which the record of what is still open says so, and how often it says so again.
+    pub progress: Duration,
     /// `SO_MARK` of the proxy's own sockets.
     pub mark: Option<u32>,
     /// Deadline of a graceful stop.
@@ -137,13 +139,14 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         proxy: proxy.clone(),
         sink: settings.record.clone(),
         sample: settings.sample,
+        progress: settings.progress,
     })
     .context("can't open the record sink")?;
     telemetry.set_config(status);
+    telemetry.set_issuers(Arc::clone(&keys));
     let candidate = match &settings.candidate {
         Some(source) => {
             let started =
-    telemetry.set_issuers(Arc::clone(&keys));
                 candidate::start(source, &settings.workload, &proxy, issuers.clone(), telemetry.candidate());
             Some(started.context("--candidate")?)
         }
@@ -418,7 +421,9 @@ impl Shared {
         let local = LocalSet::new();
         local.block_on(runtime, async {
             let worker = self.worker();
-            let shard = tokio::task::spawn_local(Rc::clone(&worker.shard).run());
+            let live = Rc::clone(&worker.live);
+            let look = move |place: usize, show: &mut dyn FnMut(&Record)| live.look(place, show);
+            let shard = tokio::task::spawn_local(Rc::clone(&worker.shard).run(look));
             let serve = self.server(Rc::clone(&worker));
             tokio::task::spawn_local({
                 let (mut phase, signal) = (self.drain.watch(), worker.draining.clone());

@@ -25,7 +25,7 @@ use crate::drain::{DrainSignal, DrainWatch};
 use crate::generation::Held;
 use crate::identity::{Identity, Proof};
 use crate::peer::Peer;
-use crate::telemetry::Shard;
+use crate::telemetry::{Record, Shard};
 use crate::upstream::Upstream;
 
 /// What is open on one worker.
@@ -141,6 +141,13 @@ impl Live {
             // A clock that was set back makes nobody another.
             Ok(()) | Err(Reason::NotYetValid) => None,
             Err(reason) => Some(reason),
+        }
+    }
+
+    /// Shows the record that lies at a place, if one does.
+    pub fn look(&self, place: usize, show: &mut dyn FnMut(&Record)) {
+        if let Some(record) = self.places.borrow().get(place).and_then(Slot::record) {
+            show(record);
         }
     }
 

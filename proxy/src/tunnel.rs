@@ -19,7 +19,6 @@ where
 {
     let transferred = Rc::<Transferred>::default();
     record.tunnelled = Some(Rc::clone(&transferred));
-    record.checkpoint();
     place.hold(record);
     let copy = Copy::new(client, server, transferred, Some(idle));
     if let Ok(ended) = place.during(copy).await

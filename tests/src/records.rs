@@ -208,13 +208,27 @@ impl Gathering {
 
     /// The first record that is as asked, as soon as it is there.
     pub(crate) async fn wait_for(&self, what: &str, asked: impl Fn(&Record) -> bool) -> Record {
+        self.first(what, parse, asked).await
+    }
+
+    /// The same of the lines that say "still here".
+    pub(crate) async fn wait_for_progress(&self, what: &str, asked: impl Fn(&Record) -> bool) -> Record {
+        self.first(what, |line| progress(json(line)), asked).await
+    }
+
+    async fn first(
+        &self,
+        what: &str,
+        read: impl Fn(&str) -> Option<Record>,
+        asked: impl Fn(&Record) -> bool,
+    ) -> Record {
         let mut count = self.count.clone();
         let mut looked_at = 0;
         soon(what, async {
             loop {
                 let lines = self.lines.lock().unwrap()[looked_at..].to_vec();
                 looked_at += lines.len();
-                if let Some(found) = lines.iter().filter_map(|line| parse(line)).find(&asked) {
+                if let Some(found) = lines.iter().filter_map(|line| read(line)).find(&asked) {
                     return found;
                 }
                 count.wait_for(|&count| count > looked_at).await.expect("no more records come");
@@ -233,8 +247,16 @@ impl Gathering {
 
 /// The record of a line. Lines that say "still here" are not records.
 fn parse(line: &str) -> Option<Record> {
-    let value: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("not JSON: {error}: {line}"));
+    let value = json(line);
     value.get("progress").is_none().then_some(Record(value))
+}
+
+fn progress(value: Value) -> Option<Record> {
+    value.get("progress").is_some().then_some(Record(value))
+}
+
+fn json(line: &str) -> Value {
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("not JSON: {error}: {line}"))
 }
 
 /// Every record that a mesh left.

@@ -9,7 +9,7 @@ use control_client::Workload;
 use proxy::app::{self, Running, Settings};
 use proxy::identity;
 use proxy::roles::{Forward, Open, Role};
-use proxy::telemetry::{Sample, Sink};
+use proxy::telemetry::{DEFAULT_PROGRESS, Sample, Sink};
 use proxy::worker::Deadlines;
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -26,6 +26,7 @@ pub struct World {
     issuer_ca: Option<PathBuf>,
     deadlines: Deadlines,
     drain: Duration,
+    progress: Duration,
     workers: usize,
     tap: Option<Tap>,
     files: bool,
@@ -48,6 +49,7 @@ impl World {
             issuer_ca: None,
             deadlines: Deadlines::default(),
             drain: Duration::ZERO,
+            progress: DEFAULT_PROGRESS,
             workers: 1,
             tap: None,
             files: false,
@@ -90,6 +92,11 @@ impl World {
     /// With so much time to stop.
     pub fn drain(self, drain: Duration) -> Self {
         Self { drain, ..self }
+    }
+
+    /// With `progress` lines of what is so old.
+    pub fn progress(self, progress: Duration) -> Self {
+        Self { progress, ..self }
     }
 
     /// With so many data threads a proxy.
@@ -194,6 +201,7 @@ impl World {
             workers: self.workers,
             record: Sink::Channel(records),
             sample: Sample::ALL,
+            progress: self.progress,
             mark: None,
             drain: self.drain,
             lame_duck: Duration::ZERO,
@@ -393,6 +401,11 @@ impl Mesh {
     /// The first record that is as asked, as soon as it is there.
     pub async fn record(&self, what: &str, asked: impl Fn(&Record) -> bool) -> Record {
         self.records.as_ref().unwrap().wait_for(what, asked).await
+    }
+
+    /// The first `progress` line that is as asked, likewise.
+    pub async fn progress(&self, what: &str, asked: impl Fn(&Record) -> bool) -> Record {
+        self.records.as_ref().unwrap().wait_for_progress(what, asked).await
     }
 
     /// Stops all proxies and gives every record that they left.

@@ -1,6 +1,8 @@
 //! Exactly one record for each request and connection, whatever happens to it, saying where and why it ended.
 
-use tests::{App, Client, Mesh, Record, Records, Server, World};
+use std::time::Duration;
+
+use tests::{App, Client, H2Client, Mesh, Record, Records, Server, World, request};
 use tokio::io::AsyncWriteExt as _;
 
 async fn ratings(app: &App) -> Mesh {
@@ -226,4 +228,46 @@ async fn tunnels_that_break_off() {
         assert_eq!((record.number("/request/bytes"), record.number("/response/bytes")), (sent, 5));
         assert_eq!(mesh.stop().await.all().len(), 1);
     }
+}
+
+#[tokio::test]
+async fn what_goes_on_for_long_says_so_with_its_bytes_so_far() {
+    let (app, silent) = (App::streaming().await, App::silent().await);
+    let mesh = World::new()
+        .server(Server::new("ratings", &app))
+        .server(Server::new("reviews", &silent))
+        .progress(Duration::from_millis(300))
+        .start()
+        .await;
+    let client = H2Client::connect(mesh.entrance).await;
+    let mut stream = client.open(request("POST", "/long", ())).await;
+    let mut id = None;
+    for (word, bytes) in [("one", 3), ("three", 8)] {
+        stream.send(word).await;
+        assert_eq!(stream.data().await.unwrap(), word);
+        for side in ["outbound", "inbound"] {
+            let so_far = |record: &Record| {
+                (record.side(), record.path()) == (side, "/long") && record.number("/response/bytes") == bytes
+            };
+            let progress = mesh.progress("a progress line", so_far).await;
+            assert_eq!(progress.number("/request/bytes"), bytes, "{progress:?}");
+            assert_eq!(progress.status(), 200, "{progress:?}");
+            assert!(progress.number("/progress/total_us") >= 300_000, "{progress:?}");
+            assert!(progress.decision().starts_with("allow"), "{progress:?}");
+            if side == "inbound" {
+                assert_eq!(*id.get_or_insert(progress.id().to_owned()), progress.id());
+            }
+        }
+    }
+    // What has no answer yet says what it asks, and how much of it came.
+    let mut slow = mesh.client().await;
+    slow.send("POST /slow HTTP/1.1\r\nHost: reviews:9080\r\nContent-Length: 100\r\n\r\n0123456789").await;
+    let unanswered = |record: &Record| record.path() == "/slow" && record.number("/request/bytes") == 10;
+    let progress = mesh.progress("a progress line", unanswered).await;
+    assert_eq!(progress.text("/request/method"), "POST", "{progress:?}");
+    stream.finish();
+    assert!(!stream.is_reset().await);
+    drop(slow);
+    let records = mesh.stop().await;
+    assert_eq!(records.of("inbound", "/long").id(), id.unwrap());
 }

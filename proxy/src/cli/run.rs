@@ -82,6 +82,15 @@ pub struct Args {
     /// Share of the records to keep, from 0 to 1; refusals are always kept.
     #[arg(long, env = "WRIT_RECORD_SAMPLE", value_name = "SHARE", default_value = "1")]
     record_sample: Sample,
+    /// Age at which a request or tunnel that goes on leaves a `progress` line, and how often it leaves another.
+    #[arg(
+        long,
+        env = "WRIT_RECORD_PROGRESS",
+        value_name = "DURATION",
+        default_value = "60s",
+        value_parser = progress
+    )]
+    record_progress: Duration,
     /// SO_MARK of the proxy's own connections, for `intercept --mark`; decimal or 0x..
     #[arg(long, env = "WRIT_MARK", value_name = "MARK", value_parser = super::intercept::mark)]
     mark: Option<u32>,
@@ -205,6 +214,7 @@ impl Args {
             workers: self.workers.map_or(default, usize::from),
             record: self.record,
             sample: self.record_sample,
+            progress: self.record_progress,
             mark: self.mark,
             drain: self.drain,
             lame_duck: self.lame_duck,
@@ -243,6 +253,12 @@ pub fn workload(
 pub fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
     Ok((key.into(), value.into()))
+}
+
+/// A duration in which something can happen.
+fn progress(text: &str) -> Result<Duration, String> {
+    let duration = duration(text)?;
+    if duration < Duration::from_secs(1) { Err("at least 1s".into()) } else { Ok(duration) }
 }
 
 /// `25s`, `500ms`, `2m`, `1h`.

@@ -103,6 +103,7 @@ impl Line {
             let grpc = reply::is_grpc(request.headers());
             let head = request.method() == Method::HEAD;
             record.upload = counted(request.body_mut(), stream);
+            record.begun();
             let (mut response, place) = match self.forward(&held, &mut request, &mut record).await {
                 Ok((response, place)) => (response, Some(place)),
                 Err(reject) => (refused(&reject, grpc, &mut record), None),

@@ -148,6 +148,7 @@ impl Place {
 
     /// Leaves the record here, so that it is written when its request is ended, whoever serves it then.
     pub fn hold(&self, record: Box<Record>) {
+        record.lies_at(self.key);
         self.with_slot(|slot| slot.record = Some(record));
     }
 
@@ -211,6 +212,10 @@ impl Slot {
 
     pub(super) fn is_ended(&self) -> bool {
         self.ended.is_some()
+    }
+
+    pub(super) fn record(&self) -> Option<&Record> {
+        self.record.as_deref()
     }
 
     /// Whether either end of it is no longer believed.

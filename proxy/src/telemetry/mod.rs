@@ -38,13 +38,13 @@ use self::collect::Scrape;
 use self::coverage::Coverage;
 pub use self::fragments::{ConfigFragment, ConnectionFragments};
 use self::options::ProxyFragments;
-pub use self::options::{Options, ProxyFacts, Sample, Sink};
+pub use self::options::{DEFAULT_PROGRESS, Options, ProxyFacts, Sample, Sink};
 use self::queue::Queue;
 pub use self::record::{
     Asked, Attempt, CertificateEvidence, ConfigFacts, ConnectionFacts, Consulted, Cut, Marks, Record, Side,
     TlsEvidence, Upload, UserEvidence,
 };
-pub use self::shard::{ConnectionGuard, Shard};
+pub use self::shard::{ConnectionGuard, Look, Shard};
 pub use self::status::ConfigStatus;
 use self::writer::Losses;
 use crate::identity::Identity;
@@ -55,6 +55,7 @@ use crate::jwks;
 pub struct Telemetry {
     proxy: ProxyFragments,
     sample: Sample,
+    progress: Duration,
     /// `None`: records go nowhere.
     queue: Option<Arc<Queue>>,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -71,9 +72,9 @@ struct Shared {
     candidate: OnceLock<Arc<CandidateCounts>>,
     /// The proxy's own; a scrape asks it how it stands.
     identity: OnceLock<Arc<Identity>>,
-}
     /// Keys of the issuers of tokens; likewise.
     issuers: OnceLock<Arc<jwks::Store>>,
+}
 
 /// Of what was decided, how a sample would have come out under the candidate configuration.
 #[derive(Debug, Default)]
@@ -110,6 +111,7 @@ impl Telemetry {
         Ok(Arc::new(Self {
             proxy: ProxyFragments::new(&options.proxy),
             sample: options.sample,
+            progress: options.progress,
             queue: writer.is_some().then_some(queue),
             writer: Mutex::new(writer),
             shared,
@@ -121,7 +123,7 @@ impl Telemetry {
     pub fn shard(&self) -> Rc<Shard> {
         let cells = Arc::<Cells>::default();
         self.shared.workers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&cells));
-        Shard::new(self.proxy.clone(), self.sample, self.queue.clone(), cells)
+        Shard::new(self.proxy.clone(), self.sample, self.queue.clone(), cells, self.progress)
     }
 
     /// All metrics, as OpenMetrics text ([`METRICS_CONTENT_TYPE`]).
@@ -155,8 +157,6 @@ impl Telemetry {
         let _ = self.shared.identity.set(identity);
     }
 
-    /// The configuration in force.
-    pub fn config(&self) -> Arc<ConfigStatus> {
     /// Whose keys the metrics tell of from now on; the first one stays.
     pub fn set_issuers(&self, keys: Arc<jwks::Store>) {
         let _ = self.shared.issuers.set(keys);
@@ -167,6 +167,8 @@ impl Telemetry {
         self.shared.issuers.get().map_or_else(|| serde_json::json!([]), |keys| keys.to_json())
     }
 
+    /// The configuration in force.
+    pub fn config(&self) -> Arc<ConfigStatus> {
         self.shared.config.load_full()
     }
 

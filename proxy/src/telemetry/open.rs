@@ -3,30 +3,61 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
+use http::Method;
+
 use super::options::ProxyFragments;
-use super::record::ConnectionFacts;
+use super::record::{ConnectionFacts, Record, Upload};
 use super::render;
 
 /// Open records by slot. A record pays one write at its start and one at its end.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct OpenRecords {
+    /// Age at which a record says that it is still there, and how often it says so again.
+    interval: Duration,
     slots: Vec<Option<OpenRecord>>,
     free: Vec<u32>,
 }
 
-/// What is known of a record that is still open: the record itself is its request's alone.
+/// What is known of a record that is still open: the record itself is its request's alone, until it lies at a place.
 #[derive(Debug)]
 pub(super) struct OpenRecord {
-    id: u128,
+    pub(super) id: u128,
     time: SystemTime,
     started: Instant,
     connection: Rc<ConnectionFacts>,
     due: Instant,
-    /// The line as of the last checkpoint, without its end.
-    head: Option<Box<[u8]>>,
+    request: Option<Begun>,
+    /// Where the record lies.
+    pub(super) place: Option<usize>,
+}
+
+/// A request that has no answer yet. Shared with its record.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub(super) protocol: &'static str,
+    pub(super) method: Option<Method>,
+    pub(super) authority: Option<Rc<str>>,
+    pub(super) path: Option<Rc<str>>,
+    pub(super) upload: Option<Rc<Upload>>,
+}
+
+impl Begun {
+    pub(super) fn of(record: &Record) -> Self {
+        Self {
+            protocol: record.protocol,
+            method: record.method.clone(),
+            authority: record.authority.clone(),
+            path: record.path.clone(),
+            upload: record.upload.clone(),
+        }
+    }
 }
 
 impl OpenRecords {
+    pub(super) fn new(interval: Duration) -> Self {
+        Self { interval, slots: Vec::new(), free: Vec::new() }
+    }
+
     pub(super) fn insert(
         &mut self,
         id: u128,
@@ -34,9 +65,8 @@ impl OpenRecords {
         started: Instant,
         connection: &Rc<ConnectionFacts>,
     ) -> u32 {
-        let due = started + PROGRESS_INTERVAL;
-        let record =
-            Some(OpenRecord { id, time, started, connection: Rc::clone(connection), due, head: None });
+        let (connection, due) = (Rc::clone(connection), started + self.interval);
+        let record = Some(OpenRecord { id, time, started, connection, due, request: None, place: None });
         if let Some(slot) = self.free.pop() {
             self.slots[slot as usize] = record;
             return slot;
@@ -50,9 +80,15 @@ impl OpenRecords {
         self.free.push(slot);
     }
 
-    pub(super) fn checkpoint(&mut self, slot: u32, head: Box<[u8]>) {
+    pub(super) fn begun(&mut self, slot: u32, request: Begun) {
         if let Some(record) = &mut self.slots[slot as usize] {
-            record.head = Some(head);
+            record.request = Some(request);
+        }
+    }
+
+    pub(super) fn lies_at(&mut self, slot: u32, place: usize) {
+        if let Some(record) = &mut self.slots[slot as usize] {
+            record.place = Some(place);
         }
     }
 
@@ -60,7 +96,7 @@ impl OpenRecords {
     pub(super) fn overdue(&mut self, now: Instant, mut show: impl FnMut(&OpenRecord)) {
         for record in self.slots.iter_mut().flatten() {
             if record.due <= now {
-                record.due = now + PROGRESS_INTERVAL;
+                record.due = now + self.interval;
                 show(record);
             }
         }
@@ -68,15 +104,12 @@ impl OpenRecords {
 }
 
 impl OpenRecord {
-    /// Its `progress` line.
+    /// Its `progress` line, where the record is out of reach.
     pub(super) fn render(&self, now: Instant, proxy: &ProxyFragments, out: &mut Vec<u8>) {
-        match &self.head {
-            Some(head) => out.extend_from_slice(head),
-            None => render::bare_progress_head(self.id, self.time, &self.connection, proxy, out),
+        render::bare_progress_head(self.id, self.time, &self.connection, proxy, out);
+        if let Some(request) = &self.request {
+            render::begun(request, out);
         }
         render::progress_tail(self.started, now, out);
     }
 }
-
-/// Age at which a record says that it is still there, and how often it says so again.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(60);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -17,14 +18,19 @@ pub struct Options {
     pub sink: Sink,
     /// Which share of them.
     pub sample: Sample,
+    /// Age at which one that is still open says so, and how often it says so again.
+    pub progress: Duration,
 }
 
 impl Options {
     /// Every record of `proxy` to `sink`.
     pub fn new(proxy: ProxyFacts, sink: Sink) -> Self {
-        Self { proxy, sink, sample: Sample::ALL }
+        Self { proxy, sink, sample: Sample::ALL, progress: DEFAULT_PROGRESS }
     }
 }
+
+/// Default of [`Options::progress`].
+pub const DEFAULT_PROGRESS: Duration = Duration::from_secs(60);
 
 /// Who this proxy is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

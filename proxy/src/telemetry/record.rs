@@ -366,10 +366,14 @@ impl Record {
         self.asked.get_or_insert_default().consulted.push(consulted);
     }
 
-    /// Keeps what is known by now for the `progress` lines, should this record live long. For tunnels and streams, as
-    /// soon as they are decided and whenever their counters are worth an update; requests that end soon never need it.
-    pub fn checkpoint(&self) {
-        self.shard.checkpoint(self);
+    /// What is asked is known: for its `progress` lines until it lies at a place.
+    pub fn begun(&self) {
+        self.shard.begun(self);
+    }
+
+    /// Where it lies from now on: there its `progress` lines find it.
+    pub fn lies_at(&self, place: usize) {
+        self.shard.lies_at(self, place);
     }
 
     /// Forgets the record: what it was begun for turned out to be the beginning of something else.

@@ -3,8 +3,11 @@
 
 use std::time::{Instant, SystemTime};
 
+use http::Method;
+
 use super::fragments::{self, IDENTITY_LIMIT, NAME_LIMIT};
 use super::json;
+use super::open::Begun;
 use super::options::ProxyFragments;
 use super::record::{Asked, Attempt, ConnectionFacts, Consulted, Cut, Marks, Record, Side};
 use crate::decision::{Check, Objects, Outcome, PolicyRef, Reason, Shadow};
@@ -26,15 +29,14 @@ pub(super) fn text(record: &Record, proxy: &ProxyFragments) -> String {
     json::into_text(out)
 }
 
-/// A line that says "still here", up to its counters: what a checkpoint keeps.
-pub(super) fn progress_head(record: &Record, proxy: &ProxyFragments) -> Box<[u8]> {
-    let mut out = Vec::with_capacity(2048);
-    head(record, proxy, &mut out);
-    decision(record, &mut out);
-    out.into()
+/// A line that says "still here", with what is decided and the bytes so far.
+pub(super) fn progress(record: &Record, now: Instant, proxy: &ProxyFragments, out: &mut Vec<u8>) {
+    head(record, proxy, out);
+    decision(record, out);
+    progress_tail(record.started, now, out);
 }
 
-/// The same for a record without checkpoint, from what is known of every record.
+/// The beginning of one for a record that is out of reach, from what is known of every record.
 pub(super) fn bare_progress_head(
     id: u128,
     time: SystemTime,
@@ -87,28 +89,49 @@ fn identity(id: u128, time: SystemTime, out: &mut Vec<u8>) {
     json::ulid(out, id);
 }
 
-fn request(record: &Record, out: &mut Vec<u8>) {
+/// The request of such a record.
+pub(super) fn begun(request: &Begun, out: &mut Vec<u8>) {
+    let Begun { protocol, method, authority, path, upload } = request;
+    asked_for(protocol, method.as_ref(), authority.as_deref(), path.as_deref(), out);
+    json::raw(out, r#""bytes":"#);
+    json::number(out, upload.as_ref().map_or(0, |upload| upload.bytes.get()));
+    json::raw(out, "}");
+}
+
+/// The request, as far as it was asked.
+fn asked_for(
+    protocol: &str,
+    method: Option<&Method>,
+    authority: Option<&str>,
+    path: Option<&str>,
+    out: &mut Vec<u8>,
+) {
     json::raw(out, r#","request":{"#);
-    if !record.protocol.is_empty() {
+    if !protocol.is_empty() {
         json::raw(out, r#""protocol":"#);
-        json::string(out, record.protocol);
+        json::string(out, protocol);
         json::raw(out, ",");
     }
-    if let Some(method) = &record.method {
+    if let Some(method) = method {
         json::raw(out, r#""method":"#);
         json::bounded_string(out, method.as_str(), NAME_LIMIT);
         json::raw(out, ",");
     }
-    if let Some(authority) = &record.authority {
+    if let Some(authority) = authority {
         json::raw(out, r#""authority":"#);
         json::bounded_string(out, authority, NAME_LIMIT);
         json::raw(out, ",");
     }
-    if let Some(path) = &record.path {
+    if let Some(path) = path {
         json::raw(out, r#""path":"#);
         json::bounded_string(out, path, PATH_LIMIT);
         json::raw(out, ",");
     }
+}
+
+fn request(record: &Record, out: &mut Vec<u8>) {
+    let Record { protocol, method, authority, path, .. } = record;
+    asked_for(protocol, method.as_ref(), authority.as_deref(), path.as_deref(), out);
     if let Some(remote) = &record.remote {
         json::raw(out, r#""remote":"#);
         json::string(out, &remote.to_string());

@@ -12,8 +12,8 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::Notify;
 
 use super::cells::{Cache, Cells};
-use super::open::OpenRecords;
-use super::options::{ProxyFacts, ProxyFragments, Sample};
+use super::open::{Begun, OpenRecords};
+use super::options::{DEFAULT_PROGRESS, ProxyFacts, ProxyFragments, Sample};
 use super::queue::{Batch, Queue};
 use super::record::{ConfigFacts, ConnectionFacts, Consulted, Record, Side};
 use super::render;
@@ -29,6 +29,8 @@ pub struct Shard {
     cache: RefCell<Cache>,
     random: RefCell<SmallRng>,
     lines: RefCell<Batch>,
+    /// Age of a record at which it says that it is still there.
+    progress: Duration,
     open: RefCell<OpenRecords>,
     /// Wakes the flushing half of [`Shard::run`] when it sleeps for lack of lines.
     wake: Notify,
@@ -42,6 +44,7 @@ impl Shard {
         sample: Sample,
         queue: Option<Arc<Queue>>,
         cells: Arc<Cells>,
+        progress: Duration,
     ) -> Rc<Self> {
         Rc::new(Self {
             proxy,
@@ -51,7 +54,8 @@ impl Shard {
             cache: RefCell::default(),
             random: RefCell::new(SmallRng::from_rng(&mut rand::rng())),
             lines: RefCell::default(),
-            open: RefCell::default(),
+            progress,
+            open: RefCell::new(OpenRecords::new(progress)),
             wake: Notify::new(),
             idle: Cell::new(false),
             cut: Cell::new(false),
@@ -60,14 +64,15 @@ impl Shard {
 
     /// A shard whose records and metrics go nowhere: for `writ explain`, which only renders.
     pub fn detached(proxy: &ProxyFacts) -> Rc<Self> {
-        Self::new(ProxyFragments::new(proxy), Sample::ALL, None, Arc::default())
+        Self::new(ProxyFragments::new(proxy), Sample::ALL, None, Arc::default(), DEFAULT_PROGRESS)
     }
 
     /// The worker's telemetry task, to be spawned on its runtime: hands over lines that have waited long enough, and
-    /// writes the `progress` lines of long-lived records. Never ends; dropping it is how it stops.
-    pub async fn run(self: Rc<Self>) {
+    /// writes the `progress` lines of long-lived records, which `look` finds where they lie. Never ends; dropping it is how
+    /// it stops.
+    pub async fn run(self: Rc<Self>, look: impl Look) {
         if self.queue.is_some() {
-            tokio::join!(self.flush_aged(), self.report_progress());
+            tokio::join!(self.flush_aged(), self.report_progress(look));
         }
     }
 
@@ -102,14 +107,14 @@ impl Shard {
         ConnectionGuard { shard: Rc::clone(self), side }
     }
 
-    /// Counts a connection to this port of the workload that is taken in plaintext.
-    pub fn plaintext(&self, port: u16) {
-        self.cells.plaintext.cell(port, |_| 0).add(1);
-    }
-
     /// Counts what a provider said about a request that this configuration decides, and how long that took.
     pub(super) fn consulted(&self, config: &Arc<ConfigFacts>, consulted: &Consulted) {
         self.cache.borrow_mut().consulted(&self.cells, config, consulted);
+    }
+
+    /// Counts a connection to this port of the workload that is taken in plaintext.
+    pub fn plaintext(&self, port: u16) {
+        self.cells.plaintext.cell(port, |_| 0).add(1);
     }
 
     /// Counts a connection that was ended between two requests.
@@ -151,11 +156,12 @@ impl Shard {
         self.open.borrow_mut().insert(id, time, started, connection)
     }
 
-    pub(super) fn checkpoint(&self, record: &Record) {
-        if self.queue.is_some() {
-            let head = render::progress_head(record, &self.proxy);
-            self.open.borrow_mut().checkpoint(record.slot, head);
-        }
+    pub(super) fn begun(&self, record: &Record) {
+        self.open.borrow_mut().begun(record.slot, Begun::of(record));
+    }
+
+    pub(super) fn lies_at(&self, record: &Record, place: usize) {
+        self.open.borrow_mut().lies_at(record.slot, place);
     }
 
     /// Counts a record that ends now, and writes its line.
@@ -209,16 +215,29 @@ impl Shard {
         }
     }
 
-    async fn report_progress(&self) {
+    async fn report_progress(&self, look: impl Look) {
         loop {
-            tokio::time::sleep(PROGRESS_SCAN).await;
-            self.report_overdue(Instant::now());
+            tokio::time::sleep(self.progress / PROGRESS_SCANS).await;
+            self.report_overdue(Instant::now(), &look);
         }
     }
 
-    pub(super) fn report_overdue(&self, now: Instant) {
+    pub(super) fn report_overdue(&self, now: Instant, look: &impl Look) {
         let mut open = self.open.borrow_mut();
-        open.overdue(now, |record| self.write(0, |proxy, out| record.render(now, proxy, out)));
+        open.overdue(now, |due| {
+            let mut shown = false;
+            if let Some(place) = due.place {
+                look(place, &mut |record| {
+                    if record.id == due.id {
+                        self.write(0, |proxy, out| render::progress(record, now, proxy, out));
+                        shown = true;
+                    }
+                });
+            }
+            if !shown {
+                self.write(0, |proxy, out| due.render(now, proxy, out));
+            }
+        });
     }
 
     /// Counts what no place was found for; its buffer serves again.
@@ -250,6 +269,11 @@ impl fmt::Debug for Shard {
     }
 }
 
+/// Shows the record that lies at a place, if one does: those of long requests and tunnels do.
+pub trait Look: Fn(usize, &mut dyn FnMut(&Record)) {}
+
+impl<F: Fn(usize, &mut dyn FnMut(&Record))> Look for F {}
+
 /// Refusals and failures are written whatever the sample.
 fn refused(record: &Record) -> bool {
     record.decision.outcome == Outcome::Deny || record.ended.is_some_and(|(stage, _)| stage < Stage::Relay)
@@ -274,7 +298,7 @@ const BATCH_BYTES: usize = 128 * 1024;
 const BUFFER_BYTES: usize = BATCH_BYTES + 4 * 1024;
 /// Lines are handed over when they are this old.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(20);
-/// Between two looks for records that are due a `progress` line.
-const PROGRESS_SCAN: Duration = Duration::from_secs(10);
+/// Looks for records that are due a `progress` line in the time after which they are.
+const PROGRESS_SCANS: u32 = 6;
 /// How long a worker that ends waits for a place for its last lines.
 const LAST_PATIENCE: Duration = Duration::from_secs(2);

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::app::{self, Running, Settings};
 use crate::identity;
 use crate::roles::{Forward, Open, Role};
-use crate::telemetry::{Sample, Sink};
+use crate::telemetry::{DEFAULT_PROGRESS, Sample, Sink};
 use crate::worker::Deadlines;
 
 /// The demo at work.
@@ -78,6 +78,7 @@ impl Mesh {
             workers: 1,
             record: Sink::Channel(sender.clone()),
             sample: Sample::ALL,
+            progress: DEFAULT_PROGRESS,
             mark: None,
             drain: Duration::from_millis(500),
             lame_duck: Duration::ZERO,

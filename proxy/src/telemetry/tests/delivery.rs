@@ -1,5 +1,6 @@
 //! Every record arrives, or is counted as lost.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,9 +8,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
-use super::super::options::{ProxyFragments, Sample};
+use super::super::options::{DEFAULT_PROGRESS, ProxyFragments, Sample};
 use super::super::queue::{Next, Queue};
-use super::super::{Options, Shard, Side, Sink, Telemetry};
+use super::super::{Options, Record, Shard, Side, Sink, Telemetry, Upload};
 use super::{allowed, config, connection, proxy};
 use crate::decision::{PolicyRef, Reason, Stage};
 
@@ -23,10 +24,18 @@ fn channel(capacity: usize) -> (Arc<Telemetry>, mpsc::Receiver<String>) {
 /// A shard whose queue nobody empties.
 fn stalled(places: usize, sample: Sample) -> (Rc<Shard>, Arc<Queue>, Arc<super::super::cells::Cells>) {
     let (queue, cells) = (Arc::new(Queue::new(places)), Arc::default());
-    let shard =
-        Shard::new(ProxyFragments::new(&proxy()), sample, Some(Arc::clone(&queue)), Arc::clone(&cells));
+    let shard = Shard::new(
+        ProxyFragments::new(&proxy()),
+        sample,
+        Some(Arc::clone(&queue)),
+        Arc::clone(&cells),
+        DEFAULT_PROGRESS,
+    );
     (shard, queue, cells)
 }
+
+/// No record lies anywhere.
+fn nowhere(_: usize, _: &mut dyn FnMut(&Record)) {}
 
 /// Takes all batches out of a queue that was closed.
 fn drained(queue: &Queue) -> String {
@@ -99,7 +108,7 @@ async fn lines_of_a_quiet_worker_leave_by_themselves() {
     let (telemetry, mut receiver) = channel(10);
     let worker = async {
         let shard = telemetry.shard();
-        tokio::task::spawn_local(Rc::clone(&shard).run());
+        tokio::task::spawn_local(Rc::clone(&shard).run(nowhere));
         // Twice, so that the second finds the flushing task asleep.
         for _ in 0..2 {
             let record = allowed(&shard, &config(1), &connection(Side::Inbound));
@@ -149,30 +158,52 @@ fn a_long_lived_record_says_that_it_is_still_there() {
     let (shard, queue, _) = stalled(100, Sample::ALL);
     let (config, connection) = (config(1), connection(Side::Inbound));
     let bare = allowed(&shard, &config, &connection);
-    let mut kept = allowed(&shard, &config, &connection);
-    kept.request_bytes = 5;
-    kept.checkpoint();
+    let mut begun = allowed(&shard, &config, &connection);
+    let upload = Rc::<Upload>::default();
+    begun.upload = Some(Rc::clone(&upload));
+    begun.begun();
+    let kept = RefCell::new(allowed(&shard, &config, &connection));
+    kept.borrow().lies_at(7);
+    let look = |place: usize, show: &mut dyn FnMut(&Record)| {
+        assert_eq!(place, 7);
+        show(&kept.borrow());
+    };
     let ended = allowed(&shard, &config, &connection);
-    let (ended_id, kept_id) = (ended.id_text(), kept.id_text());
+    let (ended_id, kept_id) = (ended.id_text(), kept.borrow().id_text());
     drop(ended);
     shard.flush();
 
     let start = Instant::now();
-    shard.report_overdue(start + Duration::from_secs(59));
-    shard.report_overdue(start + Duration::from_secs(61));
-    shard.report_overdue(start + Duration::from_secs(70));
-    shard.report_overdue(start + Duration::from_secs(122));
+    shard.report_overdue(start + Duration::from_secs(59), &look);
+    upload.bytes.set(3);
+    shard.report_overdue(start + Duration::from_secs(61), &look);
+    shard.report_overdue(start + Duration::from_secs(70), &look);
+    upload.bytes.set(4);
+    (kept.borrow_mut().request_bytes, kept.borrow_mut().response_bytes) = (5, 6);
+    shard.report_overdue(start + Duration::from_secs(122), &look);
     shard.flush();
     let text = drained(&queue);
     let lines: Vec<serde_json::Value> =
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines.len(), 5, "one that ended, two that say so twice: {text}");
+    assert_eq!(lines.len(), 7, "one that ended, three that say so twice: {text}");
     assert_eq!(lines[0]["id"], ended_id.as_str());
     let of = |id: &str| lines[1..].iter().filter(|line| line["id"] == id).collect::<Vec<_>>();
-    let (bare_lines, kept_lines) = (of(&bare.id_text()), of(&kept_id));
-    assert_eq!((bare_lines.len(), kept_lines.len()), (2, 2));
+    let (bare_lines, begun_lines, kept_lines) = (of(&bare.id_text()), of(&begun.id_text()), of(&kept_id));
+    assert_eq!((bare_lines.len(), begun_lines.len(), kept_lines.len()), (2, 2, 2));
     assert_eq!(bare_lines[0]["source"]["address"], "10.1.0.7:41234");
-    assert_eq!(kept_lines[0]["request"]["bytes"], 5);
+    assert_eq!(begun_lines[0]["request"]["path"], "/ratings/1");
+    assert_eq!(
+        (&begun_lines[0]["request"]["bytes"], &begun_lines[1]["request"]["bytes"]),
+        (&3.into(), &4.into())
+    );
+    assert_eq!(
+        (&kept_lines[0]["request"]["bytes"], &kept_lines[1]["request"]["bytes"]),
+        (&0.into(), &5.into())
+    );
+    assert_eq!(
+        (&kept_lines[0]["response"]["bytes"], &kept_lines[1]["response"]["bytes"]),
+        (&48.into(), &6.into())
+    );
     assert_eq!(kept_lines[0]["decision"]["policy"]["name"], "ratings-viewer");
     assert!(kept_lines[1]["progress"]["total_us"].as_u64().unwrap() >= 121_000_000);
     assert_eq!(kept_lines[0].get("ended"), None);
