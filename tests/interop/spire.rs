@@ -209,7 +209,7 @@ pub fn workload(house: &House, account: &str) -> PathBuf {
     fs::canonicalize(path).unwrap()
 }
 
-/// SPIRE takes no port 0. Whoever else takes this one in between makes the test fail, and say why.
-fn free_port() -> u16 {
+/// SPIRE and OPA take no port 0. Whoever else takes this one in between makes the test fail, and say why.
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -102,8 +102,20 @@ impl House {
     /// The same by a program of its own and a source of identities.
     pub fn serving_by(&self, program: &Path, identity: &str, application: SocketAddr) -> Sidecar {
         self.configure("policy.yaml", POLICY);
+        self.serving_with(program, identity, application, &[])
+    }
+
+    /// The same by policies of the test's own, and with further flags.
+    pub fn serving_with(
+        &self,
+        program: &Path,
+        identity: &str,
+        application: SocketAddr,
+        more: &[&str],
+    ) -> Sidecar {
         let forward = format!("--forward=127.0.0.1:0={application}");
-        self.sidecar(program, "server", identity, &["--labels=app=server", "--outbound=off", &forward])
+        let flags = [&["--labels=app=server", "--outbound=off", &forward], more].concat();
+        self.sidecar(program, "server", identity, &flags)
     }
 
     /// A caller's sidecar. `servers` are services by name, each with one endpoint, whose pods have the account `server`.
@@ -118,8 +130,19 @@ impl House {
         identity: &str,
         servers: &BTreeMap<String, SocketAddr>,
     ) -> Sidecar {
+        self.calling_as(program, "caller", identity, servers)
+    }
+
+    /// The same for an account of its own.
+    pub fn calling_as(
+        &self,
+        program: &Path,
+        account: &str,
+        identity: &str,
+        servers: &BTreeMap<String, SocketAddr>,
+    ) -> Sidecar {
         self.configure("servers.yaml", &services(servers));
-        self.sidecar(program, "caller", identity, &["--outbound=127.0.0.1:0"])
+        self.sidecar(program, account, identity, &["--outbound=127.0.0.1:0"])
     }
 
     fn sidecar(&self, program: &Path, account: &str, identity: &str, more: &[&str]) -> Sidecar {
