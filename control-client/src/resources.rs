@@ -76,6 +76,7 @@ impl Resources {
             let scope = match &object.resource {
                 Resource::AuthorizationPolicy(policy) => &policy.scope,
                 Resource::PeerAuthentication(policy) => &policy.scope,
+                Resource::RateLimit(limit) => &limit.scope,
                 _ => return None,
             };
             let labels = match scope {

@@ -5,6 +5,7 @@
 //! that moves only endpoints carries the very same `Arc<Policy>`, so that nobody recompiles a route for it.
 
 mod authentication;
+mod limits;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use ipnet::IpNet;
 pub use authentication::{
     ClaimHeader, JwtRule, KeyLocation, KeySource, RemoteKeys, RequestAuthentication, TokenLocation,
 };
+pub use limits::{GlobalLimit, KeyPart, LimiterIndex, LocalLimit, RateLimit, RateLimitRule, RateLimiter};
 pub use tls::{Pem, PemObject, ServerId, TlsOrigination};
 
 /// Everything one proxy needs, at one version.
@@ -57,10 +59,14 @@ pub struct Policy {
     pub inbound_ports: Vec<InboundPort>,
     /// Services this workload can call.
     pub services: Vec<Service>,
-    /// Backends that `services` and `providers` name by index.
+    /// Backends that `services`, `providers` and `limiters` name by index.
     pub backends: Vec<Backend>,
     /// Authorization providers that `authorization` names by index.
     pub providers: Vec<Provider>,
+    /// RateLimits selected for this workload, in any order.
+    pub rate_limits: Vec<RateLimit>,
+    /// Services that `rate_limits` name by index.
+    pub limiters: Vec<RateLimiter>,
 }
 
 /// Index into [`Policy::objects`].
@@ -428,6 +434,14 @@ pub enum Attribute {
 }
 
 impl Attribute {
+    /// True for what only a token says.
+    pub fn of_user(&self) -> bool {
+        matches!(
+            self,
+            Self::RequestPrincipal | Self::RequestAudiences | Self::RequestPresenter | Self::RequestClaim(_)
+        )
+    }
+
     /// True when only an HTTP request has this attribute (see semantics: TCP rules).
     pub fn http_only(&self) -> bool {
         matches!(

@@ -12,9 +12,7 @@ use crate::resource::gateway_api::ParentKind;
 use crate::resource::mesh::MeshSettings;
 use crate::resource::security::{AuthorizationPolicy, Scope, TargetKind, TargetRef};
 use crate::resource::text::selects;
-use crate::snapshot::{
-    self, Attribute, AuthorizationAction, AuthorizationRule, Condition, Expires, ProviderIndex,
-};
+use crate::snapshot::{self, AuthorizationAction, AuthorizationRule, Condition, Expires, ProviderIndex};
 use crate::verdict::EXPIRY_FIELD;
 
 /// The workload that policies are selected for.
@@ -150,16 +148,7 @@ fn asked(
 
 /// Whether a rule can't match without an end user.
 fn asks_for_user(rule: &AuthorizationRule) -> bool {
-    let of_user = |condition: &Condition| {
-        let user = matches!(
-            condition.attribute,
-            Attribute::RequestPrincipal
-                | Attribute::RequestAudiences
-                | Attribute::RequestPresenter
-                | Attribute::RequestClaim(_)
-        );
-        user && !condition.values.is_empty()
-    };
+    let of_user = |condition: &Condition| condition.attribute.of_user() && !condition.values.is_empty();
     let every = |clauses: &[Vec<Condition>]| {
         !clauses.is_empty() && clauses.iter().all(|clause| clause.iter().any(of_user))
     };

@@ -1,7 +1,9 @@
 //! The objects in force, by kind.
 
 use crate::keep::Objects;
-use crate::resource::{Object, Resource, core, data, destination, gateway_api, mesh, security, traffic};
+use crate::resource::{
+    Object, Resource, core, data, destination, gateway_api, mesh, rate_limit, security, traffic,
+};
 use crate::verdict::VerdictState;
 
 /// One object of a kind.
@@ -30,6 +32,7 @@ pub(super) struct Catalog<'a> {
     pub(super) peer_authentications: Vec<Item<'a, security::PeerAuthentication>>,
     pub(super) request_authentications: Vec<Item<'a, security::RequestAuthentication>>,
     pub(super) authorization_policies: Vec<Item<'a, security::AuthorizationPolicy>>,
+    pub(super) rate_limits: Vec<Item<'a, rate_limit::RateLimit>>,
     pub(super) mesh_settings: Vec<Item<'a, mesh::MeshSettings>>,
 }
 
@@ -64,6 +67,7 @@ impl<'a> Catalog<'a> {
             Resource::AuthorizationPolicy(spec) => {
                 self.authorization_policies.push(Item { object, spec, quarantined })
             }
+            Resource::RateLimit(spec) => self.rate_limits.push(Item { object, spec, quarantined }),
             Resource::DestinationRule(spec) => {
                 self.destination_rules.push(Item { object, spec, quarantined })
             }

@@ -10,6 +10,7 @@ mod objects;
 mod peer;
 mod port;
 mod provider;
+mod rate_limit;
 mod route;
 mod service;
 mod tls;
@@ -85,6 +86,9 @@ pub(crate) fn compile(
     let provider = |name: &str| provider::find(name, &settings, &providers, &hosts);
     let selected =
         authorization::select(&catalog, &settings, &own, provider, now, &mut objects, &mut findings);
+    let limiters = provider::limiters(&settings, &hosts);
+    let limiter = |name: &str| provider::find_limiter(name, &settings, &limiters, &hosts);
+    let rate_limits = rate_limit::select(&catalog, &settings, &own, limiter, &mut objects, &mut findings);
     let routes = route::attach(&catalog, &hosts, &workload.namespace, &mut objects, &mut findings);
     let endpoints =
         endpoint::compile(&catalog, &hosts, &workloads, &peers, &workload.trust_domain, &previous.endpoints);
@@ -102,6 +106,8 @@ pub(crate) fn compile(
         services,
         backends,
         providers,
+        rate_limits,
+        limiters,
     };
     objects.finish(&mut policy);
     Compiled {

@@ -52,6 +52,7 @@ fn indexes(policy: &mut Policy) -> impl Iterator<Item = &mut ObjectIndex> {
         .filter_map(|mode| mode.object.as_mut())
         .chain(policy.request_authentication.iter_mut().map(|each| &mut each.object))
         .chain(policy.authorization.iter_mut().map(|policy| &mut policy.object))
+        .chain(policy.rate_limits.iter_mut().map(|limit| &mut limit.object))
         .chain(services)
         .chain(policy.backends.iter_mut().filter_map(|backend| backend.object.as_mut()))
 }

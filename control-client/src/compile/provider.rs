@@ -2,7 +2,7 @@
 
 use super::service::{HostKind, Hosted};
 use crate::resource::mesh::{Callee, MeshSettings};
-use crate::snapshot::{BackendIndex, Provider, ProviderIndex, ProviderPhase};
+use crate::snapshot::{BackendIndex, LimiterIndex, Provider, ProviderIndex, ProviderPhase, RateLimiter};
 
 /// The providers that policies can ask, in the order of MeshSettings.
 pub(super) fn compile(settings: &MeshSettings, hosts: &[Hosted<'_>]) -> Vec<Provider> {
@@ -50,6 +50,46 @@ pub(super) fn find(
     let early = asked.phase == ProviderPhase::BeforeAuthentication;
     let problem = backend(&asked.callee, hosts).err().map(|why| format!("provider {name}: {why}"));
     Named { index, early, problem }
+}
+
+/// The services that limits can ask, in the order of MeshSettings.
+pub(super) fn limiters(settings: &MeshSettings, hosts: &[Hosted<'_>]) -> Vec<RateLimiter> {
+    let limiters = settings.providers.iter().filter_map(|each| Some((&each.name, each.limiter.as_ref()?)));
+    let compile = |(name, limiter): (&String, &crate::resource::mesh::Limiter)| RateLimiter {
+        name: name.clone(),
+        backend: backend(&limiter.callee, hosts).ok(),
+        timeout: limiter.timeout,
+    };
+    limiters.map(compile).collect()
+}
+
+/// The service that a limit names.
+pub(super) struct NamedLimiter {
+    /// `None`: there is nobody to ask.
+    pub(super) index: Option<LimiterIndex>,
+    /// Why the limit can't ask it.
+    pub(super) problem: Option<String>,
+}
+
+/// The service of a name.
+pub(super) fn find_limiter(
+    name: &str,
+    settings: &MeshSettings,
+    limiters: &[RateLimiter],
+    hosts: &[Hosted<'_>],
+) -> NamedLimiter {
+    let nobody = |problem| NamedLimiter { index: None, problem: Some(problem) };
+    let Some(written) = settings.providers.iter().find(|each| each.name == name) else {
+        return nobody(format!("no provider {name} in MeshSettings spec.extensionProviders"));
+    };
+    let Some(limiter) = &written.limiter else {
+        let line = written.line;
+        return nobody(format!("provider {name} (line {line} of MeshSettings) is no rate limit service"));
+    };
+    let index = limiters.iter().position(|each| each.name == name);
+    let index = index.and_then(|index| LimiterIndex::try_from(index).ok());
+    let problem = backend(&limiter.callee, hosts).err().map(|why| format!("provider {name}: {why}"));
+    NamedLimiter { index, problem }
 }
 
 /// The backend of a service that a proxy calls itself, or why there is none.

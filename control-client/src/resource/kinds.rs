@@ -1,7 +1,7 @@
 //! Which groups and kinds are read, ignored, skipped or refused.
 
 use super::read::Fields;
-use super::{Meta, Resource, core, data, destination, gateway_api, mesh, security, traffic};
+use super::{Meta, Resource, core, data, destination, gateway_api, mesh, rate_limit, security, traffic};
 
 /// A kind in a group that is read.
 pub(crate) struct Kind {
@@ -132,7 +132,7 @@ static KINDS: &[Kind] = &[
         namespaced: false,
         ..kind(WRIT, "MeshSettings", WRIT_VERSIONS, Reading::Read(mesh::mesh_settings))
     },
-    kind(WRIT, "RateLimit", WRIT_VERSIONS, Reading::Refuse(NOT_YET)),
+    kind(WRIT, "RateLimit", WRIT_VERSIONS, Reading::Read(rate_limit::rate_limit)),
 ];
 
 /// Whether objects of this group are read at all.

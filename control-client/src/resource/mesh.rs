@@ -2,7 +2,7 @@
 
 mod provider;
 
-pub(crate) use provider::{Asked, Callee, Provider};
+pub(crate) use provider::{Asked, Callee, Limiter, Provider, optional};
 
 use super::read::{At, Fields};
 use super::{Meta, Resource};

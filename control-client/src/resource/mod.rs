@@ -7,6 +7,7 @@ pub(crate) mod gateway_api;
 mod kinds;
 pub(crate) mod mesh;
 mod metadata;
+pub(crate) mod rate_limit;
 pub(crate) mod read;
 pub(crate) mod security;
 pub(crate) mod text;
@@ -61,6 +62,7 @@ pub(crate) enum Resource {
     RequestAuthentication(security::RequestAuthentication),
     AuthorizationPolicy(security::AuthorizationPolicy),
     MeshSettings(mesh::MeshSettings),
+    RateLimit(rate_limit::RateLimit),
     /// Accepted and of no consequence, or refused altogether.
     Nothing,
 }
@@ -284,7 +286,6 @@ pub(crate) mod tests {
             ("networking.istio.io/v1alpha3", "EnvoyFilter", "no replacement"),
             ("extensions.istio.io/v1alpha1", "WasmPlugin", "CUSTOM"),
             ("gateway.networking.k8s.io/v1", "GRPCRoute", "not supported yet"),
-            ("writ.dev/v1alpha1", "RateLimit", "not supported yet"),
             ("security.istio.io/v9", "PeerAuthentication", "use v1"),
         ];
         for (api_version, kind, wanted) in cases {

@@ -1,6 +1,6 @@
 //! security.istio.io: PeerAuthentication, RequestAuthentication and AuthorizationPolicy.
 
-mod condition;
+pub(super) mod condition;
 mod token;
 
 use std::collections::BTreeMap;
@@ -204,12 +204,25 @@ fn read_authorization_policy(meta: &Meta, spec: Fields<'_>, policy: &mut Authori
 }
 
 fn rule(meta: &Meta, index: usize, at: At<'_>) -> AuthorizationRule {
+    matching(meta, index, at, at.fields(&MATCHING))
+}
+
+/// What says which requests a rule is for.
+pub(super) const MATCHING: [&str; 3] = ["from", "to", "when"];
+
+/// The part of a rule that says which requests it is for.
+pub(super) fn matching(
+    meta: &Meta,
+    index: usize,
+    at: At<'_>,
+    fields: Option<Fields<'_>>,
+) -> AuthorizationRule {
     let index = u16::try_from(index).unwrap_or_else(|_| {
         at.error("more than 65536 rules in one policy");
         u16::MAX
     });
     let mut rule = AuthorizationRule { index, ..AuthorizationRule::default() };
-    let Some(fields) = at.fields(&["from", "to", "when"]) else { return rule };
+    let Some(fields) = fields else { return rule };
     if let Some(list) = narrowing_list(fields, "from") {
         rule.from = list.items().map(|item| condition::source(meta, item)).collect();
     }
@@ -244,7 +257,7 @@ fn selector(at: At<'_>) -> Scope {
     }
 }
 
-fn scope(spec: Fields<'_>) -> Scope {
+pub(super) fn scope(spec: Fields<'_>) -> Scope {
     let targets: Vec<At<'_>> = match (spec.get("targetRefs"), spec.get("targetRef")) {
         (Some(list), _) => list.items().collect(),
         (None, Some(one)) => vec![one],
@@ -284,12 +297,12 @@ fn target_ref(at: At<'_>) -> Option<TargetRef> {
 }
 
 /// Annotations of an object; those of writ.dev must be known ones.
-struct Annotations<'a> {
+pub(super) struct Annotations<'a> {
     at: Option<Fields<'a>>,
 }
 
 impl<'a> Annotations<'a> {
-    fn read(object: Fields<'a>, known: &[&str]) -> Self {
+    pub(super) fn read(object: Fields<'a>, known: &[&str]) -> Self {
         let metadata = object.get("metadata").and_then(At::open_fields);
         let at = metadata.and_then(|metadata| metadata.get("annotations"));
         for (key, value) in at.into_iter().flat_map(At::entries) {

@@ -4,6 +4,7 @@ mod authentication;
 mod authorization;
 mod endpoint;
 mod peer;
+mod rate_limit;
 mod route;
 mod service;
 mod tls;
@@ -55,6 +56,7 @@ pub(super) fn object(kind: &str, name: &str, spec: &str) -> String {
             ("security.istio.io/v1", "foo")
         }
         "MeshSettings" => ("writ.dev/v1alpha1", ""),
+        "RateLimit" => ("writ.dev/v1alpha1", "foo"),
         _ => ("networking.istio.io/v1", "foo"),
     };
     let (namespace, name) = name.split_once('/').unwrap_or((namespace, name));

@@ -1,4 +1,5 @@
-//! `extensionProviders`: external authorization services, by the field names of Istio's MeshConfig.
+//! `extensionProviders`: external authorization services, by the field names of Istio's MeshConfig, and rate limit services
+//! by alike ones.
 
 use std::time::Duration;
 
@@ -14,7 +15,16 @@ pub(crate) struct Provider {
     pub(crate) name: String,
     /// `None`: it can't be understood, or is of no use to an AuthorizationPolicy.
     pub(crate) asked: Option<Asked>,
+    /// `None`: it can't be understood, or is of no use to a RateLimit.
+    pub(crate) limiter: Option<Limiter>,
     pub(crate) line: u32,
+}
+
+/// A service that counts for all proxies.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Limiter {
+    pub(crate) callee: Callee,
+    pub(crate) timeout: Duration,
 }
 
 /// How a provider is asked.
@@ -41,6 +51,8 @@ pub(crate) struct Callee {
 
 /// Istio's is ten minutes, for which a provider that hangs would hold every request.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Envoy's is 20 ms, which a first connection by TLS may take.
+const LIMITER_TIMEOUT: Duration = Duration::from_millis(100);
 const MAX_TIMEOUT: Duration = Duration::from_secs(600);
 /// Bytes of a body that one check may hold.
 const MAX_BODY: i64 = 4 << 20;
@@ -52,6 +64,7 @@ const PHASES: &[(&str, ProviderPhase)] = &[
 
 const GRPC: &str = "envoyExtAuthzGrpc";
 const HTTP: &str = "envoyExtAuthzHttp";
+const LIMITER: &str = "envoyRateLimitGrpc";
 const COMMON: [&str; 7] = [
     "service",
     "port",
@@ -72,7 +85,7 @@ const HTTP_ONLY: [&str; 6] = [
     "headersToDownstreamOnAllow",
 ];
 
-/// Reads the list. Kinds of providers that no AuthorizationPolicy can ask are of no consequence here.
+/// Reads the list. Kinds of providers that neither an AuthorizationPolicy nor a RateLimit can ask are of no consequence here.
 pub(super) fn read(list: At<'_>) -> Vec<Provider> {
     let mut providers: Vec<Provider> = Vec::new();
     for at in list.items() {
@@ -82,16 +95,24 @@ pub(super) fn read(list: At<'_>) -> Vec<Provider> {
             name.error(format!("a provider {text} is above; names must be unique"));
             continue;
         }
-        providers.push(Provider { name: text, asked: provider(at), line: at.line() });
+        let is_limiter = at.open_fields().is_some_and(|fields| fields.get(LIMITER).is_some());
+        let (asked, limiter) = if is_limiter { (None, limiter(at)) } else { (provider(at), None) };
+        providers.push(Provider { name: text, asked, limiter, line: at.line() });
     }
     providers
+}
+
+fn limiter(at: At<'_>) -> Option<Limiter> {
+    let fields = known(known(at, &["name", LIMITER])?.get(LIMITER)?, &["service", "port", "timeout"])?;
+    let (callee, timeout) = (callee(fields), timeout(fields, LIMITER_TIMEOUT));
+    Some(Limiter { callee: callee?, timeout: timeout? })
 }
 
 fn provider(at: At<'_>) -> Option<Asked> {
     let fields = at.open_fields()?;
     let (grpc, http) = (fields.get(GRPC), fields.get(HTTP));
     if grpc.is_none() && http.is_none() {
-        at.warn(format!("not an authorization provider: only {GRPC} and {HTTP} are asked by policies"));
+        at.warn(format!("asked by nobody: policies ask {GRPC} and {HTTP}, limits {LIMITER}"));
         return None;
     }
     let fields = known(at, &["name", "phase", GRPC, HTTP])?;
@@ -364,10 +385,10 @@ mod tests {
              includePeerCertificate: true, metadataContextNamespaces: [envoy.filters.http.jwt_authn], contextExtensions: {tier: gold}}}, \
              {name: web, envoyExtAuthzHttp: {service: Auth.example.com, port: 80, pathPrefix: /check/, includeRequestHeadersInCheck: [Cookie, x-a*, '*-b'], \
              includeAdditionalHeadersInCheck: {X-From: mesh}, headersToUpstreamOnAllow: [x-user], headersToDownstreamOnDeny: [set-cookie], headersToDownstreamOnAllow: [x-c]}}, \
-             {name: trace, zipkin: {service: z, port: 1}}]",
+             {name: trace, zipkin: {service: z, port: 1}}, {name: limiter, envoyRateLimitGrpc: {service: limiter.infra, port: 8081, timeout: 20ms}}]",
         );
         assert_eq!(found.len(), 1, "{found:?}");
-        assert!(found[0].contains("not an authorization provider"), "{found:?}");
+        assert!(found[0].contains("asked by nobody"), "{found:?}");
         let opa = providers[0].asked.as_ref().unwrap();
         assert_eq!(opa.callee.namespace.as_deref(), Some("infra"));
         assert_eq!((opa.phase, opa.status_on_error), (ProviderPhase::AfterAuthorization, 503));
@@ -393,6 +414,8 @@ mod tests {
         );
         assert_eq!(check.additional_headers, [("x-from".to_owned(), "mesh".to_owned())]);
         assert_eq!(providers[2].asked, None);
+        let limiter = providers[3].limiter.as_ref().unwrap();
+        assert_eq!((limiter.callee.port, limiter.timeout), (8081, Duration::from_millis(20)));
     }
 
     #[test]
@@ -419,6 +442,8 @@ mod tests {
             (http(", headersToUpstreamOnAllow: ['a b']"), "not a header name"),
             (http(", includeAdditionalHeadersInCheck: {host: a}"), "can be added"),
             ("[{name: a, envoyExtAuthzGrpc: {port: 1}}]".into(), "service: is required"),
+            ("[{name: a, envoyRateLimitGrpc: {service: a, port: 1, failOpen: true}}]".into(), "unknown field"),
+            ("[{name: a, phase: x, envoyRateLimitGrpc: {service: a, port: 1}}]".into(), "unknown field"),
             ("[{name: a, envoyExtAuthzGrpc: {service: a_b/c, port: 1}}]".into(), "[NAMESPACE/]HOST"),
             ("[{name: a, phase: later, envoyExtAuthzGrpc: {service: a, port: 1}}]".into(), "unknown value"),
             (
@@ -429,7 +454,7 @@ mod tests {
         for (list, wanted) in cases {
             let (providers, found) = providers(&list);
             assert!(found.iter().any(|text| text.contains(wanted)), "{list}: {found:?}");
-            assert_eq!(providers[0].asked, None, "{list}");
+            assert_eq!((&providers[0].asked, &providers[0].limiter), (&None, &None), "{list}");
         }
         let (providers, found) = providers("[{name: a, zipkin: {}}, {name: a, zipkin: {}}]");
         assert_eq!(providers.len(), 1);

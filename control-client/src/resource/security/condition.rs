@@ -41,6 +41,13 @@ const KEYS: &[(&str, Attribute)] = &[
     ("connection.sni", Attribute::Sni),
 ];
 
+/// What else of a request can be counted by.
+const OF_REQUESTS: &[(&str, Attribute)] = &[
+    ("request.host", Attribute::Host),
+    ("request.method", Attribute::Method),
+    ("request.path", Attribute::Path),
+];
+
 /// `from[]`: the conditions of its source.
 pub(super) fn source(meta: &Meta, at: At<'_>) -> Vec<Condition> {
     let Some(source) = at.fields(&["source"]).and_then(|fields| fields.require("source")) else {
@@ -197,6 +204,21 @@ fn path(at: At<'_>, text: String) -> Option<ValueMatch> {
         }
     }
     Some(ValueMatch::PathTemplate(text))
+}
+
+/// An attribute to count by: every key of `when`, and host, method and path.
+pub(crate) fn counted_by(at: At<'_>) -> Option<Attribute> {
+    let name = at.str()?;
+    let of_requests = || OF_REQUESTS.iter().find(|(known, _)| *known == name).map(|(_, found)| found.clone());
+    let found = attribute(name).or_else(of_requests);
+    if found.is_none() {
+        let known: Vec<_> = KEYS.iter().chain(OF_REQUESTS).map(|(name, _)| *name).collect();
+        at.error(format!(
+            "unknown attribute `{name}`; known: request.headers[name], request.auth.claims[name], {}",
+            known.join(", ")
+        ));
+    }
+    found
 }
 
 fn attribute(key: &str) -> Option<Attribute> {
