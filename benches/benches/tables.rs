@@ -13,8 +13,10 @@ use std::time::Duration;
 use control_client::snapshot::*;
 use divan::{Bencher, black_box};
 use http::{HeaderMap, HeaderValue, Method};
+use proxy::limits::{InForce, Rate, Wanted};
 use proxy::tables::{
-    BackendId, ConnectionAttributes, RequestAttributes, RouteAttributes, Split, SplitState, Tables, normalize,
+    BackendId, ConnectionAttributes, LimitPhase, RequestAttributes, RouteAttributes, Split, SplitState,
+    Tables, normalize,
 };
 
 #[global_allocator]
@@ -258,6 +260,43 @@ fn match_route(bencher: Bencher<'_, '_>, count: usize) {
 fn compile_routes(bencher: Bencher<'_, '_>, count: usize) {
     let policy = routes(count);
     bencher.bench_local(|| compile(black_box(&policy)));
+}
+
+/// By whom a request is, and for whom it says that it is.
+fn limited() -> Tables {
+    let part = |name: &str, attribute| KeyPart { name: name.into(), attribute };
+    let rule = RateLimitRule {
+        matches: AuthorizationRule::default(),
+        name: None,
+        key: vec![
+            part("source.principal", Attribute::SourcePrincipal),
+            part("request.headers[x-tenant]", Attribute::Header("x-tenant".into())),
+        ],
+        local: Some(LocalLimit { requests: 1_000_000, per: Duration::from_secs(1), burst: 1_000_000 }),
+        global: None,
+    };
+    let rate_limits = vec![RateLimit { object: 0, rules: vec![rule], quarantined: false }];
+    compile(&Policy { rate_limits, ..Policy::default() })
+}
+
+/// All that one local limit costs a request: which limits count it, by what, the time, and its bucket among others.
+#[divan::bench(args = [1, 10_000])]
+fn take_a_local_limit(bencher: Bencher<'_, '_>, keys: u32) {
+    let tables = limited();
+    let limits = tables.rate_limits();
+    let rate = Rate::new(1_000_000, Duration::from_secs(1), 1_000_000);
+    let in_force = InForce::first(std::iter::once(Wanted { id: "limit", rate, keyed: true }));
+    let now = in_force.now();
+    for key in 1..u64::from(keys) {
+        in_force.buckets(0).take(key.wrapping_mul(0x9e37_79b9_7f4a_7c15), now);
+    }
+    let (connection, headers) = (connection(KNOWN), headers());
+    let (on, request) = (limits.on(&connection), request("/ratings/1", &headers));
+    bencher.bench_local(|| {
+        let counting = limits.counting(&on, LimitPhase::BeforeAuthentication, black_box(&request));
+        let key = counting[0].hash(&connection, Some(&request), in_force.hasher());
+        in_force.buckets(0).take(key, in_force.now())
+    });
 }
 
 #[divan::bench]

@@ -127,12 +127,15 @@ impl Candidate {
 
     fn look_at(&self, candidate: &Arc<Generation>, sampled: Sampled) {
         let live = Ruling::new(sampled.outcome, sampled.reason, sampled.policy, &sampled.config.objects);
+        let sampled_reason = sampled.reason;
         let (live_digest, example) = (sampled.config.digest.clone(), Example::of(&sampled));
         let record = decide(Arc::clone(candidate), &self.registry, &self.keys, &self.proxy, sampled.into()).0;
         let decision = &record.decision;
         let would = Ruling::new(decision.outcome, decision.reason, decision.policy, &record.config.objects);
-        // What a provider would have said is not known, nor what it would have changed for those who decide later.
-        let undecided = record.asked.as_ref().is_some_and(|asked| asked.would_ask());
+        // What a provider would have said is not known, nor what it would have changed for those who decide later; nor what
+        // would be left of a rate limit.
+        let of_limits = matches!(sampled_reason, Reason::LimitExceeded | Reason::LimiterUnavailable);
+        let undecided = of_limits || record.asked.as_ref().is_some_and(|asked| asked.would_ask());
         record.discard();
         let (change, count) = match (live.outcome, would.outcome) {
             _ if undecided => (None, &self.counts.undecided),

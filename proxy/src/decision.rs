@@ -173,9 +173,11 @@ reasons! {
     /// Head larger than the limit.
     HeaderTooLarge = "header-too-large",
     // limit
+    /// A service that was asked has no objection.
+    WithinLimit = "within-limit",
     /// A RateLimit refused.
     LimitExceeded = "limit-exceeded",
-    /// The global limiter can't be reached.
+    /// No answer from the service that counts, or none that can be understood.
     LimiterUnavailable = "limiter-unavailable",
     // route
     /// No route matches.

@@ -1,7 +1,7 @@
 //! Edits of headers that others than routes ask for, and what they have to tell a refused caller.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// One edit of a header.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +45,37 @@ impl Edits {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+}
+
+/// Headers of a request that nobody but the mesh and the codec may change: they say who is asked, who asks, and where the
+/// message ends.
+pub fn is_forbidden_in_request(name: &HeaderName) -> bool {
+    *name == header::HOST
+        || name.as_str() == "x-forwarded-client-cert"
+        || is_reserved(name)
+        || is_framing(name)
+}
+
+/// Headers of a response that only the codec and the mesh set.
+pub fn is_forbidden_in_response(name: &HeaderName) -> bool {
+    is_reserved(name) || is_framing(name)
+}
+
+fn is_reserved(name: &HeaderName) -> bool {
+    ["x-writ-", "x-envoy-"].iter().any(|prefix| name.as_str().starts_with(prefix))
+}
+
+fn is_framing(name: &HeaderName) -> bool {
+    const FRAMING: [HeaderName; 7] = [
+        header::CONNECTION,
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        header::TE,
+        header::TRAILER,
+        header::PROXY_AUTHENTICATE,
+    ];
+    FRAMING.contains(name) || matches!(name.as_str(), "keep-alive" | "proxy-connection")
 }
 
 /// What a refused caller is told beside the status and the record's id.

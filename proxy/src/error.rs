@@ -45,7 +45,7 @@ impl Reject {
         match self.status {
             _ if self.server_refused() => GRPC_UNAVAILABLE,
             // Chosen for HTTP: a caller of gRPC gets what it means there.
-            Some(status) if self.stage == Stage::Consult => grpc_status_of(status),
+            Some(status) if matches!(self.stage, Stage::Consult | Stage::Limit) => grpc_status_of(status),
             _ => grpc_status(self.reason),
         }
     }
@@ -113,6 +113,7 @@ pub fn http_status(reason: Reason) -> StatusCode {
         | NoPolicy
         | NoUserCondition
         | ProviderAllowed
+        | WithinLimit
         | DecidedByServer
         | Complete => StatusCode::OK,
     }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::body::Body;
 use crate::decision::Reason;
 use crate::generation::{Generation, Held};
-use crate::http::{consult, pipeline};
+use crate::http::{consult, limit, pipeline};
 use crate::identity::SpiffeId;
 use crate::jwks;
 use crate::jwt::{Tokens, Verified};
@@ -289,9 +289,11 @@ fn request(
     pipeline::asked(record, &request);
     let mut verified = None;
     let decided = pipeline::enter(peer, target, held, &mut request, record).and_then(|()| {
+        limit::would_take(peer, target, None, held, &request, record)?;
         consult::would_ask(ProviderPhase::BeforeAuthentication, peer, target, None, held, &request, record);
         let user = pipeline::user(target, held, tokens, &mut request, record);
         verified = user.verified().cloned();
+        limit::would_take(peer, target, Some(&user), held, &request, record)?;
         let chosen = pipeline::choose(peer, target, held, user, &request, record, &Memory::default())?;
         let (phase, user) = (ProviderPhase::AfterAuthorization, chosen.user());
         consult::would_ask(phase, peer, target, user, held, &request, record);

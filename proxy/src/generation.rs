@@ -10,6 +10,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use crate::limits::InForce;
 use crate::tables::{CustomPolicies, HeaderNames, Tables};
 use crate::telemetry::ConfigFacts;
 
@@ -19,6 +20,8 @@ pub struct Generation {
     pub number: u64,
     /// Policy and routes.
     pub tables: Tables,
+    /// What the rate limits of the tables have counted.
+    pub limits: InForce,
     /// How records name this configuration.
     pub config: ConfigFacts,
     /// When it came into force.

@@ -19,6 +19,7 @@ pub mod identity;
 pub mod io;
 pub mod jwks;
 pub mod jwt;
+pub mod limit;
 pub mod limits;
 pub mod listen;
 pub mod live;

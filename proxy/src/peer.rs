@@ -11,7 +11,7 @@ use crate::decision::{Check, CheckOutcome, CheckResult, Decision, PolicyRef, Rea
 use crate::error::Reject;
 use crate::generation::Held;
 use crate::identity::{Proof, SpiffeId};
-use crate::tables::{ConnectionAttributes, PeerMode, Remainder};
+use crate::tables::{ConnectionAttributes, LimitsOnConnection, PeerMode, Remainder};
 use crate::telemetry::ConnectionFacts;
 use crate::tls::PeerTls;
 
@@ -37,6 +37,8 @@ pub struct Admission {
     pub authentication: CheckResult,
     /// The authorization rules that can still match.
     pub remainder: Arc<Remainder>,
+    /// The rate limits that can count requests.
+    pub limits: LimitsOnConnection,
     /// The caller may speak for others in `x-forwarded-client-cert`.
     pub forwards: bool,
     /// The caller may say by X-Forwarded-For for whom it asks.
@@ -113,6 +115,7 @@ pub fn attributes(facts: &ConnectionFacts) -> ConnectionAttributes<'_> {
 
 fn admit(facts: &ConnectionFacts, held: &Held) -> Admission {
     let mode = held.tables.peer_mode(facts.destination.port());
+    let attributes = attributes(facts);
     let forwards = facts.source_identity.as_deref().is_some_and(|id| held.tables.forwards_client_cert(id));
     Admission {
         generation: held.number,
@@ -121,7 +124,8 @@ fn admit(facts: &ConnectionFacts, held: &Held) -> Admission {
             Some(_) => CheckResult::new(CheckOutcome::Pass, Reason::SvidVerified, PolicyRef::NONE),
             None => CheckResult::new(CheckOutcome::NotRequired, Reason::NoIdentity, PolicyRef::NONE),
         },
-        remainder: held.tables.admit(&attributes(facts)),
+        remainder: held.tables.admit(&attributes),
+        limits: held.tables.rate_limits().on(&attributes),
         forwards,
         speaks_for: held
             .tables

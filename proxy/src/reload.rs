@@ -10,7 +10,8 @@ use tokio::sync::watch;
 
 use crate::generation::{Generation, Published};
 use crate::jwks;
-use crate::tables::{BackendId, CompileError, Tables};
+use crate::limits::{InForce, Rate, Wanted};
+use crate::tables::{BackendId, CompileError, LocalLimit, Tables};
 use crate::telemetry::{ConfigFacts, ConfigStatus};
 use crate::upstream::Registry;
 
@@ -18,7 +19,7 @@ use crate::upstream::Registry;
 pub fn first(snapshot: &Snapshot, registry: &Registry) -> Result<Generation, CompileError> {
     let ids = registry.intern(&snapshot.policy.backends);
     registry.update(&snapshot.endpoints);
-    compile(1, snapshot, &ids)
+    compile(1, snapshot, &ids, None)
 }
 
 /// What `/config` says while `generation` is in force, made from `snapshot` or from one before that was not rejected.
@@ -113,11 +114,11 @@ impl Reload {
 
     /// Compiles off the runtime's thread.
     async fn compile(&self, snapshot: &Arc<Snapshot>) -> Result<Generation, CompileError> {
-        let number = self.published.load().number + 1;
+        let current = self.published.load();
         let ids = self.registry.intern(&snapshot.policy.backends);
         let compiled = tokio::task::spawn_blocking({
             let snapshot = Arc::clone(snapshot);
-            move || compile(number, &snapshot, &ids)
+            move || compile(current.number + 1, &snapshot, &ids, Some(&current.limits))
         });
         compiled.await.unwrap_or_else(|panicked| {
             let message = format!("compiling tables failed: {panicked}");
@@ -148,9 +149,24 @@ impl Reload {
     }
 }
 
-fn compile(number: u64, snapshot: &Snapshot, ids: &[BackendId]) -> Result<Generation, CompileError> {
+/// `limits` are those in force: what goes on as it is keeps what it has counted.
+fn compile(
+    number: u64,
+    snapshot: &Snapshot,
+    ids: &[BackendId],
+    limits: Option<&InForce>,
+) -> Result<Generation, CompileError> {
     let Snapshot { policy, version, revision, stale, .. } = snapshot;
     let tables = Tables::compile(policy, ids)?;
+    let wanted = tables.rate_limits().local().map(|(LocalLimit { id, rate, .. }, keyed)| Wanted {
+        id,
+        rate: Rate::new(rate.requests, rate.per, rate.burst),
+        keyed,
+    });
+    let limits = match limits {
+        Some(before) => before.next(wanted),
+        None => InForce::first(wanted),
+    };
     for refused in tables.refused() {
         tracing::error!(version, "{refused}; it fails closed for all that it selects");
     }
@@ -162,7 +178,7 @@ fn compile(number: u64, snapshot: &Snapshot, ids: &[BackendId]) -> Result<Genera
         objects: tables.objects().clone(),
         ..ConfigFacts::default()
     };
-    Ok(Generation { number, tables, config, published: Instant::now() })
+    Ok(Generation { number, limits, tables, config, published: Instant::now() })
 }
 
 fn diagnostic(error: &CompileError) -> Diagnostic {

@@ -74,25 +74,30 @@ pub fn admit(peer: &Peer, held: &Held, record: &mut Record) -> Result<(), Reject
 
 /// Writes down who the end user is, then lets the request go on or not.
 pub fn authenticate(record: &mut Record, outcome: jwt::Outcome) -> Result<Option<Rc<Verified>>, Reject> {
+    authenticated(record, &outcome);
+    match outcome {
+        jwt::Outcome::NotAsked | jwt::Outcome::NoToken => Ok(None),
+        jwt::Outcome::Verified(_, user) => Ok(Some(user)),
+        jwt::Outcome::Refused(policy, reason, why) => Err(not_taken(record, policy, reason, &why)),
+        jwt::Outcome::Asking(policy, _) => {
+            Err(not_taken(record, policy, Reason::JwtInvalid, "no key of its issuer has its kid and alg"))
+        }
+    }
+}
+
+/// Writes down who the end user is, if nothing is wrong with that.
+pub fn authenticated(record: &mut Record, outcome: &jwt::Outcome) -> bool {
     let (result, user) = match outcome {
         jwt::Outcome::NotAsked => (not_required(Reason::NoRequestAuthentication), None),
         jwt::Outcome::NoToken => (not_required(Reason::NoToken), None),
         jwt::Outcome::Verified(policy, user) => {
-            (CheckResult::new(CheckOutcome::Pass, Reason::JwtVerified, policy), Some(user))
+            (CheckResult::new(CheckOutcome::Pass, Reason::JwtVerified, *policy), Some(user))
         }
-        jwt::Outcome::Refused(policy, reason, why) => return Err(not_taken(record, policy, reason, &why)),
-        jwt::Outcome::Asking(policy, _) => {
-            return Err(not_taken(
-                record,
-                policy,
-                Reason::JwtInvalid,
-                "no key of its issuer has its kid and alg",
-            ));
-        }
+        jwt::Outcome::Refused(..) | jwt::Outcome::Asking(..) => return false,
     };
     record.decision.check(Check::UserAuthentication, result);
-    record.user = user.as_ref().map(|user| Rc::clone(&user.evidence));
-    Ok(user)
+    record.user = user.map(|user| Rc::clone(&user.evidence));
+    true
 }
 
 fn not_taken(record: &mut Record, policy: PolicyRef, reason: Reason, why: &str) -> Reject {

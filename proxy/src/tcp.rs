@@ -14,12 +14,13 @@ use crate::error::Reject;
 use crate::generation::Held;
 use crate::io::Io;
 use crate::jwt;
+use crate::limit::{self, Counted};
 use crate::live::{self, Asked};
 use crate::memory::Memory;
 use crate::net::Prefixed;
-use crate::peer::Peer;
+use crate::peer::{self, Peer};
 use crate::stages::{self, Application, Target};
-use crate::tables::Backend;
+use crate::tables::{Backend, Counting, LimitPhase};
 use crate::telemetry::Record;
 use crate::tunnel;
 use crate::upstream::{Connected, HopProtocol};
@@ -188,6 +189,11 @@ async fn decide<'t>(
     record: &mut Record,
 ) -> Result<Chosen<'t>, Reject> {
     stages::admit(peer, held, record)?;
+    let limits = limits(peer, target, held, record)?;
+    let questions = limit::take(held, &limits, &counted(peer), record)?;
+    if !questions.is_empty() {
+        Box::pin(limit::ask(worker, held, questions, record)).await?;
+    }
     if stages::may_consult(target, held) {
         Box::pin(consult(worker, peer, held, record)).await?;
     }
@@ -197,10 +203,30 @@ async fn decide<'t>(
 /// The same, but nobody is asked: who would be is written down, and taken to allow it.
 pub fn explain(peer: &Peer, target: Target, held: &Held, record: &mut Record) -> Result<(), Reject> {
     stages::admit(peer, held, record)?;
+    limit::would_take(held, &limits(peer, target, held, record)?, record);
     if stages::may_consult(target, held) {
         stages::would_ask(held.tables.consult_tcp(&peer.admission(held).remainder), held, record);
     }
     choose(peer, target, held, record, &Memory::default()).map(|_| ())
+}
+
+/// Rate limits that count an opaque connection, whatever their phase: no user is known.
+fn limits<'t>(
+    peer: &Peer,
+    target: Target,
+    held: &'t Held,
+    record: &mut Record,
+) -> Result<Counting<'t>, Reject> {
+    match target {
+        Target::Application(_) if !held.tables.rate_limits().is_empty() => {
+            limit::counting(LimitPhase::BeforeAuthentication, peer, held, &counted(peer), record)
+        }
+        _ => Ok(Counting::new()),
+    }
+}
+
+fn counted(peer: &Peer) -> Counted<'_> {
+    Counted { connection: peer::attributes(&peer.facts), request: None }
 }
 
 /// Providers asked about an opaque connection, whatever their phase: nothing of it is theirs to change, and no user is

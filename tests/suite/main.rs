@@ -18,6 +18,7 @@ mod http2;
 mod identity;
 mod istio;
 mod jwt;
+mod limits;
 mod live;
 mod policy;
 mod records;

@@ -12,7 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["admin", "reload", "explain", "listen"],
     &["conn"],
     &["http", "tcp"],
-    &["tunnel", "consult"],
+    &["tunnel", "consult", "limit"],
     &["stages"],
     &["worker"],
     &["live"],

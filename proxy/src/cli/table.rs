@@ -74,6 +74,7 @@ pub fn explained(record: &Value) -> String {
         out += &check_row(paint, check);
     }
     out += &route(record);
+    out += &limits(record);
     out += &considered(record);
     out += &shadows(record);
     out + &format!("\n{}\n", paint.dim(&format!("config {}", text("/config/digest"))))
@@ -108,6 +109,17 @@ fn route(record: &Value) -> String {
     let word = |name: &str| route.get(name).and_then(Value::as_str).unwrap_or_default();
     let weight = if word("weight").is_empty() { String::new() } else { format!(", {}", word("weight")) };
     format!("\n  to {}{weight} by {}\n", word("backend"), policy(route.get("policy")))
+}
+
+/// Rate limits that would be taken.
+fn limits(record: &Value) -> String {
+    let mut out = String::new();
+    for limit in record.get("limits").and_then(Value::as_array).into_iter().flatten() {
+        let provider = limit.get("provider").and_then(Value::as_str);
+        let counted = provider.map(|provider| format!(", counted by {provider}")).unwrap_or_default();
+        out += &format!("\n  limited by {}{counted}\n", policy(limit.get("policy")));
+    }
+    out
 }
 
 fn considered(record: &Value) -> String {

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
 
-use super::edit::{QueryEdit, is_forbidden_in_request, is_forbidden_in_response};
-use crate::edits::{Edit, Edits};
+use super::edit::QueryEdit;
+use crate::edits::{Edit, Edits, is_forbidden_in_request, is_forbidden_in_response};
 
 /// It allows.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -1,40 +1,8 @@
-//! What a provider may never touch, and its edits of the query.
+//! A provider's edits of the query.
 
 use http::Uri;
-use http::header::{self, HeaderName};
 use http::uri::PathAndQuery;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-
-/// Headers of a request that nobody but the mesh and the codec may change: they say who is asked, who asks, and where the
-/// message ends.
-pub(super) fn is_forbidden_in_request(name: &HeaderName) -> bool {
-    *name == header::HOST
-        || name.as_str() == "x-forwarded-client-cert"
-        || is_reserved(name)
-        || is_framing(name)
-}
-
-/// Headers of a response that only the codec and the mesh set.
-pub(super) fn is_forbidden_in_response(name: &HeaderName) -> bool {
-    is_reserved(name) || is_framing(name)
-}
-
-fn is_reserved(name: &HeaderName) -> bool {
-    ["x-writ-", "x-envoy-"].iter().any(|prefix| name.as_str().starts_with(prefix))
-}
-
-fn is_framing(name: &HeaderName) -> bool {
-    const FRAMING: [HeaderName; 7] = [
-        header::CONNECTION,
-        header::CONTENT_LENGTH,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-        header::TE,
-        header::TRAILER,
-        header::PROXY_AUTHENTICATE,
-    ];
-    FRAMING.contains(name) || matches!(name.as_str(), "keep-alive" | "proxy-connection")
-}
 
 /// A query parameter to set, or without a value to remove.
 #[derive(Debug, Clone, PartialEq, Eq)]

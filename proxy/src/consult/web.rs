@@ -8,10 +8,9 @@ use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
 
 use super::answer::{Allowed, Denied};
-use super::edit::is_forbidden_in_request;
 use super::{Heard, Shown};
 use crate::body::Body;
-use crate::edits::Edit;
+use crate::edits::{Edit, is_forbidden_in_request};
 use crate::tables::{Backend, HttpCheck};
 use crate::upstream::Upstream;
 use crate::upstream::call::{Answer, Unheard, ask as call};

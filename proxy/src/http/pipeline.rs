@@ -12,7 +12,7 @@ use super::consult;
 use super::recorded::{RecordedBody, counted, grpc_status};
 use super::serve_h1::{CanUpgrade, Partial};
 use super::streams::Stream;
-use super::{attempt, reply, rewrite, sanitize};
+use super::{attempt, limit, reply, rewrite, sanitize};
 use control_client::snapshot::BackendIndex;
 
 use crate::body::Body;
@@ -147,19 +147,20 @@ impl Line {
         held: &'t Held,
         request: &mut Request<Body>,
         record: &mut Record,
-    ) -> Result<Result<Chosen<'t>, Reject>, Waits> {
+    ) -> Result<Result<Chosen<'t>, Reject>, Waits<'t>> {
         let sampler = self.worker.sampler.as_ref();
         let sampled = sampler.and_then(|to| to.request(record, self.target.destination(), request));
         match decide(self, held, request, record) {
-            Decided::Now(decided) => Ok(self.decided(decided, sampled, record)),
-            Decided::Asks(whom) => Err(Waits { whom, sampled }),
+            Ok(Decided::Now(chosen)) => Ok(self.decided(Ok(chosen), sampled, record)),
+            Err(reject) => Ok(self.decided(Err(reject), sampled, record)),
+            Ok(Decided::Asks(whom)) => Err(Waits { whom, sampled }),
         }
     }
 
     /// Decides with what those say who have to be asked.
     async fn decide_when_answered<'t>(
         &self,
-        Waits { whom, sampled }: Waits,
+        Waits { whom, sampled }: Waits<'t>,
         held: &'t Held,
         request: &mut Request<Body>,
         record: &mut Record,
@@ -267,65 +268,89 @@ impl super::serve_h1::Handler for Rc<Line> {
 /// What deciding comes to.
 enum Decided<'t> {
     /// Nobody had to be asked.
-    Now(Result<Chosen<'t>, Reject>),
+    Now(Chosen<'t>),
     /// Somebody has to.
-    Asks(Whom),
+    Asks(Whom<'t>),
 }
 
 /// Who has to be asked before a request can be decided.
-enum Whom {
+enum Whom<'t> {
+    /// Services that count, by RateLimits.
+    Limiters(Vec<limit::Question<'t>>),
     /// A provider, by a CUSTOM policy.
     Provider,
     /// An issuer, where a token is signed by a key that is not known.
     Issuer(Outcome),
+    /// Services that count for this user.
+    LimitersOfUser(Outcome, Vec<limit::Question<'t>>),
 }
 
 /// A decision that waits.
-struct Waits {
-    whom: Whom,
+struct Waits<'t> {
+    whom: Whom<'t>,
     sampled: Option<sample::Chosen>,
 }
 
 /// Every decision about a request, up to where nothing more can be decided without asking; `explain` runs the same, but asks
 /// nobody.
-fn decide<'t>(line: &Line, held: &'t Held, request: &mut Request<Body>, record: &mut Record) -> Decided<'t> {
-    if let Err(reject) = enter(&line.peer, line.target, held, request, record) {
-        return Decided::Now(Err(reject));
+fn decide<'t>(
+    line: &Line,
+    held: &'t Held,
+    request: &mut Request<Body>,
+    record: &mut Record,
+) -> Result<Decided<'t>, Reject> {
+    enter(&line.peer, line.target, held, request, record)?;
+    let questions = limit::before_authentication(line, held, request, record)?;
+    if !questions.is_empty() {
+        return Ok(Decided::Asks(Whom::Limiters(questions)));
     }
     if stages::may_consult(line.target, held) {
-        return Decided::Asks(Whom::Provider);
+        return Ok(Decided::Asks(Whom::Provider));
     }
-    match user(line.target, held, &line.worker.tokens, request, record) {
-        asking @ Outcome::Asking(..) => Decided::Asks(Whom::Issuer(asking)),
-        user => {
-            let memory = &line.worker.memory;
-            Decided::Now(choose(&line.peer, line.target, held, user, request, record, memory))
-        }
+    let user = user(line.target, held, &line.worker.tokens, request, record);
+    if matches!(user, Outcome::Asking(..)) {
+        return Ok(Decided::Asks(Whom::Issuer(user)));
     }
+    let questions = limit::after_authentication(line, &user, held, request, record)?;
+    if !questions.is_empty() {
+        return Ok(Decided::Asks(Whom::LimitersOfUser(user, questions)));
+    }
+    choose(&line.peer, line.target, held, user, request, record, &line.worker.memory).map(Decided::Now)
 }
 
 /// The decisions that are left, in their order, with what those say who are asked.
 async fn decide_asking<'t>(
     line: &Line,
-    whom: Whom,
+    whom: Whom<'t>,
     held: &'t Held,
     request: &mut Request<Body>,
     record: &mut Record,
 ) -> Result<Chosen<'t>, Reject> {
     let tokens = &line.worker.tokens;
-    let consults = matches!(whom, Whom::Provider);
-    let mut user = match whom {
-        Whom::Provider => {
-            let phase = ProviderPhase::BeforeAuthentication;
-            consult::request(phase, line, None, held, request, record).await?;
-            self::user(line.target, held, tokens, request, record)
+    let consults = stages::may_consult(line.target, held);
+    let (mut user, questions) = match whom {
+        Whom::Issuer(asking) => (asking, None),
+        Whom::LimitersOfUser(user, questions) => (user, Some(questions)),
+        earlier @ (Whom::Limiters(_) | Whom::Provider) => {
+            if let Whom::Limiters(questions) = earlier {
+                limit::ask(line, questions, held, request, record).await?;
+            }
+            if consults {
+                let phase = ProviderPhase::BeforeAuthentication;
+                consult::request(phase, line, None, held, request, record).await?;
+            }
+            (self::user(line.target, held, tokens, request, record), None)
         }
-        Whom::Issuer(asking) => asking,
     };
     if let Outcome::Asking(_, refetch) = user {
         refetch.done().await;
         user = self::user(line.target, held, tokens, request, record);
     }
+    let questions = match questions {
+        Some(questions) => questions,
+        None => limit::after_authentication(line, &user, held, request, record)?,
+    };
+    limit::ask(line, questions, held, request, record).await?;
     let chosen = choose(&line.peer, line.target, held, user, request, record, &line.worker.memory)?;
     if consults {
         consult_last(line, chosen.user(), held, request, record).await?;
@@ -639,8 +664,11 @@ fn traceparent(text: &str) -> Option<(u128, u64)> {
 pub fn refused(reject: &Reject, grpc: bool, record: &mut Record) -> Response<Body> {
     stages::ended(reject, record);
     let mut response = reply::reply(reject, grpc, record.id);
-    if let Some(answer) = record.asked.as_mut().and_then(|asked| asked.answer.take()) {
-        reply::tell(&answer, grpc, &mut response);
+    if let Some(asked) = record.asked.as_deref_mut() {
+        if let Some(answer) = asked.answer.take() {
+            reply::tell(&answer, grpc, &mut response);
+        }
+        reply::tell_quota(asked.quota.as_ref(), response.headers_mut());
     }
     response
 }

@@ -7,9 +7,12 @@ use crate::body::Body;
 use crate::decision::Reason;
 use crate::edits::Answer;
 use crate::error::Reject;
+use crate::telemetry::Quota;
 
 /// The header that carries the record id.
 pub const DECISION_ID: HeaderName = HeaderName::from_static("x-writ-decision-id");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
@@ -78,6 +81,22 @@ pub fn tell(answer: &Answer, grpc: bool, response: &mut Response<Body>) {
         for value in answer.headers.get_all(name) {
             let _ = response.headers_mut().try_append(name, value.clone());
         }
+    }
+}
+
+/// Adds what is left of the rate limit that leaves least (draft-ietf-httpapi-ratelimit-headers sections 3 and 4), to what
+/// the server may have told of its own.
+pub fn tell_quota(quota: Option<&Quota>, headers: &mut HeaderMap) {
+    let Some(Quota { policy, remaining, reset_secs }) = quota else { return };
+    let name = policy.to_str().ok().and_then(|policy| policy.split(';').next()).unwrap_or_default();
+    let limit = match reset_secs {
+        Some(seconds) => format!("{name};r={remaining};t={seconds}"),
+        None => format!("{name};r={remaining}"),
+    };
+    if let Ok(limit) = HeaderValue::try_from(limit) {
+        // A full map takes no more.
+        let _ = headers.try_append(RATE_LIMIT_POLICY, policy.clone());
+        let _ = headers.try_append(RATE_LIMIT, limit);
     }
 }
 

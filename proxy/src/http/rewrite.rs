@@ -40,6 +40,7 @@ pub fn response(chosen: &Chosen<'_>, record: &Record, response: &mut Response<Bo
     // What those who were asked want of it.
     if let Some(asked) = &record.asked {
         asked.additions.apply(response.headers_mut());
+        reply::tell_quota(asked.quota.as_ref(), response.headers_mut());
     }
 }
 

@@ -347,7 +347,7 @@ impl UserTest {
 pub const WORD_LISTS: [&str; 2] = ["scope", "permission"];
 
 /// The texts of a claim: itself, or the texts in its list.
-fn claim<'a>(user: &'a UserAttributes, path: &[String]) -> SmallVec<[&'a str; 4]> {
+pub(super) fn claim<'a>(user: &'a UserAttributes, path: &[String]) -> SmallVec<[&'a str; 4]> {
     use serde_json::Value;
     let Some((first, nested)) = path.split_first() else { return SmallVec::new() };
     let found = nested.iter().try_fold(user.claims.get(first), |value, key| match value? {

@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use control_client::snapshot::{self, BackendIndex, MtlsMode, Protocol, ProviderIndex};
+use control_client::snapshot::{self, BackendIndex, LimiterIndex, MtlsMode, Protocol, ProviderIndex};
 
 use crate::decision::{Object, Objects, PolicyRef};
 
@@ -28,6 +28,7 @@ mod pattern;
 mod policies;
 mod prefixes;
 mod providers;
+mod rate_limits;
 mod reach;
 mod regexes;
 mod remainder;
@@ -44,6 +45,9 @@ pub use consider::{Considered, NearMiss};
 pub use filters::{Filters, HeaderEdit};
 pub use kept::{CustomPolicies, HeaderNames, Kept, KeptHeaders};
 pub use providers::{Consultation, HttpCheck, Provider, ProviderProtocol};
+pub use rate_limits::{
+    Counting, GlobalLimit, LimitPhase, LimitsOnConnection, LocalLimit, RateLimit, RateLimiter, RateLimits,
+};
 pub use reach::{Open, Probe, Reach, Unknowns};
 pub use remainder::Remainder;
 pub use routes::{RouteAttributes, RouteChoice, Rule, RuleBackend};
@@ -80,6 +84,8 @@ pub struct Tables {
     backends: Box<[Backend]>,
     providers: Box<[Provider]>,
     custom: Option<Arc<CustomPolicies>>,
+    rate_limits: RateLimits,
+    limiters: Box<[RateLimiter]>,
 }
 
 /// Whether plaintext is accepted on a port, and who says so.
@@ -140,6 +146,8 @@ impl Tables {
         let (authorizer, mut refused) = Authorizer::compile(policy);
         let (authentication, unread) = Authentication::compile(policy);
         refused.extend(unread);
+        let (rate_limits, unread) = RateLimits::compile(policy);
+        refused.extend(unread);
         let mode = |mode: snapshot::PeerMode| PeerMode {
             mode: mode.mode,
             policy: PolicyRef::from_object(mode.object),
@@ -170,6 +178,8 @@ impl Tables {
             directory,
             service_ports,
             providers: compile_providers(policy, &backends)?,
+            rate_limits,
+            limiters: policy.limiters.iter().map(|each| RateLimiter::compile(each, &backends)).collect(),
             backends,
         })
     }
@@ -263,6 +273,19 @@ impl Tables {
     /// With an index of other tables that had more providers.
     pub fn provider(&self, index: ProviderIndex) -> &Provider {
         &self.providers[index as usize]
+    }
+
+    /// How much is too much.
+    pub fn rate_limits(&self) -> &RateLimits {
+        &self.rate_limits
+    }
+
+    /// The service of an index that these tables gave.
+    ///
+    /// # Panics
+    /// With an index of other tables that had more of them.
+    pub fn limiter(&self, index: LimiterIndex) -> &RateLimiter {
+        &self.limiters[index as usize]
     }
 
     /// Whether a request that went on under other tables may still do so. `kept`: whose headers `request` still has.

@@ -76,21 +76,7 @@ impl Rule {
         domains: &TrustDomains,
         objects: &[snapshot::ObjectRef],
     ) -> Result<Self, CompileError> {
-        let clause = |conditions: &[snapshot::Condition]| -> Result<Clause<Condition>, CompileError> {
-            let compile = |condition: &snapshot::Condition| {
-                let field = || format!("spec.rules[{}].{}", rule.index, condition.field);
-                Condition::compile(condition, domains).map_err(|error| (field(), error))
-            };
-            let compiled = conditions.iter().map(compile);
-            compiled
-                .map(|each| each.or_else(|(field, e)| Err(e).located(policy.object, objects, &field)))
-                .collect()
-        };
-        let clauses = |list: &[Vec<snapshot::Condition>]| -> Result<Box<[_]>, CompileError> {
-            list.iter().map(|each| clause(each)).collect()
-        };
-        let conditions =
-            Conditions { from: clauses(&rule.from)?, to: clauses(&rule.to)?, when: clause(&rule.when)? };
+        let conditions = Conditions::compile(policy.object, rule, domains, objects)?;
         let user = conditions.iter().any(Condition::asks_user);
         Ok(Self {
             label: Label {
@@ -125,14 +111,7 @@ impl Rule {
 
     /// What is left of the rule on a connection; `None`: it can't match there.
     pub(super) fn on(&self, connection: &ConnectionAttributes<'_>) -> Option<Residual> {
-        Some(Residual {
-            label: self.label,
-            conditions: Conditions {
-                from: clauses_on(&self.conditions.from, connection)?,
-                to: clauses_on(&self.conditions.to, connection)?,
-                when: clause_on(&self.conditions.when, connection)?,
-            },
-        })
+        Some(Residual { label: self.label, conditions: self.conditions.on(connection)? })
     }
 
     /// What it asks of requests.
@@ -211,8 +190,63 @@ impl<C> Conditions<C> {
     }
 }
 
+impl Conditions<Condition> {
+    pub(super) fn compile(
+        object: u32,
+        rule: &snapshot::AuthorizationRule,
+        domains: &TrustDomains,
+        objects: &[snapshot::ObjectRef],
+    ) -> Result<Self, CompileError> {
+        let clause = |conditions: &[snapshot::Condition]| -> Result<Clause<Condition>, CompileError> {
+            let compile = |condition: &snapshot::Condition| {
+                let field = || format!("spec.rules[{}].{}", rule.index, condition.field);
+                Condition::compile(condition, domains).map_err(|error| (field(), error))
+            };
+            let compiled = conditions.iter().map(compile);
+            compiled.map(|each| each.or_else(|(field, e)| Err(e).located(object, objects, &field))).collect()
+        };
+        let clauses = |list: &[Vec<snapshot::Condition>]| -> Result<Box<[_]>, CompileError> {
+            list.iter().map(|each| clause(each)).collect()
+        };
+        Ok(Self { from: clauses(&rule.from)?, to: clauses(&rule.to)?, when: clause(&rule.when)? })
+    }
+
+    /// What is left on a connection; `None`: they can't hold there.
+    pub(super) fn on(&self, connection: &ConnectionAttributes<'_>) -> Option<Conditions<Arc<RequestTest>>> {
+        Some(Conditions {
+            from: clauses_on(&self.from, connection)?,
+            to: clauses_on(&self.to, connection)?,
+            when: clause_on(&self.when, connection)?,
+        })
+    }
+
+    /// Whether they hold of an opaque connection; what only HTTP has does not.
+    pub(super) fn hold_for_tcp(&self, connection: &ConnectionAttributes<'_>) -> bool {
+        let holds = |condition: &Condition| condition.for_tcp().is_some_and(|test| test.holds(connection));
+        let any = |clauses: &[Clause<Condition>]| {
+            clauses.is_empty() || clauses.iter().any(|clause| clause.iter().all(holds))
+        };
+        any(&self.from) && any(&self.to) && self.when.iter().all(holds)
+    }
+}
+
+impl Conditions<Arc<RequestTest>> {
+    /// Asks the request.
+    pub(super) fn met(&self, request: &Asked<'_>) -> Met {
+        let when = clause_met(&self.when, request);
+        if when == Met::No {
+            return Met::No;
+        }
+        let to = clauses_met(&self.to, request);
+        if to == Met::No {
+            return Met::No;
+        }
+        clauses_met(&self.from, request).min(to).min(when)
+    }
+}
+
 impl Condition {
-    fn asks_user(&self) -> bool {
+    pub(super) fn asks_user(&self) -> bool {
         matches!(self, Self::Request(test) if test.asks_user())
     }
 }
@@ -237,15 +271,7 @@ impl Residual {
 
     /// Asks the request.
     pub(super) fn met(&self, request: &Asked<'_>) -> Met {
-        let when = clause_met(&self.conditions.when, request);
-        if when == Met::No {
-            return Met::No;
-        }
-        let to = clauses_met(&self.conditions.to, request);
-        if to == Met::No {
-            return Met::No;
-        }
-        clauses_met(&self.conditions.from, request).min(to).min(when)
+        self.conditions.met(request)
     }
 }
 

@@ -15,12 +15,12 @@ pub(super) struct Coverage {
     pub(super) rules: Vec<RuleHits>,
 }
 
-/// A rule of an AuthorizationPolicy or HTTPRoute.
+/// A rule of an AuthorizationPolicy, RateLimit or HTTPRoute.
 #[derive(Debug)]
 pub(super) struct RuleHits {
     pub(super) policy: PolicyName,
     /// Requests and connections that it decided, routed or (AUDIT, dry run) marked. An AuthorizationPolicy rule that
-    /// matches what another one decides before it is not met.
+    /// matches what another one decides before it is not met. A RateLimit's are those that it refused.
     pub(super) hits: u64,
 }
 
@@ -61,9 +61,13 @@ fn rules(policy: &Policy) -> impl Iterator<Item = PolicyName> {
         .authorization
         .iter()
         .flat_map(|each| each.rules.iter().map(move |rule| (each.object, rule.index)));
+    let limits = policy
+        .rate_limits
+        .iter()
+        .flat_map(|each| each.rules.iter().map(move |rule| (each.object, rule.matches.index)));
     let ports = policy.services.iter().flat_map(|service| &service.ports);
     let routes = ports.flat_map(|port| port.routes.iter().map(|rule| (rule.object, rule.rule)));
-    let mut all: Vec<(ObjectIndex, u16)> = authorization.chain(routes).collect();
+    let mut all: Vec<(ObjectIndex, u16)> = authorization.chain(limits).chain(routes).collect();
     // A route may have several services as parents.
     all.sort_unstable();
     all.dedup();

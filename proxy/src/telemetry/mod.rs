@@ -41,8 +41,8 @@ use self::options::ProxyFragments;
 pub use self::options::{DEFAULT_PROGRESS, Options, ProxyFacts, Sample, Sink};
 use self::queue::Queue;
 pub use self::record::{
-    Asked, Attempt, CertificateEvidence, ConfigFacts, ConnectionFacts, Consulted, Cut, Marks, Record, Side,
-    TlsEvidence, Upload, UserEvidence,
+    Asked, Attempt, CertificateEvidence, ConfigFacts, ConnectionFacts, Consulted, Cut, Limited, Marks, Quota,
+    Record, Side, TlsEvidence, Upload, UserEvidence,
 };
 pub use self::shard::{ConnectionGuard, Look, Shard};
 pub use self::status::ConfigStatus;

@@ -199,6 +199,10 @@ pub struct Asked {
     pub additions: Edits,
     /// What they have to tell a caller that they refused.
     pub answer: Option<Answer>,
+    /// Rate limits that services were asked about, or that only would have been taken.
+    pub limits: Vec<Limited>,
+    /// What the caller is told of the rate limit that leaves it least.
+    pub quota: Option<Quota>,
 }
 
 impl Asked {
@@ -206,6 +210,32 @@ impl Asked {
     pub fn would_ask(&self) -> bool {
         self.consulted.iter().any(|each| each.outcome == Reason::NotReached)
     }
+}
+
+/// What came of one rate limit.
+#[derive(Debug)]
+pub struct Limited {
+    /// Its rule.
+    pub policy: PolicyRef,
+    /// The service that counts; `None`: this proxy does.
+    pub provider: Option<Arc<str>>,
+    /// `within-limit`, `limit-exceeded`, `limiter-unavailable`, or `not-reached` where it only would have been taken.
+    pub outcome: Reason,
+    /// Microseconds until its answer.
+    pub us: u32,
+    /// Why it could not be asked, or understood.
+    pub detail: Option<Box<str>>,
+}
+
+/// A rate limit as its caller knows it (draft-ietf-httpapi-ratelimit-headers).
+#[derive(Debug, Clone)]
+pub struct Quota {
+    /// `RateLimit-Policy`: `"name";q=100;w=60`.
+    pub policy: http::HeaderValue,
+    /// Requests that could follow at once.
+    pub remaining: u64,
+    /// Seconds until there is one more, or for a service that counts by windows, until the next; `None`: it did not say.
+    pub reset_secs: Option<u64>,
 }
 
 /// What one provider said.

@@ -9,7 +9,7 @@ use super::fragments::{self, IDENTITY_LIMIT, NAME_LIMIT};
 use super::json;
 use super::open::Begun;
 use super::options::ProxyFragments;
-use super::record::{Asked, Attempt, ConnectionFacts, Consulted, Cut, Marks, Record, Side};
+use super::record::{Asked, Attempt, ConnectionFacts, Consulted, Cut, Limited, Marks, Record, Side};
 use crate::decision::{Check, Objects, Outcome, PolicyRef, Reason, Shadow};
 
 /// The whole line, with its line end.
@@ -274,6 +274,36 @@ fn asked(asked: &Asked, objects: &Objects, out: &mut Vec<u8>) {
         }
         json::raw(out, "]");
     }
+    if !asked.limits.is_empty() {
+        json::raw(out, r#","limits":"#);
+        let mut comma = Comma::new(b'[');
+        for one in &asked.limits {
+            comma.next(out);
+            limited(one, objects, out);
+        }
+        json::raw(out, "]");
+    }
+}
+
+fn limited(limited: &Limited, objects: &Objects, out: &mut Vec<u8>) {
+    json::raw(out, r#"{"outcome":""#);
+    json::raw(out, limited.outcome.as_str());
+    json::raw(out, "\"");
+    if objects.get(limited.policy).is_some() {
+        json::raw(out, r#","policy":"#);
+        policy(objects, limited.policy, Version::Stated, out);
+    }
+    if let Some(provider) = &limited.provider {
+        json::raw(out, r#","provider":"#);
+        json::bounded_string(out, provider, NAME_LIMIT);
+        json::raw(out, r#","us":"#);
+        json::number(out, limited.us);
+    }
+    if let Some(detail) = &limited.detail {
+        json::raw(out, r#","detail":"#);
+        json::bounded_string(out, detail, DETAIL_LIMIT);
+    }
+    json::raw(out, "}");
 }
 
 fn consulted(consulted: &Consulted, objects: &Objects, out: &mut Vec<u8>) {

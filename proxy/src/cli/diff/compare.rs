@@ -120,6 +120,20 @@ fn beside(old: &Policy, new: &Policy) -> Vec<String> {
     let names: BTreeSet<_> =
         differing.chain(after.iter().filter(|each| !before.contains(each))).map(|(name, _)| name).collect();
     found.extend(names.into_iter().map(|name| format!("{name} changes which tokens of end users are taken")));
+    let limits = |policy: &Policy| -> Vec<(String, snapshot::RateLimit)> {
+        let named = named(policy);
+        let each = policy.rate_limits.iter().cloned();
+        each.map(|each| {
+            let name = named.get(each.object as usize).cloned().unwrap_or_default();
+            (name, snapshot::RateLimit { object: 0, ..each })
+        })
+        .collect()
+    };
+    let (before, after) = (limits(old), limits(new));
+    let differing = before.iter().filter(|each| !after.contains(each));
+    let names: BTreeSet<_> =
+        differing.chain(after.iter().filter(|each| !before.contains(each))).map(|(name, _)| name).collect();
+    found.extend(names.into_iter().map(|name| format!("{name} changes how often something may be done")));
     let (a, b) = (&old.mesh, &new.mesh);
     for (differs, field) in [
         (

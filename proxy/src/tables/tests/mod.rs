@@ -4,6 +4,7 @@ mod authorization;
 mod authorization_twin;
 mod compile;
 mod naive;
+mod rate_limits;
 mod routes;
 
 use std::net::IpAddr;
