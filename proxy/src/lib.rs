@@ -5,6 +5,7 @@ pub mod app;
 pub mod body;
 pub mod candidate;
 pub mod cli;
+pub mod clock;
 pub mod conn;
 pub mod consult;
 pub mod decision;

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use control_client::snapshot::{BackendTls, OutboundTrafficPolicy};
 
@@ -355,12 +355,6 @@ pub fn charge(decision: &mut Decision, stage: Stage, reason: Reason) {
     };
     decision.check(check, CheckResult::new(CheckOutcome::Fail, reason, PolicyRef::NONE));
     decision.deny(stage, reason, PolicyRef::NONE);
-}
-
-/// Seconds since the epoch.
-pub fn seconds(time: SystemTime) -> i64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// Microseconds, saturating.

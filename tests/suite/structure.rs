@@ -21,7 +21,7 @@ const LAYERS: &[&[&str]] = &[
     &["telemetry", "tables", "limits"],
     &["jwks"],
     &["body", "edits", "error", "h1", "identity", "net", "drain"],
-    &["decision"],
+    &["clock", "decision"],
 ];
 
 #[test]

@@ -16,6 +16,7 @@ use super::{attempt, limit, reply, rewrite, sanitize};
 use control_client::snapshot::BackendIndex;
 
 use crate::body::Body;
+use crate::clock;
 use crate::decision::{PolicyRef, Reason, Stage};
 use crate::error::Reject;
 use crate::generation::Held;
@@ -405,7 +406,7 @@ pub fn user(
     if rules.is_empty() || !matches!(target, Target::Application(_)) {
         return Outcome::NotAsked;
     }
-    tokens.authenticate(rules, request, stages::seconds(record.time))
+    tokens.authenticate(rules, request, clock::seconds(record.time))
 }
 
 /// Every other decision about a request, without any I/O.

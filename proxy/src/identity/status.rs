@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::{Identity, SpiffeId};
+use crate::clock;
 
 /// The most of a certificate's time that may be left when a missing renewal is spoken of: of one that lives for a year, the
 /// last quarter is too long to be alarmed.
@@ -81,8 +82,7 @@ impl Identity {
             let why = "and has not been renewed";
             return Health::Degraded(format!("the certificate expires in {left:.0?} {why}{}", because()));
         }
-        let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let late = || current.trust.lists().iter().find_map(|list| list.late(seconds.cast_signed()));
+        let late = || current.trust.lists().iter().find_map(|list| list.late(clock::seconds(now)));
         let problem = self.problem().map(|problem| problem.to_string());
         problem.or_else(late).map_or(Health::Well, Health::Degraded)
     }

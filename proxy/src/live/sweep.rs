@@ -3,13 +3,14 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use control_client::snapshot::ExpiredCredentials;
 use tokio::sync::watch;
 
 use super::place::{Slot, disbelieved, ends_as};
 use super::{Connection, Live};
+use crate::clock::now;
 use crate::decision::Reason;
 use crate::drain::Word;
 use crate::generation::Held;
@@ -168,12 +169,6 @@ async fn moved_trust(trust: &mut Option<watch::Receiver<u64>>) {
     if gone {
         std::future::pending().await
     }
-}
-
-/// Seconds since the epoch.
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// Keeps a sweep from holding up the worker.

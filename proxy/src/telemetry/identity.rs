@@ -1,13 +1,14 @@
 //! A scrape of the identity: how long it lasts, and how its renewal goes.
 
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Unit;
 
+use crate::clock::seconds;
 use crate::identity::Status;
 
 pub(super) fn encode(status: &Status, now: SystemTime, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -60,14 +61,10 @@ pub(super) fn encode(status: &Status, now: SystemTime, encoder: &mut DescriptorE
         .encode_info(&labels.as_slice())
 }
 
-fn seconds(time: SystemTime) -> i64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use prometheus_client::collector::Collector;
     use prometheus_client::registry::Registry;

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rand::RngExt as _;
 
@@ -13,6 +13,7 @@ use super::hop::{HopFacts, HopProtocol, HopTls};
 use super::http1::Connection;
 use super::http2::Shared;
 use super::io::Idleness;
+use crate::clock::now;
 use crate::decision::Reason;
 use crate::identity::Proof;
 
@@ -209,12 +210,6 @@ impl Upstream {
     fn has_connections(&self) -> bool {
         self.targets.borrow().values().any(|target| !target.is_unused())
     }
-}
-
-/// Seconds since the epoch.
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 async fn sweep(upstream: Weak<Upstream>, every: Duration) {

@@ -8,10 +8,14 @@ use std::process::Command;
 use serde_json::{Value, json};
 use tests::program::Program;
 
-use super::house::{House, Identity, curl};
+use super::house::{House, Identity, curl, id};
+use super::suites::Choice;
 use crate::records::text;
 
 const TYPES: &str = "type.googleapis.com/envoy.extensions";
+
+/// Where `tests/peers.sh` puts it.
+pub const ENVOY: &str = "peers/envoy";
 
 /// A running Envoy.
 pub struct Envoy {
@@ -70,6 +74,28 @@ pub struct Tls {
 }
 
 impl Tls {
+    /// As in a mesh of Envoys: TLS 1.3, and the other side must have this account.
+    pub fn mesh(identity: &Identity, alpn: &[&'static str], expects: &str) -> Self {
+        Self {
+            identity: identity.clone(),
+            alpn: alpn.to_vec(),
+            version: "TLSv1_3",
+            suite: None,
+            groups: vec!["X25519MLKEM768", "X25519", "P-256"],
+            expects: id(expects),
+        }
+    }
+
+    /// The same that agrees to nothing else than this.
+    pub fn held_to(self, choice: &Choice) -> Self {
+        Self {
+            version: if choice.version == "1.2" { "TLSv1_2" } else { "TLSv1_3" },
+            suite: choice.suite.map(|(suite, _)| suite),
+            groups: choice.groups(),
+            ..self
+        }
+    }
+
     fn common(&self) -> Value {
         let file = |path: PathBuf| json!({"filename": path});
         json!({

@@ -8,23 +8,14 @@ use fips::ca::KeyType;
 use http::Version;
 use tests::App;
 
-use super::envoy::{Envoy, Tls, cluster, entrance, opaque_entrance};
+use super::envoy::{ENVOY, Envoy, Tls, cluster, entrance, opaque_entrance};
 use super::house::{Application, House, Identity, KEYS, agreed, id, installed, of_path, status};
 use super::suites::Choice;
 use crate::records::{check, text};
 
-const ENVOY: &str = "peers/envoy";
-
-/// As a mesh of Envoys would call: TLS 1.3.
+/// As a mesh of Envoys would call.
 fn mesh_tls(identity: &Identity, alpn: &[&'static str]) -> Tls {
-    Tls {
-        identity: identity.clone(),
-        alpn: alpn.to_vec(),
-        version: "TLSv1_3",
-        suite: None,
-        groups: vec!["X25519MLKEM768", "X25519", "P-256"],
-        expects: id("server"),
-    }
+    Tls::mesh(identity, alpn, "server")
 }
 
 #[test]
@@ -73,12 +64,7 @@ fn envoy_calls_a_sidecar_by_every_suite_and_group() {
     let choices = Choice::all();
     let names: Vec<String> = choices.iter().map(ToString::to_string).collect();
     let clusters = choices.iter().zip(&names).map(|(choice, name)| {
-        let tls = Tls {
-            version: if choice.version == "1.2" { "TLSv1_2" } else { "TLSv1_3" },
-            suite: choice.suite.map(|(suite, _)| suite),
-            groups: choice.groups(),
-            ..mesh_tls(&callers[choice.key as usize], &["http/1.1"])
-        };
+        let tls = mesh_tls(&callers[choice.key as usize], &["http/1.1"]).held_to(choice);
         cluster(name, servers[choice.key as usize].address, false, &tls)
     });
     let entrances = vec![entrance(&names.iter().map(String::as_str).collect::<Vec<_>>())];

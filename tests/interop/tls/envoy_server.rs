@@ -4,22 +4,14 @@ use std::collections::BTreeMap;
 
 use fips::ca::KeyType;
 
-use super::envoy::{Envoy, Tls, answering, answering_as_istio};
+use super::envoy::{ENVOY, Envoy, Tls, answering, answering_as_istio};
 use super::house::{House, Identity, KEYS, agreed, curl, id, installed, of_path, status};
 use super::suites::Choice;
 use crate::records::{check, text};
 
-const ENVOY: &str = "peers/envoy";
-
+/// As a mesh of Envoys would answer.
 fn mesh_tls(identity: &Identity, alpn: &[&'static str]) -> Tls {
-    Tls {
-        identity: identity.clone(),
-        alpn: alpn.to_vec(),
-        version: "TLSv1_3",
-        suite: None,
-        groups: vec!["X25519MLKEM768", "X25519", "P-256"],
-        expects: id("caller"),
-    }
+    Tls::mesh(identity, alpn, "caller")
 }
 
 #[test]
@@ -66,13 +58,7 @@ fn a_sidecar_calls_envoy_by_every_suite_and_group() {
     let choices = Choice::all();
     let names: Vec<String> = choices.iter().map(ToString::to_string).collect();
     let listeners = choices.iter().zip(&names).map(|(choice, name)| {
-        let tls = Tls {
-            version: if choice.version == "1.2" { "TLSv1_2" } else { "TLSv1_3" },
-            suite: choice.suite.map(|(suite, _)| suite),
-            groups: choice.groups(),
-            ..mesh_tls(&identities[choice.key as usize], &["http/1.1"])
-        };
-        answering(name, &tls)
+        answering(name, &mesh_tls(&identities[choice.key as usize], &["http/1.1"]).held_to(choice))
     });
     let envoy = Envoy::start(&envoy, &house, "envoy", listeners.collect(), vec![]);
     let servers: BTreeMap<_, _> = names.iter().map(|name| (name.clone(), envoy.address(name))).collect();

@@ -1,23 +1,14 @@
 //! Whole handshakes in memory: every suite, group and kind of certificate, mutual, with data both ways.
 
 use std::io::{Read, Write};
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::OnceLock;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{
-    ClientConfig, ClientConnection, Connection, Error, HandshakeKind, NamedGroup, ProtocolVersion,
-    RootCertStore, ServerConfig, ServerConnection,
-};
+use rustls::{ClientConnection, Connection, HandshakeKind, NamedGroup, ProtocolVersion, ServerConnection};
 
-use crate::ca::{Authority, Issued, KeyType, Profile};
+use super::pair::{KEY_TYPES, client_config, connect, flight, server_config, shake, shake_changing};
+use crate::ca::KeyType;
 use crate::provider::{STANDARD_GROUPS, build, provider, suites};
-
-const KEY_TYPES: [KeyType; 4] = [KeyType::P256, KeyType::P384, KeyType::Rsa2048, KeyType::Ed25519];
 
 #[test]
 fn every_suite_group_and_certificate() {
@@ -141,106 +132,7 @@ fn flights() -> usize {
 }
 
 fn pair(client: &CryptoProvider, server: &CryptoProvider, key_type: KeyType) -> (Connection, Connection) {
-    let name = "server.example".try_into().unwrap();
-    let client = ClientConnection::new(client_config(client, key_type).into(), name).unwrap();
-    let server = ServerConnection::new(server_config(server, key_type).into()).unwrap();
-    (client.into(), server.into())
-}
-
-fn client_config(provider: &CryptoProvider, key_type: KeyType) -> ClientConfig {
-    let provider = Arc::new(provider.clone());
-    let pki = Pki::of(key_type);
-    let verifier =
-        WebPkiServerVerifier::builder_with_provider(pki.roots.clone(), provider.clone()).build().unwrap();
-    ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_webpki_verifier(verifier)
-        .with_client_auth_cert(pki.chain(), pki.key())
-        .unwrap()
-}
-
-fn server_config(provider: &CryptoProvider, key_type: KeyType) -> ServerConfig {
-    let provider = Arc::new(provider.clone());
-    let pki = Pki::of(key_type);
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(pki.roots.clone(), provider.clone()).build().unwrap();
-    ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(pki.chain(), pki.key())
-        .unwrap()
-}
-
-/// A root and a leaf with keys of one type. Made once: RSA takes its time.
-struct Pki {
-    roots: Arc<RootCertStore>,
-    leaf: Issued,
-}
-
-impl Pki {
-    fn of(key_type: KeyType) -> &'static Self {
-        static PKIS: [OnceLock<Pki>; 4] = [const { OnceLock::new() }; 4];
-        let index = KEY_TYPES.iter().position(|&of| of == key_type).unwrap();
-        PKIS[index].get_or_init(|| {
-            let hour = Duration::from_secs(3600);
-            let authority = Authority::generate_with(key_type, "cluster.local", hour).unwrap();
-            let profile = Profile::server(&["server.example"], hour);
-            let leaf = authority.issue(&Profile { key_type, ..profile }).unwrap();
-            let mut roots = RootCertStore::empty();
-            roots
-                .add(CertificateDer::from_pem_slice(authority.certificate_pem().as_bytes()).unwrap())
-                .unwrap();
-            Self { roots: Arc::new(roots), leaf }
-        })
-    }
-
-    fn chain(&self) -> Vec<CertificateDer<'static>> {
-        vec![CertificateDer::from_pem_slice(self.leaf.certificate_pem.as_bytes()).unwrap()]
-    }
-
-    fn key(&self) -> PrivateKeyDer<'static> {
-        PrivateKeyDer::from_pem_slice(self.leaf.key_pem.as_bytes()).unwrap()
-    }
-}
-
-fn shake(client: &mut Connection, server: &mut Connection) -> Result<(), Error> {
-    shake_changing(client, server, |_, _| ())
-}
-
-/// Passes flights between both until neither has more to say; each flight may be changed on its way.
-fn shake_changing(
-    client: &mut Connection,
-    server: &mut Connection,
-    mut change: impl FnMut(usize, &mut [u8]),
-) -> Result<(), Error> {
-    for number in 0.. {
-        let (from, to) =
-            if number % 2 == 0 { (&mut *client, &mut *server) } else { (&mut *server, &mut *client) };
-        let mut flight = Vec::new();
-        while from.wants_write() {
-            from.write_tls(&mut flight).unwrap();
-        }
-        if flight.is_empty() && number > 0 {
-            break;
-        }
-        change(number, &mut flight);
-        take(to, &flight)?;
-    }
-    // A record that claims more than ever came leaves both waiting.
-    if client.is_handshaking() || server.is_handshaking() {
-        return Err(Error::HandshakeNotComplete);
-    }
-    Ok(())
-}
-
-fn take(to: &mut Connection, mut flight: &[u8]) -> Result<(), Error> {
-    while !flight.is_empty() {
-        to.read_tls(&mut flight).unwrap();
-        to.process_new_packets()?;
-    }
-    Ok(())
+    connect(client_config(client, key_type).into(), server_config(server, key_type).into())
 }
 
 /// Data of several sizes both ways, also in pieces.
@@ -255,11 +147,8 @@ fn exchange(client: &mut Connection, server: &mut Connection) {
             loop {
                 let (one, other) = data[sent..].split_at((length - sent).min(7));
                 sent += from.writer().write_vectored(&[one, other].map(std::io::IoSlice::new)).unwrap();
-                let mut flight = Vec::new();
-                while from.wants_write() {
-                    from.write_tls(&mut flight).unwrap();
-                }
-                let mut flight = &flight[..];
+                let sent_now = flight(from);
+                let mut flight = &sent_now[..];
                 while !flight.is_empty() {
                     to.read_tls(&mut flight).unwrap();
                     let state = to.process_new_packets().unwrap();

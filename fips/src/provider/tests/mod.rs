@@ -3,6 +3,7 @@
 mod approved;
 mod handshakes;
 mod known;
+mod pair;
 mod records;
 mod shares;
 mod signatures;
@@ -11,6 +12,7 @@ mod vectors;
 use rustls::{NamedGroup, SupportedCipherSuite};
 
 use super::{APPROVED_GROUPS, STANDARD_GROUPS, kdf, provider};
+use crate::ca;
 
 /// Bytes from hexadecimal digits; spaces and line ends between them don't count.
 pub(super) fn hex(text: &str) -> Vec<u8> {
