@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use fips::jws::{Algorithm, Curve, VerifyingKey};
+use fips::jws::{Algorithm, Curve, KeyRefused, VerifyingKey};
 use serde::Deserialize;
 
 /// Bytes of a key set, and of what leads to one.
@@ -16,8 +16,37 @@ const MAX_TRIED: usize = 8;
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct KeySet {
     keys: Vec<Key>,
-    /// What was left out, and why: keys for encryption, of algorithms that are not approved, malformed ones.
-    pub left_out: Vec<String>,
+    /// What was left out: keys for encryption, of algorithms that are not approved, malformed ones.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A key that was left out of a set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LeftOut {
+    /// Its number in `keys`, from 0.
+    pub index: usize,
+    /// Why.
+    pub why: Unusable,
+}
+
+/// Why a key can't verify tokens.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Unusable {
+    /// It is meant for something else.
+    #[error("not for signatures")]
+    OtherUse,
+    /// Its algorithm, curve or length is not approved.
+    #[error("{0}")]
+    NotApproved(String),
+    /// It can't be read.
+    #[error("{0}")]
+    Malformed(String),
+}
+
+impl std::fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "keys[{}]: {}", self.index, self.why)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -62,14 +91,15 @@ impl KeySet {
         }
         let mut set = Self::default();
         for (index, value) in written.into_iter().enumerate() {
-            let read = serde_json::from_value::<Jwk>(value).map_err(|error| error.to_string());
+            let read = serde_json::from_value::<Jwk>(value);
+            let read = read.map_err(|error| Unusable::Malformed(error.to_string()));
             match read.and_then(|jwk| jwk.verifying()) {
                 Ok(key) => set.keys.push(key),
-                Err(why) => set.left_out.push(format!("keys[{index}]: {why}")),
+                Err(why) => set.left_out.push(LeftOut { index, why }),
             }
         }
         if set.keys.is_empty() {
-            let why = set.left_out.first().map_or("it is empty", String::as_str);
+            let why = set.left_out.first().map_or_else(|| "it is empty".to_owned(), LeftOut::to_string);
             return Err(format!("no key of this set can verify tokens ({why})"));
         }
         Ok(set)
@@ -101,37 +131,47 @@ impl KeySet {
 }
 
 impl Jwk {
-    fn verifying(self) -> Result<Key, String> {
+    fn verifying(self) -> Result<Key, Unusable> {
         if self.usage.as_deref().is_some_and(|usage| usage != "sig")
             || self.key_ops.as_ref().is_some_and(|ops| !ops.iter().any(|op| op == "verify"))
         {
-            return Err("not for signatures".into());
+            return Err(Unusable::OtherUse);
         }
+        let not_approved = |what: String| Unusable::NotApproved(what);
         let mut key = match (self.kty.as_str(), self.crv.as_deref()) {
             ("RSA", _) => VerifyingKey::rsa(&decode("n", &self.n)?, &decode("e", &self.e)?),
             ("EC", Some(curve)) => {
-                let curve = Curve::parse(curve).ok_or_else(|| format!("curve {curve} is not approved"))?;
-                VerifyingKey::ec(curve, &decode("x", &self.x)?, &decode("y", &self.y)?)
+                let known = Curve::parse(curve);
+                let known = known.ok_or_else(|| not_approved(format!("curve {curve} is not approved")))?;
+                VerifyingKey::ec(known, &decode("x", &self.x)?, &decode("y", &self.y)?)
             }
             ("OKP", Some("Ed25519")) => VerifyingKey::ed25519(&decode("x", &self.x)?),
-            ("oct", _) => return Err("a secret, not a public key".into()),
-            (kty, curve) => return Err(format!("type {kty} {} is not known", curve.unwrap_or_default())),
+            ("oct", _) => return Err(not_approved("a secret, not a public key".into())),
+            (kty, curve) => {
+                let curve = curve.unwrap_or_default();
+                return Err(not_approved(format!("type {kty} {curve} is not known, or not approved")));
+            }
         }
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| match error {
+            KeyRefused::Size | KeyRefused::Exponent => not_approved(error.to_string()),
+            KeyRefused::Malformed => Unusable::Malformed(error.to_string()),
+        })?;
         if let Some(alg) = self.alg {
             // RFC 9864 gives Ed25519 a name of its own.
             let name = if alg == "Ed25519" { "EdDSA" } else { &alg };
-            let algorithm =
-                Algorithm::parse(name).ok_or_else(|| format!("algorithm {alg} is not approved"))?;
-            key = key.only(algorithm).ok_or_else(|| format!("its type has no algorithm {alg}"))?;
+            let algorithm = Algorithm::parse(name)
+                .ok_or_else(|| not_approved(format!("algorithm {alg} is not approved")))?;
+            let only = key.only(algorithm);
+            key = only.ok_or_else(|| Unusable::Malformed(format!("its type has no algorithm {alg}")))?;
         }
         Ok(Key { id: self.kid.map(Into::into), key: key.into() })
     }
 }
 
-fn decode(name: &str, text: &Option<String>) -> Result<Vec<u8>, String> {
-    let text = text.as_deref().ok_or_else(|| format!("{name} is missing"))?;
-    URL_SAFE_NO_PAD.decode(text).map_err(|error| format!("{name}: {error}"))
+fn decode(name: &str, text: &Option<String>) -> Result<Vec<u8>, Unusable> {
+    let malformed = |why: String| Unusable::Malformed(why);
+    let text = text.as_deref().ok_or_else(|| malformed(format!("{name} is missing")))?;
+    URL_SAFE_NO_PAD.decode(text).map_err(|error| malformed(format!("{name}: {error}")))
 }
 
 #[cfg(test)]
@@ -205,7 +245,7 @@ mod tests {
         keys.push(good);
         let set = parse(&keys).unwrap();
         assert_eq!((set.len(), set.left_out.len()), (1, keys.len() - 1));
-        assert!(set.left_out[0].starts_with("keys[0]: "));
+        assert!(set.left_out[0].to_string().starts_with("keys[0]: "));
     }
 
     #[test]

@@ -679,6 +679,8 @@ pub enum BackendTls {
     Unusable {
         /// Which object can't be followed, and why.
         why: String,
+        /// It is not approved where approved crypto is required.
+        not_approved: bool,
     },
 }
 

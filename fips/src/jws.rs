@@ -10,6 +10,9 @@ use aws_lc_rs::signature::{
     VerificationAlgorithm,
 };
 
+use crate::der::rsa_public_key;
+use crate::provider::approved_mode;
+
 /// `alg` of a token. There is no other: no `none`, no HMAC, no SHA-1, no curve that is not approved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Algorithm {
@@ -141,7 +144,7 @@ impl Curve {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyRefused {
     /// RSA of another size.
-    #[error("an RSA key has from 2048 to 8192 bits")]
+    #[error("an RSA key has from 2048 to 8192 bits; 2048, 3072 and 4096 are approved")]
     Size,
     /// RSA with a small or even exponent (FIPS 186-5 section 5.4).
     #[error("an RSA exponent is odd and at least 65537")]
@@ -158,10 +161,11 @@ pub struct VerifyingKey {
 }
 
 impl VerifyingKey {
-    /// An RSA key of big-endian `n` and `e`.
+    /// An RSA key of big-endian `n` and `e`. Where the module is the approved one, only of the lengths that it was
+    /// validated with.
     pub fn rsa(n: &[u8], e: &[u8]) -> Result<Self, KeyRefused> {
         let (n, e) = (without_zeros(n), without_zeros(e));
-        if !(2048..=8192).contains(&bits(n)) {
+        if !(2048..=8192).contains(&bits(n)) || (approved_mode() && ![2048, 3072, 4096].contains(&bits(n))) {
             return Err(KeyRefused::Size);
         }
         if bits(e) < 17 || e.len() > 4 || e.last().is_none_or(|last| last & 1 == 0) {
@@ -327,8 +331,8 @@ impl SigningKey {
                 PublicNumbers::Ec(curve, x.to_vec(), y.to_vec())
             }
             Private::Rsa(key) => {
-                let (n, e) = pkcs1(key.public_key().as_ref()).unwrap_or_default();
-                PublicNumbers::Rsa(n, e)
+                let (n, e) = rsa_public_key(key.public_key().as_ref()).unwrap_or_default();
+                PublicNumbers::Rsa(n.to_vec(), e.to_vec())
             }
         }
     }
@@ -338,30 +342,6 @@ impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SigningKey({})", self.algorithm.as_str())
     }
-}
-
-/// The two INTEGERs of an RSAPublicKey (RFC 8017 appendix A.1.1), as the module encodes its own.
-fn pkcs1(der: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
-    let (sequence, _) = element(0x30, der)?;
-    let (n, rest) = element(0x02, sequence)?;
-    let (e, _) = element(0x02, rest)?;
-    Some((without_zeros(n).to_vec(), without_zeros(e).to_vec()))
-}
-
-/// A DER element's content, and what follows it.
-fn element(tag: u8, der: &[u8]) -> Option<(&[u8], &[u8])> {
-    let [found, length, rest @ ..] = der else { return None };
-    if *found != tag {
-        return None;
-    }
-    let (length, rest) = match length {
-        0..0x80 => (usize::from(*length), rest),
-        _ => {
-            let (bytes, rest) = rest.split_at_checked(usize::from(length & 0x7f))?;
-            (bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)), rest)
-        }
-    };
-    rest.split_at_checked(length)
 }
 
 #[cfg(test)]

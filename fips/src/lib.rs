@@ -2,13 +2,16 @@
 
 #![forbid(unsafe_code)]
 
+pub mod approve;
 mod attest;
 pub mod ca;
+mod der;
 mod digest;
 pub mod jws;
 mod live;
 mod provider;
 mod random;
+pub mod revocation;
 
 pub use attest::{Attestation, Offered, SelfTest, Validation, group_name, suite_name};
 pub use digest::sha256;

@@ -50,9 +50,11 @@ impl Reject {
         }
     }
 
-    /// The server did not prove who it is: nothing that its caller may or may not do changes that.
+    /// The way to the server is refused, as where that did not prove who it is: nothing that its caller may or may not do
+    /// changes that.
     fn server_refused(&self) -> bool {
-        self.stage == Stage::Connect && http_status(self.reason) == StatusCode::FORBIDDEN
+        matches!(self.stage, Stage::Pick | Stage::Connect)
+            && http_status(self.reason) == StatusCode::FORBIDDEN
     }
 
     /// Whether nothing of the request can have been acted on, so that another attempt is safe for any method.

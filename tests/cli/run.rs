@@ -76,6 +76,29 @@ fn a_configuration_with_mistakes_is_refused_if_strictly_so() {
 }
 
 #[test]
+fn approved_crypto_can_be_required_where_the_binary_has_it() {
+    let directory = Directory::new();
+    if cfg!(feature = "certified") {
+        let proxy = Proxy::start(MESH, &["--fips=required"]);
+        let attested = writ(&["admin", "/attestation", "--admin", &proxy.admin.to_string()]).well();
+        let attested: Value = serde_json::from_str(&attested).unwrap();
+        assert_eq!((&attested["required"], &attested["fips"]), (&true.into(), &true.into()), "{attested:#}");
+        let live = attested["live"].as_array().unwrap();
+        assert!(live.iter().all(|config| config["fips"] == true), "{attested:#}");
+        return;
+    }
+    let refused = Finished::of(&mut command(&directory, MESH, &["--fips=required"]));
+    assert_eq!(refused.status.code(), Some(1), "{refused:#?}");
+    assert!(refused.stderr.contains("which has no approved mode"), "{refused:#?}");
+    assert!(refused.stderr.contains("fips/certified"), "what to run instead: {refused:#?}");
+    assert_eq!(refused.stdout, "");
+    let mesh = directory.path().join("config");
+    let checked = writ(&["check", mesh.to_str().unwrap(), "--fips=required"]);
+    assert_eq!(checked.status.code(), Some(1), "{checked:#?}");
+    assert!(checked.stderr.contains("no approved mode"), "{checked:#?}");
+}
+
+#[test]
 fn what_is_in_flight_is_finished_before_it_stops() {
     let application = TcpListener::bind("127.0.0.1:0").unwrap();
     let forward = format!("--forward=127.0.0.1:0={}", application.local_addr().unwrap());

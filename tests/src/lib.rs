@@ -32,7 +32,7 @@ pub use explainer::Explainer;
 pub use h2_client::{H2Client, H2Reply, H2Stream, request};
 pub use h2_frames::H2Frames;
 pub use issuer::{Instead, Issuer};
-pub use maker::Maker;
+pub use maker::{Maker, pem, signed_by_sha1};
 pub use pki::{Caller, Pki};
 pub use records::{Record, Records};
 pub use reply::Reply;

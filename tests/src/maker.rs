@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use fips::ca::{Authority, Profile};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
@@ -76,12 +78,37 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Of an RSA key of 1024 bits, which nobody should have any more: made once, its private half thrown away.
-const WEAK_KEY: &str = "30818902818100e7e44ad2fc5cec8e6551b8805262158794c3781f90cf4ff554e373da8114a39479368ff6969102d05470324bc590c355e105b5a5c842be5299423eed9d012baac4036db67bf7da0db0917f277e4ede7799a69d7bd3f8b5c25268c1a532f7c263d0c2e609bf618c9ea186f0a27d4e2c89c858e1d354e75cdbd11aa44bbc04d4050203010001";
+/// The public half of an RSA key that nobody has: any number of the size will do.
+struct RsaKey(Vec<u8>);
 
-struct WeakKey(Vec<u8>);
+impl RsaKey {
+    fn new(bits: usize, exponent: u32) -> Self {
+        let mut modulus = vec![0x5a; bits / 8];
+        modulus[0] = 0xc1;
+        modulus[bits / 8 - 1] = 1;
+        let integers = [integer(&modulus), integer(&exponent.to_be_bytes())].concat();
+        Self(element(0x30, &integers))
+    }
+}
 
-impl PublicKeyData for WeakKey {
+/// A positive INTEGER.
+fn integer(bytes: &[u8]) -> Vec<u8> {
+    let significant = bytes.iter().position(|&byte| byte != 0).unwrap_or(bytes.len() - 1);
+    element(2, &[&[0], &bytes[significant..]].concat())
+}
+
+/// A DER element of less than 64 KiB.
+fn element(tag: u8, content: &[u8]) -> Vec<u8> {
+    let [high, low] = (content.len() as u16).to_be_bytes();
+    let length = match (high, low) {
+        (0, 0..0x80) => vec![low],
+        (0, _) => vec![0x81, low],
+        _ => vec![0x82, high, low],
+    };
+    [&[tag], &length[..], content].concat()
+}
+
+impl PublicKeyData for RsaKey {
     fn der_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -111,7 +138,7 @@ impl Maker {
     /// An authority below this one whose certificate has a weak key. (What it signs is signed by another.)
     pub fn weak_authority(&self, name: &str) -> Self {
         let params = authority(name, None);
-        let der = params.signed_by(&weak_key(), &self.issuer).unwrap().der().clone();
+        let der = params.signed_by(&RsaKey::new(1024, 65537), &self.issuer).unwrap().der().clone();
         Self { issuer: Issuer::new(params, Key::generate()), der }
     }
 
@@ -127,10 +154,19 @@ impl Maker {
         caller([vec![leaf], more].concat(), &key)
     }
 
-    /// A caller of this id whose certificate has a weak key.
-    pub fn weak_caller(&self, id: &str) -> Caller {
-        let leaf = leaf(id).signed_by(&weak_key(), &self.issuer).unwrap().der().clone();
+    /// A caller of this id whose certificate has an RSA key of so many bits, and this exponent.
+    pub fn rsa_caller(&self, id: &str, bits: usize, exponent: u32) -> Caller {
+        let leaf = leaf(id).signed_by(&RsaKey::new(bits, exponent), &self.issuer).unwrap().der().clone();
         caller(vec![leaf], &Key::generate())
+    }
+
+    /// A caller of this id whose certificate says that its key lies on a curve that nobody has.
+    pub fn strange_caller(&self, id: &str) -> Caller {
+        const P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+        const NONE: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x63];
+        let key = Key::generate();
+        let leaf = leaf(id).signed_by(&key, &self.issuer).unwrap().der().clone();
+        caller(vec![replaced(&leaf, P256, NONE).into()], &key)
     }
 
     /// A caller that presents anything.
@@ -149,9 +185,29 @@ fn caller(chain: Vec<CertificateDer<'static>>, key: &Key) -> Caller {
     Caller::presenting(chain, key.private())
 }
 
-fn weak_key() -> WeakKey {
-    let digits = WEAK_KEY.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
-    WeakKey(digits.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect())
+/// A certificate as it would be if SHA-1 had been used where SHA-256 was, with RSA. (The signature does not fit.)
+pub fn signed_by_sha1(certificate: &CertificateDer<'_>) -> CertificateDer<'static> {
+    const SHA256_WITH_RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b];
+    const SHA1_WITH_RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x05];
+    replaced(certificate, SHA256_WITH_RSA, SHA1_WITH_RSA).into()
+}
+
+/// PEM of DER.
+pub fn pem(tag: &str, der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+    format!("-----BEGIN {tag}-----\n{}\n-----END {tag}-----\n", lines.join("\n"))
+}
+
+/// The same bytes with one part in place of another as long, wherever that is.
+fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let mut changed = bytes.to_vec();
+    for at in (0..bytes.len()).filter(|&at| bytes[at..].starts_with(from)) {
+        changed[at..at + to.len()].copy_from_slice(to);
+    }
+    assert_ne!(changed, bytes);
+    changed
 }
 
 /// What every certificate has.

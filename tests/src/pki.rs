@@ -10,9 +10,11 @@ use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{WantsServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{
+    ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -101,9 +103,16 @@ impl Pki {
         };
         let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
-        let mut config = builder.with_single_cert(vec![certificate], key).unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Arc::new(config)
+        website(builder, vec![certificate], key)
+    }
+
+    /// TLS of a server that presents this chain, whoever made it.
+    pub fn website_of(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Arc<ServerConfig> {
+        let builder = ServerConfig::builder_with_provider(fips::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth();
+        website(builder, chain, key)
     }
 
     /// A caller with any certificate of this authority.
@@ -112,7 +121,7 @@ impl Pki {
     }
 
     /// A proxy's identity as files, for this account.
-    pub(crate) fn credentials(&self, account: &str) -> Credentials {
+    pub fn credentials(&self, account: &str) -> Credentials {
         let credentials = Credentials::new(format!("spiffe://cluster.local/ns/bookinfo/sa/{account}"));
         let profile = Profile::workload(credentials.id(), Duration::from_secs(3600));
         credentials.renew(&self.authority.issue(&profile).unwrap(), self.authority.certificate_pem());
@@ -128,6 +137,16 @@ impl Pki {
     pub fn maker(&self) -> Maker {
         Maker::root("cluster.local root", &self.authority.key_pem())
     }
+}
+
+fn website(
+    builder: ConfigBuilder<ServerConfig, WantsServerCert>,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Arc<ServerConfig> {
+    let mut config = builder.with_single_cert(chain, key).unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Arc::new(config)
 }
 
 /// Who calls, and what it offers to speak.

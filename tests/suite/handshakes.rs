@@ -145,7 +145,12 @@ fn by_chain(mesh: &Mesh) -> Vec<Refused> {
             "9 certificates presented",
         ),
         Refused("self-signed", root.self_signed(CALLER), "untrusted-root", "it is self-signed"),
-        Refused("weak RSA leaf", root.weak_caller(CALLER), "bad-certificate", "an RSA key of 1024 bits"),
+        Refused(
+            "weak RSA leaf",
+            root.rsa_caller(CALLER, 1024, 65537),
+            "bad-certificate",
+            "an RSA key of 1024 bits",
+        ),
         Refused(
             "weak RSA on the way",
             weak.caller(CALLER, vec![weak.der()]),

@@ -165,7 +165,7 @@ impl<'a> Orders<'_, 'a> {
                     "trafficPolicy of DestinationRule {}/{} can't be understood",
                     meta.namespace, meta.name
                 );
-                (BackendTls::Unusable { why }, Some(object))
+                (BackendTls::Unusable { why, not_approved: false }, Some(object))
             }
             (_, object, HostKind::Service(item)) => {
                 match self.policies.decide(item.namespace(), item.name(), port.name) {

@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use fips::NotApproved;
+
 use super::Findings;
 use super::catalog::{Catalog, Item};
 use crate::resource::Object;
-use crate::resource::data::Data;
+use crate::resource::data::{Data, Text};
 use crate::resource::destination::{TlsMode, TlsSettings};
 use crate::resource::gateway_api::{BackendTlsPolicy, Roots};
 use crate::resource::mesh::MeshSettings;
@@ -15,11 +17,33 @@ use crate::snapshot::{BackendTls, Pem, PemObject, ServerId, TlsOrigination};
 /// What keys and roots there are.
 #[derive(Debug)]
 pub(super) struct Materials<'a> {
-    secrets: HashMap<(&'a str, &'a str), &'a Data>,
-    config_maps: HashMap<(&'a str, &'a str), &'a Data>,
+    secrets: HashMap<(&'a str, &'a str), Carrier<'a>>,
+    config_maps: HashMap<(&'a str, &'a str), Carrier<'a>>,
     /// MeshSettings `systemRoots`.
     system_roots: Option<String>,
     client_namespace: String,
+}
+
+/// A Secret or ConfigMap.
+type Carrier<'a> = (&'a Object, &'a Data);
+
+/// Why TLS can't be as it is ordered.
+struct Flaw {
+    why: String,
+    /// What is ordered, or what it names, is not approved where it must be.
+    not_approved: bool,
+}
+
+impl From<String> for Flaw {
+    fn from(why: String) -> Self {
+        Self { why, not_approved: false }
+    }
+}
+
+impl From<&str> for Flaw {
+    fn from(why: &str) -> Self {
+        why.to_owned().into()
+    }
 }
 
 /// Certificate, key and roots of a `credentialName`.
@@ -34,7 +58,10 @@ impl<'a> Materials<'a> {
         let by_name = |items: &[Item<'a, Data>]| {
             items
                 .iter()
-                .map(|item| ((&*item.object.meta.namespace, &*item.object.meta.name), item.spec))
+                .map(|item| {
+                    let meta = &item.object.meta;
+                    ((&*meta.namespace, &*meta.name), (item.object, item.spec))
+                })
                 .collect()
         };
         Self {
@@ -60,13 +87,19 @@ impl<'a> Materials<'a> {
             TlsMode::Disable => BackendTls::Plaintext,
             TlsMode::IstioMutual => BackendTls::Mesh { sans: names.to_vec() },
             TlsMode::Simple | TlsMode::Mutual => {
-                let origination = self.origination(tls, host, names);
-                origination.unwrap_or_else(|why| unusable(object, &tls.field, tls.line, why, findings))
+                let origination = self.origination(tls, host, names, findings);
+                origination.unwrap_or_else(|flaw| unusable(object, &tls.field, tls.line, flaw, findings))
             }
         }
     }
 
-    fn origination(&self, tls: &TlsSettings, host: &str, names: &[String]) -> Result<BackendTls, String> {
+    fn origination(
+        &self,
+        tls: &TlsSettings,
+        host: &str,
+        names: &[String],
+        findings: &mut Findings,
+    ) -> Result<BackendTls, Flaw> {
         let sni = tls.sni.clone().or_else(|| (!host.starts_with('*')).then(|| host.to_owned()));
         let mut names: Vec<ServerId> = names.iter().map(|name| ServerId::of_any_kind(name)).collect();
         if names.is_empty() {
@@ -76,7 +109,7 @@ impl<'a> Materials<'a> {
             names.push(ServerId::Host(sni));
         }
         let credential = match &tls.credential {
-            Some(name) => self.credential(name, tls.mode)?,
+            Some(name) => self.credential(name, tls.mode, findings)?,
             None => Credential::default(),
         };
         let roots = match (credential.roots, &tls.ca_file) {
@@ -92,41 +125,50 @@ impl<'a> Materials<'a> {
 
     /// Keys as Istio names them: `tls.crt`, `tls.key`, `ca.crt`, or `cert`, `key`, `cacert`; roots may lie in a Secret
     /// `NAME-cacert` of their own. Always of the client's namespace: what is in others is not this workload's.
-    fn credential(&self, name: &str, mode: TlsMode) -> Result<Credential, String> {
+    fn credential(&self, name: &str, mode: TlsMode, findings: &mut Findings) -> Result<Credential, Flaw> {
         let namespace = self.client_namespace.as_str();
         let of_roots = format!("{name}-cacert");
         let (own, of_roots) =
             (self.secrets.get(&(namespace, name)), self.secrets.get(&(namespace, of_roots.as_str())));
         if own.is_none() && (of_roots.is_none() || mode == TlsMode::Mutual) {
-            return Err(format!("no Secret {namespace}/{name}"));
+            return Err(format!("no Secret {namespace}/{name}").into());
         }
-        let pem = |what: &str, text: &str| {
-            Pem::Object(PemObject::new(format!("{what} of Secret {namespace}/{name}"), text))
+        let pem = |what: &str, text: &Text| {
+            Pem::Object(PemObject::new(format!("{what} of Secret {namespace}/{name}"), &text.text))
         };
         let places = [own, of_roots].into_iter().flatten();
-        let roots = places.filter_map(|data| data.first(&["ca.crt", "cacert"])).next();
-        let roots = roots.map(|text| pem("roots", text));
-        let client = match mode {
-            TlsMode::Mutual => {
+        let roots = places.filter_map(|(of, data)| Some((of, data.first(&["ca.crt", "cacert"])?))).next();
+        let roots = match roots {
+            Some((of, text)) => {
+                approved(of, text, fips::approve::roots_in, findings)?;
+                Some(pem("roots", text))
+            }
+            None => None,
+        };
+        let client = match (mode, own) {
+            (TlsMode::Mutual, Some((of, data))) => {
                 let value = |keys: &[&str]| {
-                    let found = own.and_then(|data| data.first(keys));
+                    let found = data.first(keys);
                     found.ok_or_else(|| format!("Secret {namespace}/{name} has no {}", keys.join(" or ")))
                 };
-                let certificate = pem("certificate", value(&["tls.crt", "cert"])?);
-                Some((certificate, pem("key", value(&["tls.key", "key"])?)))
+                let (certificate, key) = (value(&["tls.crt", "cert"])?, value(&["tls.key", "key"])?);
+                approved(of, certificate, fips::approve::chain_in, findings)?;
+                approved(of, key, fips::approve::key_in, findings)?;
+                Some((pem("certificate", certificate), pem("key", key)))
             }
             _ => None,
         };
         Ok(Credential { client, roots })
     }
 
-    fn system_roots(&self, instead: &str) -> Result<Pem, String> {
+    fn system_roots(&self, instead: &str) -> Result<Pem, Flaw> {
         let roots = self.system_roots.clone().map(Pem::File);
         roots.ok_or_else(|| {
             format!(
                 "no {instead}, and no MeshSettings spec.systemRoots says in which file the system's roots are (Writ \
                  carries none); no server can be verified, so nothing is sent"
             )
+            .into()
         })
     }
 
@@ -135,32 +177,36 @@ impl<'a> Materials<'a> {
         let meta = &item.object.meta;
         let Some(validation) = item.spec.validation.as_ref().filter(|_| !item.quarantined) else {
             let why = format!("BackendTLSPolicy {}/{} can't be understood", meta.namespace, meta.name);
-            return BackendTls::Unusable { why };
+            return BackendTls::Unusable { why, not_approved: false };
         };
+        let mut not_approved = false;
         let roots = match &validation.roots {
             Roots::System(line) => match self.system_roots("caCertificateRefs") {
                 Ok(roots) => vec![roots],
-                Err(why) => {
+                Err(flaw) => {
                     let field = "spec.validation.wellKnownCACertificates";
-                    return unusable(item.object, field, *line, why, findings);
+                    return unusable(item.object, field, *line, flaw, findings);
                 }
             },
             Roots::ConfigMaps(refs) => refs
                 .iter()
                 .enumerate()
-                .filter_map(|(index, (name, line))| match self.roots_of(&meta.namespace, name) {
-                    Ok(pem) => Some(pem),
-                    Err(why) => {
-                        let field = format!("spec.validation.caCertificateRefs[{index}]");
-                        findings.error_once(item.object, &field, *line, why);
-                        None
-                    }
+                .filter_map(|(index, (name, line))| {
+                    let found = self.roots_of(&meta.namespace, name, findings);
+                    let flaw = match found {
+                        Ok(pem) => return Some(pem),
+                        Err(flaw) => flaw,
+                    };
+                    not_approved |= flaw.not_approved;
+                    let field = format!("spec.validation.caCertificateRefs[{index}]");
+                    findings.error_once(item.object, &field, *line, flaw.why);
+                    None
                 })
                 .collect(),
         };
         if roots.is_empty() {
             let why = format!("BackendTLSPolicy {}/{} has no usable roots", meta.namespace, meta.name);
-            return BackendTls::Unusable { why };
+            return BackendTls::Unusable { why, not_approved };
         }
         let names = match validation.names.as_slice() {
             [] => vec![ServerId::Host(validation.hostname.clone())],
@@ -170,21 +216,37 @@ impl<'a> Materials<'a> {
         BackendTls::Tls(Arc::new(TlsOrigination { sni, names, roots, client: None }))
     }
 
-    fn roots_of(&self, namespace: &str, name: &str) -> Result<Pem, String> {
-        let data = self.config_maps.get(&(namespace, name));
-        let data = data.ok_or_else(|| format!("no ConfigMap {namespace}/{name}"))?;
+    fn roots_of(&self, namespace: &str, name: &str, findings: &mut Findings) -> Result<Pem, Flaw> {
+        let found = self.config_maps.get(&(namespace, name));
+        let (of, data) = found.ok_or_else(|| format!("no ConfigMap {namespace}/{name}"))?;
         match data.first(&["ca.crt"]) {
-            Some(text) if text.contains("-----BEGIN CERTIFICATE-----") => {
-                Ok(Pem::Object(PemObject::new(format!("ConfigMap {namespace}/{name}"), text)))
+            Some(value) if value.text.contains("-----BEGIN CERTIFICATE-----") => {
+                approved(of, value, fips::approve::roots_in, findings)?;
+                Ok(Pem::Object(PemObject::new(format!("ConfigMap {namespace}/{name}"), &value.text)))
             }
-            _ => Err(format!("ConfigMap {namespace}/{name} has no certificates in PEM under ca.crt")),
+            _ => Err(format!("ConfigMap {namespace}/{name} has no certificates in PEM under ca.crt").into()),
         }
     }
 }
 
-fn unusable(object: &Object, field: &str, line: u32, why: String, findings: &mut Findings) -> BackendTls {
+/// What a Secret or ConfigMap carries must be approved where that is required: it is told of there, and of what names it.
+fn approved(
+    of: &Object,
+    value: &Text,
+    check: fn(&str) -> Result<(), NotApproved>,
+    findings: &mut Findings,
+) -> Result<(), Flaw> {
+    check(&value.text).map_err(|error| {
+        let meta = &of.meta;
+        let why = format!("{} of {} {}/{}: {error}", value.field, meta.kind, meta.namespace, meta.name);
+        findings.error_once(of, &value.field, value.line, error.to_string());
+        Flaw { why, not_approved: true }
+    })
+}
+
+fn unusable(object: &Object, field: &str, line: u32, flaw: Flaw, findings: &mut Findings) -> BackendTls {
     let meta = &object.meta;
-    let told = format!("{} {}/{}: {why}", meta.kind, meta.namespace, meta.name);
-    findings.error_once(object, field, line, why);
-    BackendTls::Unusable { why: told }
+    let told = format!("{} {}/{}: {}", meta.kind, meta.namespace, meta.name, flaw.why);
+    findings.error_once(object, field, line, flaw.why);
+    BackendTls::Unusable { why: told, not_approved: flaw.not_approved }
 }

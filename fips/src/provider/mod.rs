@@ -10,7 +10,7 @@ mod kdf;
 mod kx;
 mod sign;
 mod suites;
-mod verify;
+pub(crate) mod verify;
 
 #[cfg(test)]
 mod tests;

@@ -6,10 +6,11 @@ use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{AlgorithmIdentifier, InvalidSignature, SignatureVerificationAlgorithm, alg_id};
 
 use super::approved_mode;
+use crate::der;
 
 /// All for certificates; by scheme for handshakes, in the order in which a peer is told. TLS 1.3 binds a digest to each
 /// curve and takes the first of a list; TLS 1.2 tries them all.
-pub(super) const ALGORITHMS: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
+pub(crate) const ALGORITHMS: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
     all: &[
         &P256_SHA256,
         &P256_SHA384,
@@ -92,39 +93,13 @@ impl SignatureVerificationAlgorithm for Verification {
 
 /// Whether an RSAPublicKey (RFC 8017, appendix A.1.1) has a length that the module was validated with and an exponent of
 /// at least 65537 (FIPS 186-5, section 5.1). Which is odd, and the rest of its form, the module sees to.
-pub(super) fn is_approved_rsa(public_key: &[u8]) -> bool {
-    let read = || {
-        let (sequence, _) = der(0x30, public_key)?;
-        let (modulus, rest) = der(0x02, sequence)?;
-        let (exponent, _) = der(0x02, rest)?;
-        Some((significant(modulus), significant(exponent)))
-    };
-    read().is_some_and(|(modulus, exponent)| {
+pub(crate) fn is_approved_rsa(public_key: &[u8]) -> bool {
+    der::rsa_public_key(public_key).is_some_and(|(modulus, exponent)| {
         [256, 384, 512].contains(&modulus.len())
             && modulus[0] >= 0x80
             && exponent.len() >= 3
             && exponent != [1, 0, 0]
     })
-}
-
-/// The content of a DER element of this tag, and what follows it.
-fn der(tag: u8, bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (&found, rest) = bytes.split_first()?;
-    let (&first, rest) = rest.split_first()?;
-    let (length, rest) = match first {
-        0..=0x7f => (usize::from(first), rest),
-        0x81 | 0x82 => {
-            let (length, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            (length.iter().fold(0, |sum, &byte| sum << 8 | usize::from(byte)), rest)
-        }
-        _ => return None,
-    };
-    (found == tag).then(|| rest.split_at_checked(length)).flatten()
-}
-
-/// An integer without the zero that keeps it positive.
-fn significant(integer: &[u8]) -> &[u8] {
-    integer.strip_prefix(&[0]).unwrap_or(integer)
 }
 
 const fn p256(signature: AlgorithmIdentifier, by: &'static dyn VerificationAlgorithm) -> Verification {

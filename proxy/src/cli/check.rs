@@ -8,7 +8,8 @@ use control_client::verdict::{Diagnostic, Severity, Verdict, VerdictState};
 use control_client::{Loaded, Workload, load_once};
 use serde_json::{Value, json};
 
-use super::{colours, print};
+use super::run::Fips;
+use super::{colours, failed, print};
 
 const NORMALIZATION: &str = "\
 Paths are matched, and forwarded, in the form that MeshSettings spec.pathNormalization gives them:
@@ -28,10 +29,16 @@ pub struct Args {
     /// Fail for warnings too: those for which `run --config-strict` refuses a configuration, and rules that do nothing.
     #[arg(long, env = "WRIT_CONFIG_STRICT", value_parser = clap::builder::BoolishValueParser::new())]
     pub strict: bool,
+    /// Check as `run --fips required` would: what is not approved is an error.
+    #[arg(long, env = "WRIT_FIPS", value_name = "MODE", value_enum, default_value_t = Fips::Off)]
+    pub fips: Fips,
 }
 
 /// Exit codes: 0 without errors (there may be warnings, unless strict), 1 with errors, 2 if there is nothing to check.
 pub fn run(args: Args) -> ExitCode {
+    if let Err(error) = args.fips.enforce() {
+        return failed(&error);
+    }
     let loaded = match load(&args.dir, &Workload::default()) {
         Ok(loaded) => loaded,
         Err(why) => {

@@ -94,7 +94,7 @@ pub struct Args {
     /// SO_MARK of the proxy's own connections, for `intercept --mark`; decimal or 0x..
     #[arg(long, env = "WRIT_MARK", value_name = "MARK", value_parser = super::intercept::mark)]
     mark: Option<u32>,
-    /// Whether to refuse to start without approved crypto throughout.
+    /// Whether to refuse to start without approved crypto, and any configuration, certificate or token that is not approved.
     #[arg(long, env = "WRIT_FIPS", value_name = "MODE", value_enum, default_value_t = Fips::Off)]
     fips: Fips,
     /// Deadline of a graceful stop, as 500ms, 25s or 2m.
@@ -139,15 +139,26 @@ impl FromStr for ConfigSource {
 
 /// `--fips`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Fips {
-    /// Start with whatever crypto this binary has.
+pub enum Fips {
+    /// Whatever crypto this binary has.
     Off,
-    /// Start only if the crypto of this binary is approved throughout.
+    /// Only what is approved, throughout.
     Required,
+}
+
+impl Fips {
+    /// From here on the process takes approved crypto only, if that is asked for.
+    pub fn enforce(self) -> anyhow::Result<()> {
+        match self {
+            Self::Off => Ok(()),
+            Self::Required => fips::require().map_err(|why| anyhow::anyhow!("{why}; see `writ attest`")),
+        }
+    }
 }
 
 /// Runs the proxy until it is told to stop.
 pub fn run(args: Args) -> ExitCode {
+    let fips = args.fips;
     let settings = match args.settings() {
         Ok(settings) => settings,
         Err(wrong) => {
@@ -155,7 +166,7 @@ pub fn run(args: Args) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match app::start(settings).and_then(until_told) {
+    match fips.enforce().and_then(|()| app::start(settings)).and_then(until_told) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
     }
@@ -190,9 +201,6 @@ impl Args {
         let workload = workload(&self.workload, self.service_account, self.labels, self.trust_domain)?;
         if self.role == Role::Sidecar && self.identity.is_none() {
             return Err("--role sidecar needs --identity (files:DIR, spiffe:unix:///PATH, or dev:DIR for a throw-away CA)".into());
-        }
-        if self.fips == Fips::Required {
-            fips::require().map_err(|error| format!("{error}; see `writ attest`"))?;
         }
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let default = if self.role == Role::Sidecar { cores.min(2) } else { cores };

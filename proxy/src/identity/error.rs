@@ -38,6 +38,17 @@ pub enum IdentityError {
         /// What is wrong.
         why: String,
     },
+    /// It is not approved, and must be.
+    #[error("{what}: {why}")]
+    NotApproved {
+        /// `own certificate` or `bundle`.
+        what: &'static str,
+        /// What is not approved.
+        why: fips::NotApproved,
+    },
+    /// What the configuration says of who is revoked.
+    #[error("{0}")]
+    Configured(String),
     /// The key is of an unknown kind or of another certificate, as when only one of the two is written yet.
     #[error("key does not fit the certificate: {0}")]
     Key(rustls::Error),

@@ -46,7 +46,7 @@ impl fmt::Debug for Material {
 
 impl Material {
     /// Takes a set only if it is whole: the key belongs to the certificate, and the certificate is one that a peer with
-    /// the same roots would take from this workload, as server and as client.
+    /// the same roots would take from this workload, as server and as client. All of it is approved where it must be.
     pub(super) fn assemble(
         chain: Vec<CertificateDer<'static>>,
         key: &Key,
@@ -54,6 +54,10 @@ impl Material {
         trust_domain: &str,
         generation: u64,
     ) -> Result<Self, IdentityError> {
+        for certificate in &chain {
+            fips::approve::certificate(certificate)
+                .map_err(|why| IdentityError::NotApproved { what: "own certificate", why })?;
+        }
         let verified = verify_own(&chain, &trust, trust_domain)?;
         let certified =
             CertifiedKey::from_der(chain, key.der(), &fips::provider()).map_err(IdentityError::Key)?;

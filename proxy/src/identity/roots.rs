@@ -48,6 +48,7 @@ impl Roots {
             if let Some(bits) = svid::weak_rsa(&certificate) {
                 return Err(malformed(format!("a root of {trust_domain} has an RSA key of {bits} bits")));
             }
+            fips::approve::root(root).map_err(|why| IdentityError::NotApproved { what: "bundle", why })?;
             domain.facts.push(Root {
                 digest: digest(&anchor),
                 not_after: certificate.validity().not_after.timestamp(),

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fips::NotApproved;
 use rustls::CertificateError;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
@@ -59,7 +60,7 @@ pub enum Usage {
 /// Why a certificate was not taken.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Refusal {
-    /// One of the reasons of `service-authentication`.
+    /// One of the reasons of `service-authentication`; `not-fips` of `encryption`.
     pub reason: Reason,
     /// For the operator.
     pub detail: Box<str>,
@@ -68,6 +69,15 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// A refusal of what is not approved, and must be.
+    pub(crate) fn not_approved(who: impl fmt::Display, why: &NotApproved) -> Self {
+        Self {
+            reason: Reason::NotFips,
+            detail: format!("{who}: {why}").into(),
+            alert: CertificateError::BadSignature,
+        }
+    }
+
     /// A refusal of a certificate that is no X.509-SVID.
     pub(crate) fn bad(detail: impl fmt::Display) -> Self {
         Self {
@@ -237,6 +247,11 @@ fn explain(
 ) -> Refusal {
     let refusal = Refusal::of_chain(id, format_args!("trust domain {}", id.trust_domain()), error);
     let parsed = |der| X509Certificate::from_der(der).ok().map(|(_, certificate)| certificate);
+    if let Err(why) =
+        std::iter::once(leaf).chain(intermediates).try_for_each(|der| fips::approve::certificate(der))
+    {
+        return Refusal::not_approved(id, &why);
+    }
     for (index, der) in std::iter::once(leaf).chain(intermediates).enumerate() {
         let Some(certificate) = parsed(der) else { continue };
         if let Some(bits) = weak_rsa(&certificate) {
@@ -321,6 +336,7 @@ fn leaf_facts(
     if !usage.digital_signature() {
         return Err(bad("its key usage lacks digitalSignature"));
     }
+    fips::approve::certificate(leaf).map_err(|why| Refusal::not_approved(&id, &why))?;
     if let Some(bits) = weak_rsa(&certificate) {
         return Err(weak(&id, bits));
     }

@@ -148,6 +148,7 @@ impl Fetcher {
             .with_no_client_auth();
         config.resumption = Resumption::disabled();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let config = fips::client("TLS to token issuers", config).map_err(|why| why.to_string())?;
         Ok(Arc::new(config))
     }
 }

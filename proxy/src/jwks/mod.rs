@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use control_client::jwks::KeySet;
+use control_client::jwks::{KeySet, Unusable};
 use control_client::snapshot::RemoteKeys;
 use foldhash::fast::RandomState;
 use tokio::sync::{Notify, watch};
@@ -242,8 +242,12 @@ impl Cell {
         self.fetches.fetch_add(1, Ordering::Relaxed);
         if self.keys.load().as_deref() != Some(&keys) {
             tracing::info!(keys = %self.source.location, number = keys.len(), "keys of an issuer are new");
-            for why in &keys.left_out {
-                tracing::debug!(keys = %self.source.location, "{why}; this key is left out");
+            for key in &keys.left_out {
+                if fips::required() && matches!(key.why, Unusable::NotApproved(_)) {
+                    tracing::warn!(keys = %self.source.location, "{key}; its tokens are refused (--fips required)");
+                } else {
+                    tracing::debug!(keys = %self.source.location, "{key}; this key is left out");
+                }
             }
             self.keys.store(Some(Arc::new(keys)));
         }
@@ -263,7 +267,7 @@ impl Cell {
         Status {
             source: self.source.location.to_string(),
             keys: keys.as_ref().map_or(0, |keys| keys.len()),
-            left_out: keys.as_ref().map(|keys| keys.left_out.clone()).unwrap_or_default(),
+            left_out: keys.iter().flat_map(|keys| &keys.left_out).map(ToString::to_string).collect(),
             fetched: fetched.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds)),
             fetches: self.fetches.load(Ordering::Relaxed),
             failures: self.failures.each_ref().map(|count| count.load(Ordering::Relaxed)),

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use control_client::snapshot::{Pem, ServerId, TlsOrigination};
+use fips::NotApproved;
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, SignatureScheme};
@@ -52,13 +53,13 @@ impl Originations {
         };
         let again = key.clone();
         let read = tokio::task::spawn_blocking(move || build(&again.0, again.1)).await;
-        let config = match (read.unwrap_or_else(|error| Err(error.to_string())), before) {
+        let config = match (read.unwrap_or_else(|error| Err(error.to_string().into())), before) {
             (Ok(config), _) => Arc::new(config),
             (Err(why), Some(before)) => {
                 tracing::warn!(%why, "files for TLS to a backend not reread; the old ones stay in use");
                 before
             }
-            (Err(why), None) => return Err(Reject::because(Stage::Connect, Reason::TlsFailed, why)),
+            (Err(why), None) => return Err(why.into()),
         };
         self.keep(key, Arc::clone(&config));
         Ok(config)
@@ -84,7 +85,34 @@ fn reads_files(tls: &TlsOrigination) -> bool {
     tls.roots.iter().chain(client).any(|pem| matches!(pem, Pem::File(_)))
 }
 
-fn build(tls: &TlsOrigination, alpn: HopAlpn) -> Result<ClientConfig, String> {
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+enum NoConfig {
+    /// It can't be read or put together.
+    #[error("{0}")]
+    Unusable(String),
+    /// It is not approved, and must be.
+    #[error("{0}: {1}")]
+    NotApproved(String, NotApproved),
+}
+
+impl From<String> for NoConfig {
+    fn from(why: String) -> Self {
+        Self::Unusable(why)
+    }
+}
+
+impl From<NoConfig> for Reject {
+    fn from(why: NoConfig) -> Self {
+        let reason = match why {
+            NoConfig::Unusable(_) => Reason::TlsFailed,
+            NoConfig::NotApproved(..) => Reason::NotFips,
+        };
+        Self::because(Stage::Connect, reason, why)
+    }
+}
+
+fn build(tls: &TlsOrigination, alpn: HopAlpn) -> Result<ClientConfig, NoConfig> {
     let builder = ClientConfig::builder_with_provider(fips::provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
@@ -92,13 +120,21 @@ fn build(tls: &TlsOrigination, alpn: HopAlpn) -> Result<ClientConfig, String> {
         .with_custom_certificate_verifier(Arc::new(NameVerifier::read(tls)?));
     let mut config = match &tls.client {
         None => builder.with_no_client_auth(),
-        Some((certificate, key)) => builder
-            .with_client_auth_cert(certificates(certificate)?, private_key(key)?)
-            .map_err(|error| format!("{} with {}: {error}", certificate.name(), key.name()))?,
+        Some((certificate, key)) => {
+            let chain = certificates(certificate)?;
+            for each in &chain {
+                fips::approve::certificate(each)
+                    .map_err(|why| NoConfig::NotApproved(certificate.name().to_owned(), why))?;
+            }
+            builder
+                .with_client_auth_cert(chain, private_key(key)?)
+                .map_err(|error| format!("{} with {}: {error}", certificate.name(), key.name()))?
+        }
     };
     config.resumption = Resumption::disabled();
     config.alpn_protocols = alpn.plain();
-    fips::client("TLS to servers outside of the mesh", config).map_err(|error| error.to_string())
+    let name = "TLS to servers outside of the mesh";
+    fips::client(name, config).map_err(|why| NoConfig::NotApproved(name.to_owned(), why))
 }
 
 fn certificates(pem: &Pem) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -121,18 +157,21 @@ fn private_key(pem: &Pem) -> Result<PrivateKeyDer<'static>, String> {
     read.map_err(|error| format!("{}: {error}", pem.name()))
 }
 
-/// The roots in `pem`. What can't be read of many, as the system's are, is left out: that trusts less, not more.
-fn anchors(pem: &Pem) -> Result<Vec<TrustAnchor<'static>>, String> {
+/// The roots in `pem`. What can't be read of many, as the system's are, or is not approved where it must be, is left out: that
+/// trusts less, not more.
+fn anchors(pem: &Pem) -> Result<Vec<TrustAnchor<'static>>, NoConfig> {
     let mut failed = None;
     let mut anchors = Vec::new();
     for root in certificates(pem)? {
-        match webpki::anchor_from_trusted_cert(&root) {
-            Ok(anchor) => anchors.push(anchor.to_owned()),
-            Err(error) => failed = Some(error),
+        let approved = fips::approve::root(&root);
+        match (webpki::anchor_from_trusted_cert(&root), approved) {
+            (Ok(anchor), Ok(())) => anchors.push(anchor.to_owned()),
+            (Err(error), _) => failed = Some(NoConfig::Unusable(format!("{}: {error}", pem.name()))),
+            (_, Err(why)) => failed = Some(NoConfig::NotApproved(pem.name().to_owned(), why)),
         }
     }
     match failed {
-        Some(error) if anchors.is_empty() => Err(format!("{}: {error}", pem.name())),
+        Some(failed) if anchors.is_empty() => Err(failed),
         _ => Ok(anchors),
     }
 }
@@ -170,7 +209,7 @@ enum Name {
 }
 
 impl NameVerifier {
-    fn read(tls: &TlsOrigination) -> Result<Self, String> {
+    fn read(tls: &TlsOrigination) -> Result<Self, NoConfig> {
         let authority = tls.roots.iter().map(Pem::name).collect::<Vec<_>>().join(", ");
         let anchors: Vec<Vec<_>> = tls.roots.iter().map(anchors).collect::<Result<_, _>>()?;
         let names = tls.names.iter().map(Name::read).collect::<Result<_, _>>()?;
@@ -189,7 +228,11 @@ impl NameVerifier {
         let usage = KeyUsage::server_auth();
         certificate
             .verify_for_usage(algorithms, &self.anchors, intermediates, now, usage, None, None)
-            .map_err(|error| Refusal::of_chain("server certificate", &self.authority, &error))?;
+            .map_err(|error| match approved(leaf, intermediates) {
+                Err(refusal) => refusal,
+                Ok(()) => Refusal::of_chain(WHO, &self.authority, &error),
+            })?;
+        approved(leaf, &[])?;
         if self.names.iter().any(|name| name.is_of(&certificate)) {
             return Ok(());
         }
@@ -204,6 +247,16 @@ impl NameVerifier {
             alert: CertificateError::NotValidForName,
         })
     }
+}
+
+/// Who is refused.
+const WHO: &str = "server certificate";
+
+fn approved(leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Result<(), Refusal> {
+    let mut chain = std::iter::once(leaf).chain(intermediates);
+    chain
+        .try_for_each(|each| fips::approve::certificate(each))
+        .map_err(|why| Refusal::not_approved(WHO, &why))
 }
 
 impl Name {

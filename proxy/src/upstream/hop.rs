@@ -92,7 +92,10 @@ impl HopTls {
             // SIMPLE and MUTUAL prove no mesh identity, so they don't satisfy STRICT either; the server itself refuses
             // them, and says why.
             BackendTls::Tls(tls) => Ok(Self::Tls(Arc::clone(tls))),
-            BackendTls::Unusable { why } => Err(Reject::because(Stage::Pick, Reason::TlsFailed, why)),
+            BackendTls::Unusable { why, not_approved } => {
+                let reason = if *not_approved { Reason::NotFips } else { Reason::TlsFailed };
+                Err(Reject::because(Stage::Pick, reason, why))
+            }
         }
     }
 

@@ -67,7 +67,7 @@ fn originated(loaded: &Loaded, id: &str) -> TlsOrigination {
 
 fn why(loaded: &Loaded, id: &str) -> String {
     match tls(loaded, id).0 {
-        BackendTls::Unusable { why } => why,
+        BackendTls::Unusable { why, .. } => why,
         other => panic!("{other:?}"),
     }
 }

@@ -4,11 +4,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fips::NotApproved;
 use http::Uri;
 
 use super::super::read::{At, Fields};
 use super::super::text;
-use crate::jwks::KeySet;
+use crate::jwks::{KeySet, Unusable};
 use crate::snapshot::{ClaimHeader, JwtRule, KeyLocation, KeySource, RemoteKeys, TokenLocation};
 
 /// Rules of all objects together are looked at one after another; no honest object has this many.
@@ -118,8 +119,13 @@ fn keys(fields: Fields<'_>, issuer: Option<&str>, timeout: Option<Duration>) -> 
 fn inline(at: At<'_>) -> Option<Arc<KeySet>> {
     match KeySet::parse(at.str()?.as_bytes()) {
         Ok(set) => {
-            for why in &set.left_out {
-                at.warn(format!("{why}; this key is left out"));
+            for key in &set.left_out {
+                match (&key.why, fips::required()) {
+                    (Unusable::NotApproved(_), true) => {
+                        at.error(NotApproved(key.to_string()).to_string());
+                    }
+                    _ => at.warn(format!("{key}; this key is left out")),
+                }
             }
             Some(Arc::new(set))
         }
