@@ -105,6 +105,7 @@ impl Pipeline {
             revision: None,
             policy: compiled.policy,
             endpoints: compiled.endpoints,
+            revocation: compiled.revocation,
             runtime_digest: compiled.runtime_digest,
             verdicts: self.verdicts.clone(),
             stale: false,

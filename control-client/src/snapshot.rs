@@ -32,12 +32,26 @@ pub struct Snapshot {
     pub policy: Arc<Policy>,
     /// Who serves each backend now.
     pub endpoints: Arc<Endpoints>,
+    /// Who is revoked, as far as it is said here.
+    pub revocation: RevocationLists,
     /// Digest over endpoints and other live data, `sha256:..`.
     pub runtime_digest: String,
     /// What became of each resource, for `/config`, metrics and the log. Sorted by object.
     pub verdicts: Arc<Vec<crate::verdict::Verdict>>,
     /// The snapshot is the last known good one and its source can't be reached.
     pub stale: bool,
+}
+
+/// Revocation lists that are published in the root namespace, as istiod does: ConfigMap `istio-ca-crl`, key `ca-crl.pem`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum RevocationLists {
+    /// Nothing is said.
+    #[default]
+    Absent,
+    /// These, PEM; empty: nobody is.
+    Lists(PemObject),
+    /// Something is said that can't be understood, and nothing was before: what is wrong.
+    Unreadable(String),
 }
 
 /// The policy half of a snapshot. `PartialEq` decides whether an update recompiles tables.

@@ -153,6 +153,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         None => None,
     };
     if let Some(identity) = &identity {
+        identity.set_lists(&configuration.first.revocation).context("can't tell who is revoked")?;
         identity.set_aliases(&published.load().tables.mesh().trust_domain_aliases);
         telemetry.set_identity(Arc::clone(identity));
     }
@@ -328,6 +329,7 @@ async fn control(
 ) {
     let Configuration { first, snapshots, status, follow, _none } = configuration;
     let report = move |status| telemetry.set_config(status);
+    let revocation = snapshots.clone();
     keep("the source of configuration", follow);
     let in_force = Arc::clone(&first.policy);
     let aliases = Arc::clone(&published);
@@ -336,6 +338,7 @@ async fn control(
     if let Some(identity) = identity {
         keep("renewal of the identity", Arc::clone(&identity).watch());
         keep("trust domain aliases", follow_aliases(Arc::clone(&identity), aliases));
+        keep("revocation lists of the configuration", follow_revocation(Arc::clone(&identity), revocation));
         keep("readiness of the identity", async move { tell_readiness(&identity, &ready).await });
     }
     // Only the runtime's end stops them.
@@ -366,6 +369,23 @@ async fn follow_aliases(identity: Arc<Identity>, published: Arc<Published>) {
     loop {
         identity.set_aliases(&published.load().tables.mesh().trust_domain_aliases);
         if moved.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The identity believes nobody whom the configuration calls revoked.
+async fn follow_revocation(identity: Arc<Identity>, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
+    let mut seen = None;
+    loop {
+        let revocation = snapshots.borrow_and_update().revocation.clone();
+        if seen.as_ref() != Some(&revocation) {
+            let (identity, lists) = (Arc::clone(&identity), revocation.clone());
+            // Reading long lists takes its time. The outcome is logged and kept.
+            let _ = tokio::task::spawn_blocking(move || identity.set_lists(&lists).map(drop)).await;
+            seen = Some(revocation);
+        }
+        if snapshots.changed().await.is_err() {
             return;
         }
     }

@@ -358,7 +358,7 @@ where
     serve_over(socket, http2, answer).await;
 }
 
-async fn serve_over<IO, A, F, B, E>(socket: IO, http2: bool, answer: A)
+pub(crate) async fn serve_over<IO, A, F, B, E>(socket: IO, http2: bool, answer: A)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     A: Fn(Request<Incoming>) -> F,

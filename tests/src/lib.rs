@@ -6,6 +6,7 @@
     reason = "a harness has nobody to report to: what fails here is a failed test"
 )]
 
+mod agent;
 mod app;
 mod client;
 mod cluster;
@@ -23,6 +24,7 @@ mod records;
 mod reply;
 mod world;
 
+pub use agent::Agent;
 pub use app::{App, Log, Seen, request_head};
 pub use client::{Client, TlsClient};
 pub use cluster::Server;

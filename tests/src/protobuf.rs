@@ -35,6 +35,15 @@ impl Message {
         self
     }
 
+    /// Behind the flag and length that gRPC puts before a message.
+    pub fn framed(&self) -> Bytes {
+        let mut framed = BytesMut::with_capacity(5 + self.0.len());
+        framed.put_u8(0);
+        framed.put_u32(self.0.len() as u32);
+        framed.put_slice(&self.0);
+        framed.freeze()
+    }
+
     fn varint(&mut self, mut value: u64) {
         while value >= 0x80 {
             self.0.push(value as u8 | 0x80);
@@ -96,14 +105,10 @@ impl App {
     /// gRPC over HTTP/2: answers each question with a message, and `grpc-status: 0` behind it.
     pub async fn grpc(answer: impl Fn(&[u8]) -> Message + Send + Sync + Clone + 'static) -> Self {
         Self::answering_with(move |seen| {
-            let message = answer(question(seen)).0;
-            let mut body = BytesMut::with_capacity(5 + message.len());
-            body.put_u8(0);
-            body.put_u32(message.len() as u32);
-            body.put_slice(&message);
+            let body = answer(question(seen)).framed();
             let trailers =
                 HeaderMap::from_iter([("grpc-status".parse().unwrap(), HeaderValue::from_static("0"))]);
-            (grpc(body.freeze()), Some(trailers))
+            (grpc(body), Some(trailers))
         })
         .await
     }

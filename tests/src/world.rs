@@ -15,7 +15,9 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::records::{Gathering, Tap};
-use crate::{Client, Credentials, Directory, Explainer, Pki, Record, Records, Reply, Server, cluster, soon};
+use crate::{
+    Agent, Client, Credentials, Directory, Explainer, Pki, Record, Records, Reply, Server, cluster, soon,
+};
 
 /// A mesh as it is to be.
 pub struct World {
@@ -30,6 +32,7 @@ pub struct World {
     workers: usize,
     tap: Option<Tap>,
     files: bool,
+    agent: bool,
 }
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -53,6 +56,7 @@ impl World {
             workers: 1,
             tap: None,
             files: false,
+            agent: false,
         }
     }
 
@@ -109,6 +113,11 @@ impl World {
         Self { files: true, ..self }
     }
 
+    /// With identities of a SPIFFE Workload API: see [`Mesh::agent`].
+    pub fn with_agent(self) -> Self {
+        Self { agent: true, ..self }
+    }
+
     /// Looks at each record as it comes, and keeps none: for more of them than fit.
     pub fn tap(self, tap: impl FnMut(&Record) + Send + 'static) -> Self {
         Self { tap: Some(Box::new(tap)), ..self }
@@ -116,12 +125,21 @@ impl World {
 
     /// Starts it.
     pub async fn start(self) -> Mesh {
+        self.try_start().await.unwrap()
+    }
+
+    /// The same where a proxy may refuse to start.
+    pub async fn try_start(self) -> anyhow::Result<Mesh> {
         // Starting takes a moment that applications of this runtime should not lose.
         tokio::task::spawn_blocking(move || self.start_blocking()).await.unwrap()
     }
 
-    fn start_blocking(mut self) -> Mesh {
+    fn start_blocking(mut self) -> anyhow::Result<Mesh> {
         let pki = Pki::new();
+        let agent = self.agent.then(|| {
+            let servers = self.servers.iter().map(|server| workload(server).service_account);
+            Agent::start(&pki, &servers.chain([caller().service_account]).collect::<Vec<_>>())
+        });
         let config = Directory::new();
         config.write("cluster.yaml", &cluster::services(&self.services, &self.servers));
         for (number, document) in self.documents.iter().enumerate() {
@@ -134,7 +152,9 @@ impl World {
         let tap = self.tap.take();
         let mut credentials = HashMap::new();
         let mut settings = |workload: Workload| {
-            let identity = if self.files {
+            let identity = if let Some(agent) = &agent {
+                agent.source()
+            } else if self.files {
                 let files = pki.credentials(&workload.service_account);
                 let source = files.source();
                 credentials.insert(workload.name.clone(), files);
@@ -152,7 +172,7 @@ impl World {
             let mut at = server.app;
             if server.sidecar {
                 let forwards = vec![Forward { listen: ANY_PORT, app: server.app }];
-                let sidecar = app::start(Settings { forwards, ..settings(workload(server)) }).unwrap();
+                let sidecar = app::start(Settings { forwards, ..settings(workload(server)) })?;
                 at = sidecar.listening()[0];
                 sidecars.push((server.name.clone(), sidecar));
             }
@@ -160,8 +180,8 @@ impl World {
         }
         config.write("endpoints.yaml", &cluster::endpoints(located.iter().map(|(server, at)| (server, *at))));
         let caller = Settings { outbound: Open::At(ANY_PORT), ..settings(caller()) };
-        let caller = app::start(caller).unwrap();
-        Mesh {
+        let caller = app::start(caller)?;
+        Ok(Mesh {
             entrance: caller.listening()[0],
             caller: Some(caller),
             sidecars,
@@ -171,8 +191,9 @@ impl World {
             _candidate: candidate,
             pki,
             credentials,
+            agent,
             records: Some(Gathering::start(records, tap)),
-        }
+        })
     }
 
     fn settings(
@@ -256,6 +277,7 @@ pub struct Mesh {
     config: Directory,
     _candidate: Directory,
     credentials: HashMap<String, Credentials>,
+    agent: Option<Agent>,
     records: Option<Gathering>,
 }
 
@@ -355,6 +377,11 @@ impl Mesh {
     /// by `productpage`.
     pub fn credentials(&self, name: &str) -> &Credentials {
         self.credentials.get(name).unwrap_or_else(|| panic!("no files of {name}"))
+    }
+
+    /// The Workload API of a mesh [`World::with_agent`].
+    pub fn agent(&self) -> &Agent {
+        self.agent.as_ref().expect("a mesh that has one")
     }
 
     /// Replaces the files of every identity by `issue`, and waits until each proxy has taken them.

@@ -23,6 +23,7 @@ mod live;
 mod policy;
 mod records;
 mod reload;
+mod revocation;
 mod rotation;
 mod routes;
 mod strict_http2;

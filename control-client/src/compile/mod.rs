@@ -22,9 +22,9 @@ use std::sync::Arc;
 use crate::Workload;
 use crate::digest;
 use crate::keep;
-use crate::resource::Object;
 use crate::resource::mesh::MeshSettings;
-use crate::snapshot::{Endpoints, Mesh, Policy};
+use crate::resource::{Key, Object, Resource, data};
+use crate::snapshot::{Endpoints, Mesh, PemObject, Policy, RevocationLists};
 use crate::verdict::{Diagnostic, Severity, VerdictState};
 
 use catalog::{Catalog, Item};
@@ -34,6 +34,7 @@ use catalog::{Catalog, Item};
 pub(crate) struct Compiled {
     pub(crate) policy: Arc<Policy>,
     pub(crate) endpoints: Arc<Endpoints>,
+    pub(crate) revocation: RevocationLists,
     pub(crate) runtime_digest: String,
     pub(crate) findings: Vec<Finding>,
     /// When this has to be compiled again although nothing was written: seconds since the epoch.
@@ -113,6 +114,7 @@ pub(crate) fn compile(
     Compiled {
         policy: keep_if_equal(policy, previous.policy.as_ref()),
         endpoints,
+        revocation: revocation(in_force, &settings.root_namespace),
         runtime_digest: digest::of_set(digests(in_force, true)),
         findings: findings.0,
         next_expiry: selected.next_expiry,
@@ -148,6 +150,25 @@ fn mesh_settings(catalog: &Catalog<'_>, findings: &mut Findings) -> MeshSettings
         );
     }
     first.spec.clone()
+}
+
+fn revocation(in_force: &keep::Objects, root_namespace: &str) -> RevocationLists {
+    let key = Key {
+        kind: "ConfigMap".into(),
+        namespace: root_namespace.into(),
+        name: data::REVOCATION_LISTS.into(),
+    };
+    let Some(found) = in_force.get(&key) else { return RevocationLists::Absent };
+    match &found.object.resource {
+        Resource::ConfigMap(map) if found.state != VerdictState::Quarantined => {
+            let text = map.first(&[data::REVOCATION_LISTS_KEY]).map_or("", |value| &value.text);
+            RevocationLists::Lists(PemObject::new(format!("ConfigMap {root_namespace}/{}", key.name), text))
+        }
+        _ => {
+            let why = found.diagnostics.first().map_or_else(String::new, |found| found.unrated().to_string());
+            RevocationLists::Unreadable(why)
+        }
+    }
 }
 
 fn mesh(settings: &MeshSettings, workload: &Workload) -> Mesh {

@@ -119,7 +119,7 @@ impl Identity {
             generation: watch::Sender::new(1),
             trust: watch::Sender::new(1),
             list_files: Vec::new(),
-            renewal: Mutex::new(Renewal::new([0; 32])),
+            renewal: Mutex::new(Renewal::new([0; 32], renewal::Lists::default())),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use control_client::snapshot::RevocationLists;
 use fips::ca::Authority;
 
 use super::revocation::{self, List};
@@ -26,10 +27,9 @@ pub(super) struct Renewal {
     digest: [u8; 32],
     /// When a development leaf is to be made again.
     due: SystemTime,
-    /// Why what the source has now is not in force, or that it has nothing.
-    problem: Option<Arc<str>>,
-    /// The same of the revocation lists.
-    lists_problem: Option<Arc<str>>,
+    /// Why what a source has now is not in force, or that it has nothing; by [`Part`].
+    problems: [Option<Arc<str>>; 4],
+    lists: Lists,
     /// Sets taken since the first.
     pub(super) rotations: u64,
     /// When the set in force was taken.
@@ -39,13 +39,13 @@ pub(super) struct Renewal {
 }
 
 impl Renewal {
-    pub(super) fn new(digest: [u8; 32]) -> Self {
+    pub(super) fn new(digest: [u8; 32], lists: Lists) -> Self {
         let now = SystemTime::now();
         Self {
             digest,
             due: dev::due(now),
-            problem: None,
-            lists_problem: None,
+            problems: Default::default(),
+            lists,
             rotations: 0,
             taken: now,
             failures: 0,
@@ -54,7 +54,21 @@ impl Renewal {
 
     /// Why what the sources have now is not in force.
     pub(super) fn problem(&self) -> Option<Arc<str>> {
-        self.problem.clone().or_else(|| self.lists_problem.clone())
+        self.problems.iter().flatten().next().cloned()
+    }
+}
+
+/// Revocation lists, by where they come from.
+#[derive(Debug, Default)]
+pub(super) struct Lists {
+    files: Vec<Arc<List>>,
+    configured: Vec<Arc<List>>,
+    pushed: Vec<Arc<List>>,
+}
+
+impl Lists {
+    fn all(&self) -> Arc<[Arc<List>]> {
+        self.files.iter().chain(&self.configured).chain(&self.pushed).cloned().collect()
     }
 }
 
@@ -77,7 +91,7 @@ pub(super) fn list_files(source: &Source, asked: Option<PathBuf>) -> Vec<ListFil
 }
 
 /// What is in all of them; lists that `known` has are taken from there.
-fn read_lists(files: &[ListFile], known: &[Arc<List>]) -> Result<Arc<[Arc<List>]>, IdentityError> {
+fn read_lists(files: &[ListFile], known: &[Arc<List>]) -> Result<Vec<Arc<List>>, IdentityError> {
     let mut ders = Vec::new();
     for file in files {
         match files::read_lists(&file.path)? {
@@ -86,7 +100,7 @@ fn read_lists(files: &[ListFile], known: &[Arc<List>]) -> Result<Arc<[Arc<List>]
             None => {}
         }
     }
-    Ok(revocation::read_all(ders.iter(), known)?.into())
+    revocation::read_all(ders.iter(), known)
 }
 
 /// The first set of a source.
@@ -96,14 +110,13 @@ pub(super) fn first(
     own: Option<&SpiffeId>,
     lists: &[ListFile],
 ) -> Result<(Material, Renewal), IdentityError> {
-    let lists = read_lists(lists, &[])?;
-    let found = match source {
-        Source::Spiffe(_) => Found::Pushed(first_pushed(source, own)?),
-        _ => Found::look(source, trust_domain, own)?,
-    };
-    let renewal = Renewal::new(found.digest());
+    let files = read_lists(lists, &[])?;
+    let found = Found::look(source, trust_domain, own)?;
+    let digest = found.digest();
     let set = found.set(trust_domain)?;
-    let trust = Trust::new(trust_domain, roots(&set)?, lists, Arc::default(), 1);
+    let lists = Lists { files, pushed: revocation::read_all(set.lists.iter(), &[])?, ..Lists::default() };
+    let trust = Trust::new(trust_domain, roots(&set)?, lists.all(), Arc::default(), 1);
+    let renewal = Renewal::new(digest, lists);
     Ok((Material::assemble(set.chain, &set.key, Arc::new(trust), trust_domain, 1)?, renewal))
 }
 
@@ -131,7 +144,10 @@ impl Identity {
     pub async fn watch(self: Arc<Self>) {
         let Source::Spiffe(api) = &self.source else { return Arc::clone(&self).poll().await };
         let take = |update| {
-            // The outcome is logged and kept.
+            // The outcomes are logged and kept. Who is revoked comes first.
+            if let Ok(set) = &update {
+                let _ = self.settle(Part::PushedLists, |renewal| self.take_pushed_lists(renewal, set));
+            }
             let _ = self.settle(Part::Set, |renewal| self.take_pushed(renewal, update?));
             self.patience(SystemTime::now())
         };
@@ -160,11 +176,36 @@ impl Identity {
     /// Takes what the files of revocation lists have now; what can't be read leaves the lists as they were. True if they are
     /// others. Blocks on files.
     pub fn reload_lists(&self) -> Result<bool, IdentityError> {
-        self.settle(Part::Lists, |_| {
-            let current = self.current.load_full();
-            let lists = read_lists(&self.list_files, current.trust.lists())?;
-            Ok(self.believe(&current, lists, current.trust.aliases()))
+        self.settle(Part::ListFiles, |renewal| {
+            renewal.lists.files = read_lists(&self.list_files, self.current.load().trust.lists())?;
+            Ok(self.believe_lists(renewal))
         })
+    }
+
+    /// Takes what the configuration says of who is revoked; what can't be read leaves the lists as they were. True if they are
+    /// others.
+    pub fn set_lists(&self, lists: &RevocationLists) -> Result<bool, IdentityError> {
+        self.settle(Part::ConfiguredLists, |renewal| {
+            let ders = match lists {
+                RevocationLists::Lists(pem) if !pem.text().trim().is_empty() => {
+                    revocation::decode(pem.text().as_bytes())?
+                }
+                RevocationLists::Unreadable(why) => return Err(IdentityError::Configured(why.clone())),
+                RevocationLists::Absent | RevocationLists::Lists(_) => Vec::new(),
+            };
+            renewal.lists.configured = revocation::read_all(ders.iter(), self.current.load().trust.lists())?;
+            Ok(self.believe_lists(renewal))
+        })
+    }
+
+    fn take_pushed_lists(&self, renewal: &mut Renewal, set: &Set) -> Result<bool, IdentityError> {
+        renewal.lists.pushed = revocation::read_all(set.lists.iter(), self.current.load().trust.lists())?;
+        Ok(self.believe_lists(renewal))
+    }
+
+    fn believe_lists(&self, renewal: &Renewal) -> bool {
+        let current = self.current.load_full();
+        self.believe(&current, renewal.lists.all(), current.trust.aliases())
     }
 
     /// Trust domains that are to be treated as the own one from now on (MeshSettings `trustDomainAliases`).
@@ -242,15 +283,10 @@ impl Identity {
             "identity renewed"
         );
         self.put(material);
-        *renewal = Renewal {
-            digest,
-            due: dev::due(now),
-            rotations: renewal.rotations + 1,
-            taken: now,
-            problem: renewal.problem.take(),
-            lists_problem: renewal.lists_problem.take(),
-            ..*renewal
-        };
+        renewal.digest = digest;
+        renewal.due = dev::due(now);
+        renewal.rotations += 1;
+        renewal.taken = now;
         Ok(true)
     }
 
@@ -264,12 +300,8 @@ impl Identity {
         let outcome = attempt(&mut renewal);
         let problem = outcome.as_ref().err().map(|error| Arc::<str>::from(error.to_string()));
         renewal.failures += u64::from(problem.is_some());
-        let (what, before) = match part {
-            Part::Set => ("identity", std::mem::replace(&mut renewal.problem, problem.clone())),
-            Part::Lists => {
-                ("revocation lists", std::mem::replace(&mut renewal.lists_problem, problem.clone()))
-            }
-        };
+        let what = part.what();
+        let before = std::mem::replace(&mut renewal.problems[part as usize], problem.clone());
         match problem {
             Some(problem) if before.as_ref() != Some(&problem) => {
                 tracing::error!(source = %self.source, %problem, "{what} not renewed; the old stays");
@@ -299,8 +331,23 @@ impl Identity {
 enum Part {
     /// Certificate, key and roots.
     Set,
-    /// Revocation lists.
-    Lists,
+    /// Revocation lists in files.
+    ListFiles,
+    /// Those of the configuration.
+    ConfiguredLists,
+    /// Those that a Workload API gives.
+    PushedLists,
+}
+
+impl Part {
+    const fn what(self) -> &'static str {
+        match self {
+            Self::Set => "identity",
+            Self::ListFiles => "revocation lists in files",
+            Self::ConfiguredLists => "revocation lists of the configuration",
+            Self::PushedLists => "revocation lists of the Workload API",
+        }
+    }
 }
 
 /// What a source has now, as far as needed to see whether it is new.

@@ -7,9 +7,8 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateRevocationListDer, SubjectPublicKeyInfoDer};
-use webpki::{BorrowedCertRevocationList, CertRevocationList, RawPublicKeyEntity};
+use webpki::{CertRevocationList, RawPublicKeyEntity};
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
@@ -37,9 +36,7 @@ impl List {
     /// Reads one.
     pub(super) fn read(der: &[u8]) -> Result<Self, IdentityError> {
         let malformed = |why: String| IdentityError::Malformed { what: "revocation list", why };
-        let revoked = BorrowedCertRevocationList::from_der(der)
-            .and_then(|list| list.to_owned())
-            .map_err(|error| malformed(error.to_string()))?;
+        let revoked = fips::revocation::read(der).map_err(malformed)?;
         let (_, list) =
             CertificateRevocationList::from_der(der).map_err(|error| malformed(error.to_string()))?;
         Ok(Self {
@@ -98,13 +95,7 @@ impl fmt::Debug for List {
 
 /// The DER of each list in `pem`.
 pub(super) fn decode(pem: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, IdentityError> {
-    let malformed = |why: String| IdentityError::Malformed { what: "revocation list", why };
-    let all: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
-    match all {
-        Ok(all) if all.is_empty() => Err(malformed("no list in the file".into())),
-        Ok(all) => Ok(all),
-        Err(error) => Err(malformed(error.to_string())),
-    }
+    fips::revocation::lists_in(pem).map_err(|why| IdentityError::Malformed { what: "revocation list", why })
 }
 
 /// Reads all; those that `known` has are taken from it, with what they remember.

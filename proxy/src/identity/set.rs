@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::IdentityError;
@@ -15,6 +15,8 @@ pub(super) struct Set {
     pub key: Key,
     /// Roots by trust domain, the own one among them.
     pub roots: BTreeMap<String, Vec<CertificateDer<'static>>>,
+    /// Revocation lists, from sources that give them along; no part of [`Set::digest`].
+    pub lists: Vec<CertificateRevocationListDer<'static>>,
 }
 
 /// A private key that leaves nothing behind in memory.
@@ -86,7 +88,8 @@ impl Pem {
             roots.insert(name.clone(), certificates("bundle", bundle)?);
         }
         roots.insert(trust_domain.to_owned(), certificates("bundle", &self.bundle)?);
-        Ok(Set { chain: certificates("certificate", &self.chain)?, key: Key::new(key), roots })
+        let chain = certificates("certificate", &self.chain)?;
+        Ok(Set { chain, key: Key::new(key), roots, lists: Vec::new() })
     }
 }
 

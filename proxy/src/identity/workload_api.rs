@@ -1,17 +1,21 @@
-//! A SPIFFE Workload API: X.509-SVIDs and bundles as it streams them, over a connection that is made again when it ends.
+//! A SPIFFE Workload API: X.509-SVIDs, bundles and revocation lists as it streams them, over a connection that is made again when it ends.
+
+mod messages;
+mod stream;
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
-use spiffe::transport::Endpoint;
-use spiffe::{WorkloadApiClient, WorkloadApiError, X509Context, X509Svid};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
+use self::messages::{X509Svid, X509SvidResponse};
+use self::stream::{NO_IDENTITY, Refused, Stream};
 use super::set::{Key, Set};
 use super::source::{ENDPOINT_VARIABLE, WorkloadApi, socket_path};
+use super::spiffe_id::is_trust_domain;
 use super::{IdentityError, SpiffeId};
 
 /// The first wait after a failure; each further one doubles it.
@@ -102,23 +106,20 @@ async fn stream(
     take: &mut impl FnMut(Update) -> Duration,
 ) -> Result<Ended, IdentityError> {
     let path = path(api)?;
-    let of_api = |error: WorkloadApiError| failed(api, explain(&error));
-    let opened = async {
-        let client = WorkloadApiClient::connect(Endpoint::Unix(path)).await?;
-        client.stream_x509_contexts().await
-    };
+    let of_api = |why: Refused| failed(api, why);
     let silent = || failed(api, format_args!("no answer within {ANSWER_TIMEOUT:?}"));
-    let opened = tokio::time::timeout(ANSWER_TIMEOUT, opened).await.map_err(|_| silent())?;
-    let mut contexts = opened.map_err(of_api)?;
+    let opened = tokio::time::timeout(ANSWER_TIMEOUT, Stream::open(&path)).await.map_err(|_| silent())?;
+    let mut answers = opened.map_err(of_api)?;
     let mut patience = ANSWER_TIMEOUT;
     let mut answered = false;
     loop {
-        match tokio::time::timeout(patience, contexts.next()).await {
-            Ok(Some(context)) => {
-                patience = take(set(api, &context.map_err(of_api)?, own));
+        match tokio::time::timeout(patience, answers.next()).await {
+            Ok(Ok(Some(answer))) => {
+                patience = take(set(api, answer, own));
                 answered = true;
             }
-            Ok(None) => return Ok(Ended::Closed),
+            Ok(Ok(None)) => return Ok(Ended::Closed),
+            Ok(Err(why)) => return Err(of_api(why)),
             Err(_) if answered => return Ok(Ended::Silent),
             Err(_) => return Err(silent()),
         }
@@ -139,56 +140,62 @@ fn failed(api: &WorkloadApi, why: impl std::fmt::Display) -> IdentityError {
     IdentityError::WorkloadApi { api: api.clone(), why: why.to_string() }
 }
 
-/// The error with its causes, and what to look at where there is something to.
-fn explain(error: &WorkloadApiError) -> String {
-    if matches!(error, WorkloadApiError::NoIdentityIssued) {
-        return "it issues this process no identity; does a registration entry select it?".into();
+/// The set of the SVID that is meant, with the bundles of its own and of federated domains, and the revocation lists.
+fn set(api: &WorkloadApi, answer: X509SvidResponse, own: Option<&SpiffeId>) -> Update {
+    let X509SvidResponse { svids, crl, federated_bundles } = answer;
+    let chosen = choose(api, &svids, own)?;
+    let mut roots = BTreeMap::new();
+    for svid in &svids {
+        let id = svid.spiffe_id.parse::<SpiffeId>();
+        let id = id.map_err(|why| failed(api, format_args!("it gave an SVID of no SPIFFE id: {why}")))?;
+        roots.insert(id.trust_domain().to_owned(), certificates(api, "bundle", &svid.bundle)?);
     }
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(next) = cause {
-        let next_text = next.to_string();
-        if !text.contains(&next_text) {
-            let _ = write!(text, ": {next_text}");
+    for (name, bundle) in &federated_bundles {
+        let domain = name.strip_prefix("spiffe://").unwrap_or(name);
+        if !is_trust_domain(domain) {
+            return Err(failed(api, format_args!("it gave a bundle of `{name}`, which is no trust domain")));
         }
-        cause = next.source();
+        let bundle = certificates(api, "bundle", bundle)?;
+        roots.entry(domain.to_owned()).or_insert(bundle);
     }
-    text
-}
-
-/// The set of the SVID that is meant, with the bundles of its own and of federated domains.
-fn set(api: &WorkloadApi, context: &X509Context, own: Option<&SpiffeId>) -> Update {
-    let svid = choose(api, context.svids(), own)?;
-    let der = |certificate: &spiffe::Certificate| CertificateDer::from(certificate.as_bytes().to_vec());
-    let roots: BTreeMap<_, _> = context
-        .bundle_set()
-        .iter()
-        .map(|(domain, bundle)| (domain.as_str().to_owned(), bundle.authorities().iter().map(der).collect()))
-        .collect();
     Ok(Set {
-        chain: svid.cert_chain().iter().map(der).collect(),
-        key: Key::new(PrivatePkcs8KeyDer::from(svid.private_key().as_bytes().to_vec()).into()),
+        chain: certificates(api, "certificate", &svids[chosen].x509_svid)?,
+        key: Key::new(PrivatePkcs8KeyDer::from(svids[chosen].x509_svid_key.clone()).into()),
         roots,
+        lists: crl.into_iter().map(Into::into).collect(),
     })
 }
 
-/// The SVID with the hint that was asked for; without one the workload's own, else the first, which is the default
-/// identity (SPIFFE Workload API, section 5.2.1).
-fn choose<'a>(
+/// Certificates one behind the other, DER (SPIFFE Workload API, section 5.2.1).
+fn certificates(
     api: &WorkloadApi,
-    svids: &'a [std::sync::Arc<X509Svid>],
-    own: Option<&SpiffeId>,
-) -> Result<&'a X509Svid, IdentityError> {
-    let with = |wanted: &str| svids.iter().find(|svid| svid.hint() == Some(wanted));
-    let is_own = |svid: &&std::sync::Arc<X509Svid>| {
-        own.is_some_and(|own| svid.spiffe_id().to_string() == own.as_str())
-    };
+    what: &str,
+    mut der: &[u8],
+) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    let mut all = Vec::new();
+    while !der.is_empty() {
+        let (rest, _) = X509Certificate::from_der(der)
+            .map_err(|error| failed(api, format_args!("it gave a {what} that can't be read: {error}")))?;
+        all.push(CertificateDer::from(der[..der.len() - rest.len()].to_vec()));
+        der = rest;
+    }
+    if all.is_empty() { Err(failed(api, format_args!("it gave an empty {what}"))) } else { Ok(all) }
+}
+
+/// Number of the SVID with the hint that was asked for; without one the workload's own, else the first, which is the default
+/// identity (SPIFFE Workload API, section 5.2.1).
+fn choose(api: &WorkloadApi, svids: &[X509Svid], own: Option<&SpiffeId>) -> Result<usize, IdentityError> {
+    let is_own = |svid: &X509Svid| own.is_some_and(|own| svid.spiffe_id == own.as_str());
     let chosen = match &api.hint {
-        Some(hint) => with(hint),
-        None => svids.iter().find(is_own).or_else(|| svids.first()),
+        Some(hint) => svids.iter().position(|svid| svid.hint == *hint),
+        None => svids.iter().position(is_own).or((!svids.is_empty()).then_some(0)),
     };
-    chosen.map(|svid| &**svid).ok_or_else(|| {
-        let hints: Vec<_> = svids.iter().map(|svid| svid.hint().unwrap_or("(none)")).collect();
+    chosen.ok_or_else(|| {
+        if svids.is_empty() {
+            return failed(api, NO_IDENTITY);
+        }
+        let hint = |svid: &X509Svid| if svid.hint.is_empty() { "(none)".into() } else { svid.hint.clone() };
+        let hints: Vec<_> = svids.iter().map(hint).collect();
         failed(
             api,
             format_args!("no SVID has the hint that was asked for; their hints: {}", hints.join(", ")),

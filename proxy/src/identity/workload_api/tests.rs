@@ -32,6 +32,11 @@ struct Svid<'a> {
 
 /// `X509SVIDResponse` (workload.proto).
 fn response(svids: &[Svid<'_>], federated: &[(&str, &Authority)]) -> Bytes {
+    response_with(svids, federated, &[])
+}
+
+/// The same with revocation lists.
+fn response_with(svids: &[Svid<'_>], federated: &[(&str, &Authority)], lists: &[Vec<u8>]) -> Bytes {
     let mut message = BytesMut::new();
     for svid in svids {
         let issued = svid.root.issue(&Profile::workload(svid.uri, HOUR)).unwrap();
@@ -43,6 +48,9 @@ fn response(svids: &[Svid<'_>], federated: &[(&str, &Authority)]) -> Bytes {
         field(&mut inner, 4, &der(svid.root.certificate_pem()));
         field(&mut inner, 5, svid.hint.as_bytes());
         field(&mut message, 1, &inner);
+    }
+    for list in lists {
+        field(&mut message, 2, list);
     }
     for (domain, root) in federated {
         let mut entry = BytesMut::new();
@@ -235,6 +243,51 @@ async fn what_can_not_be_used_is_said_and_the_old_stays() {
         until(|| identity.problem().is_some_and(|problem| problem.contains(why))).await;
         assert_eq!((identity.generation(), identity.id().as_str()), (1, OWN));
     }
+    watching.abort();
+}
+
+#[tokio::test]
+async fn revocation_lists_are_taken_with_and_without_a_new_certificate() {
+    let (root, dir) = (authority("cluster.local"), Dir::new());
+    let revoked = root.issue(&Profile::workload(OTHER, HOUR)).unwrap();
+    let leaf = CertificateDer::from(der(&revoked.certificate_pem));
+    let serial = webpki::EndEntityCert::try_from(&leaf).unwrap().serial().to_vec();
+    let list = |serials: &[&[u8]]| {
+        let pem = root.revocation_list(serials, SystemTime::now() + HOUR).unwrap();
+        rustls_pki_types::CertificateRevocationListDer::from_pem_slice(pem.as_bytes()).unwrap().to_vec()
+    };
+    let svids = [Svid { uri: OWN, hint: "", root: &root }];
+    let own = response(&svids, &[]);
+    let with = |lists: &[Vec<u8>]| {
+        let mut message = BytesMut::from(&own[..]);
+        lists.iter().for_each(|list| field(&mut message, 2, list));
+        Some(message.freeze())
+    };
+    let agent = Agent::start(&dir, with(&[list(&[])]));
+    let identity = load(source(&dir, "")).await.unwrap();
+    let believed = || {
+        let now = rustls_pki_types::UnixTime::now();
+        let usage = crate::identity::svid::Usage::Client;
+        identity.current().trust.verify(&leaf, &[], usage, now).map(drop)
+    };
+    assert!(believed().is_ok());
+
+    let watching = tokio::spawn(Arc::clone(&identity).watch());
+    let mut trust = identity.subscribe_trust();
+    agent.says.send_replace(with(&[list(&[]), list(&[&serial])]));
+    trust.wait_for(|&generation| generation == 2).await.unwrap();
+    assert_eq!(believed().unwrap_err().reason, crate::decision::Reason::Revoked);
+    assert_eq!((identity.status().rotations, identity.problem()), (0, None), "the certificate is the same");
+
+    // What can't be read leaves the lists as they were, and the certificate is taken all the same.
+    let broken = response_with(&svids, &[], &[list(&[]), b"no list".to_vec()]);
+    agent.says.send_replace(Some(broken));
+    until(|| identity.status().rotations == 1).await;
+    assert!(identity.problem().unwrap().contains("revocation list"));
+    assert_eq!(believed().unwrap_err().reason, crate::decision::Reason::Revoked);
+    agent.says.send_replace(with(&[]));
+    until(|| believed().is_ok()).await;
+    until(|| identity.problem().is_none()).await;
     watching.abort();
 }
 
