@@ -93,8 +93,9 @@ impl RsaKey {
 
 /// A positive INTEGER.
 fn integer(bytes: &[u8]) -> Vec<u8> {
-    let significant = bytes.iter().position(|&byte| byte != 0).unwrap_or(bytes.len() - 1);
-    element(2, &[&[0], &bytes[significant..]].concat())
+    let significant = &bytes[bytes.iter().position(|&byte| byte != 0).unwrap_or(bytes.len() - 1)..];
+    let sign: &[u8] = if significant[0] < 0x80 { &[] } else { &[0] };
+    element(2, &[sign, significant].concat())
 }
 
 /// A DER element of less than 64 KiB.
