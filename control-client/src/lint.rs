@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use crate::keep::Objects;
 use crate::resource::core::{Service, TargetPort};
 use crate::resource::mesh::MeshSettings;
+use crate::resource::rate_limit::RateLimit;
 use crate::resource::security::{AuthorizationPolicy, Scope};
 use crate::resource::text::selects;
 use crate::resource::{Object, Resource};
-use crate::snapshot::{Attribute, AuthorizationAction, AuthorizationRule, Condition, ValueMatch};
+use crate::snapshot::{Attribute, AuthorizationAction, AuthorizationRule, Condition, Protocol, ValueMatch};
 use crate::verdict::{Diagnostic, Severity, VerdictState};
 
 /// A policy in force.
@@ -46,12 +47,14 @@ pub(crate) fn warnings(in_force: &Objects) -> Vec<Diagnostic> {
         }
         warnings.extend(found.selects_nobody(item));
     }
+    warnings.extend(found.limits.iter().flat_map(|(object, limit)| found.uncounted(object, limit)));
     warnings
 }
 
 struct Found<'a> {
     root_namespace: &'a str,
     policies: Vec<Item<'a>>,
+    limits: Vec<(&'a Object, &'a RateLimit)>,
     services: Vec<(&'a Object, &'a Service)>,
     workloads: Vec<Workload<'a>>,
 }
@@ -89,6 +92,7 @@ impl<'a> Found<'a> {
         let mut found = Self {
             root_namespace: "istio-system",
             policies: Vec::new(),
+            limits: Vec::new(),
             services: Vec::new(),
             workloads: Vec::new(),
         };
@@ -100,6 +104,7 @@ impl<'a> Found<'a> {
             };
             match &object.resource {
                 Resource::AuthorizationPolicy(spec) => found.policies.push(Item { object, spec }),
+                Resource::RateLimit(spec) => found.limits.push((object, spec)),
                 Resource::Service(spec) => found.services.push((object, spec)),
                 Resource::MeshSettings(MeshSettings { root_namespace, .. }) => {
                     found.root_namespace = root_namespace;
@@ -248,6 +253,32 @@ impl<'a> Found<'a> {
         let labels: Vec<_> = labels.iter().map(|(key, value)| format!("{key}: {value}")).collect();
         let message = format!("no Pod or WorkloadEntry that is here has {}", labels.join(", "));
         Some(item.object.diagnostic(Severity::Warning, "spec.selector", 0, message))
+    }
+
+    /// Rules that ask for something of HTTP, where a Service declares that what it sends is opaque.
+    fn uncounted(&self, object: &Object, limit: &RateLimit) -> Vec<Diagnostic> {
+        let Scope::Labels(labels) = &limit.scope else { return Vec::new() };
+        let namespace = object.meta.namespace.as_str();
+        let selected: Vec<_> = self.selected(namespace, labels).collect();
+        let is_behind = |service: &Service| {
+            !service.selector.is_empty() && selected.iter().any(|workload| workload.has(&service.selector))
+        };
+        let services = self.services.iter().filter(|(service, _)| service.meta.namespace == namespace);
+        let mut opaque = services.filter(|(_, service)| is_behind(service)).filter_map(|(service, spec)| {
+            let is_opaque = |port: &&crate::resource::core::ServicePort| {
+                matches!(port.protocol, Some(Protocol::Tcp | Protocol::Tls))
+            };
+            Some((&service.meta.name, spec.ports.iter().find(is_opaque)?.port))
+        });
+        let Some((service, port)) = opaque.next() else { return Vec::new() };
+        let rules = limit.rules.iter().enumerate().filter(|(_, rule)| rule.asks_of_http());
+        let warn = |(number, rule): (usize, &crate::resource::rate_limit::Rule)| {
+            let message = format!(
+                "asks for something of HTTP, so that no connection to port {port} of Service {service} is counted: it is opaque"
+            );
+            object.diagnostic(Severity::Warning, &format!("spec.rules[{number}]"), rule.line, message)
+        };
+        rules.map(warn).collect()
     }
 
     fn selected(
@@ -578,5 +609,29 @@ mod tests {
         let entry = "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: vm, namespace: foo}\nspec: {address: 192.0.2.1, labels: {app: vm}}\n---\n";
         let made = policy("p", "  selector: {matchLabels: {app: made}}\n  rules: [{}]");
         assert_eq!(warned(&(entry.to_owned() + &made)), [""; 0]);
+    }
+
+    #[test]
+    fn limits_of_requests_count_no_opaque_connections() {
+        let cluster = |name: &str| {
+            format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: a-1, namespace: foo, labels: {{app: a}}}}\nspec: {{serviceAccountName: a}}\n---\napiVersion: v1\nkind: Service\nmetadata: {{name: a, namespace: foo}}\nspec: {{selector: {{app: a}}, ports: [{{name: {name}, port: 80}}]}}\n---\n"
+            )
+        };
+        let limit = |rule: &str| {
+            format!(
+                "apiVersion: writ.dev/v1alpha1\nkind: RateLimit\nmetadata: {{name: r, namespace: foo}}\nspec:\n  selector: {{matchLabels: {{app: a}}}}\n  rules:\n  - {{{rule}, local: {{requests: 1, per: 1s}}}}\n"
+            )
+        };
+        let by_path = limit("key: [source.ip, request.path]");
+        let found = warned(&(cluster("tcp-db") + &by_path));
+        assert!(
+            found.len() == 1 && found[0].contains("spec.rules[0]: asks for something of HTTP"),
+            "{found:?}"
+        );
+        assert_eq!(warned(&(cluster("http") + &by_path)), [""; 0]);
+        for rule in ["key: [source.ip]", "key: [remote.ip], when: [{key: source.namespace, values: [b]}]"] {
+            assert_eq!(warned(&(cluster("tcp-db") + &limit(rule))), [""; 0], "{rule}");
+        }
     }
 }

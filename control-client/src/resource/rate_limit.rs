@@ -6,7 +6,7 @@ use super::read::{At, Fields};
 use super::security::{self, Annotations, Scope, condition};
 use super::{Meta, Resource, text};
 use crate::resource::mesh::optional;
-use crate::snapshot::{AuthorizationRule, KeyPart, LocalLimit};
+use crate::snapshot::{Attribute, AuthorizationRule, KeyPart, LocalLimit};
 
 /// A RateLimit.
 #[derive(Debug)]
@@ -23,6 +23,7 @@ pub(crate) struct Rule {
     pub(crate) key: Vec<KeyPart>,
     pub(crate) local: Option<LocalLimit>,
     pub(crate) global: Option<Global>,
+    pub(crate) line: u32,
 }
 
 /// `global`.
@@ -92,11 +93,22 @@ fn rule(meta: &Meta, index: usize, at: At<'_>) -> Option<Rule> {
         key: fields.get("key").map(key).unwrap_or_default(),
         local: fields.get("local").and_then(local),
         global: fields.get("global").and_then(global),
+        line: at.line(),
     };
     if fields.get("local").is_none() && fields.get("global").is_none() {
         at.error("needs `local`, `global` or both: how many requests are too many?");
     }
     Some(rule)
+}
+
+impl Rule {
+    /// Whether it counts no opaque connection, whose remote address is its peer's.
+    pub(crate) fn asks_of_http(&self) -> bool {
+        let AuthorizationRule { from, to, when, .. } = &self.matches;
+        let conditions = from.iter().chain(to).flatten().chain(when).map(|condition| &condition.attribute);
+        let mut attributes = conditions.chain(self.key.iter().map(|part| &part.attribute));
+        attributes.any(|attribute| attribute.http_only() && *attribute != Attribute::RemoteIp)
+    }
 }
 
 /// What can stand in quotes in a header as it is.
@@ -175,7 +187,6 @@ mod tests {
     use super::super::Object;
     use super::super::tests::only;
     use super::*;
-    use crate::snapshot::Attribute;
 
     fn read(spec: &str) -> (Arc<Object>, Vec<String>) {
         only(&format!(

@@ -167,6 +167,8 @@ mod tests {
             "considered": {"others": 3, "policies": [
                 {"kind": "AuthorizationPolicy", "namespace": "bookinfo", "name": "viewer", "rule": 0,
                  "failed": "to.paths: /metrics is none of [/ratings/*]"}]},
+            "limits": [{"outcome": "not-reached", "provider": "limiter", "policy":
+                {"kind": "RateLimit", "namespace": "bookinfo", "name": "tenants", "rule": 1}}],
             "shadow": [{"outcome": "deny", "reason": "matched-deny", "policy":
                 {"kind": "AuthorizationPolicy", "namespace": "bookinfo", "name": "later", "rule": 2}}],
         });
@@ -176,6 +178,8 @@ deny at authorize: no-allow-matched
 
   encryption              pass           mtls                       PeerAuthentication istio-system/default
   user-authorization      not-reached
+
+  limited by RateLimit bookinfo/tenants rule 1, counted by limiter
 
   what could have allowed it, and why it did not:
     AuthorizationPolicy bookinfo/viewer rule 0

@@ -369,9 +369,19 @@ spec:
   selector: {matchLabels: {app: ratings}}
   jwtRules: [{issuer: users.example, jwksUri: 'https://users.example/keys'}]
 ";
-        for (with, what) in
-            [(settings, "MeshSettings changes path"), (tokens, "RequestAuthentication bookinfo/users")]
-        {
+        let limits = "---
+apiVersion: writ.dev/v1alpha1
+kind: RateLimit
+metadata: {name: calls, namespace: bookinfo}
+spec:
+  selector: {matchLabels: {app: ratings}}
+  rules: [{local: {requests: 1, per: 1s}}]
+";
+        for (with, what) in [
+            (settings, "MeshSettings changes path"),
+            (tokens, "RequestAuthentication bookinfo/users"),
+            (limits, "RateLimit bookinfo/calls changes how often"),
+        ] {
             let diff = diff(VIEWER, &format!("{VIEWER}{with}"));
             assert!(diff.does(FailOn::Unknown) && !diff.does(FailOn::Grants));
             let json = diff.to_json();
