@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
 # Installs what the tests in tests/interop need, and says where it is: system packages (as root only), and the rest in
 # ${WRIT_CACHE:-<repository>/.cache}. Twice is as once; what is there is not looked up again. Building SPIRE takes some ten
-# minutes of CPU time the first time, building OPA some three.
+# minutes of CPU time the first time, building OPA some three, Envoy's rate limit service two.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 cache=${WRIT_CACHE:-$PWD/.cache}
-packages=(curl iproute2 iptables nftables openssl python3-venv tcpdump)
+packages=(curl iproute2 iptables nftables openssl python3-venv redis-server tcpdump)
 grpcio=1.85.1
 sslyze=6.3.1
 spire=1.13.3
 # The newest version of OPA's Envoy plugin that is a Go module.
 opa=1.4.2
+# Envoy's rate limit service has no releases.
+ratelimit=v1.4.1-0.20260122083618-3fb702589d36
 node=24.19.0
 oidc_provider=9.13.3
 # Used where there is no Go, or an old one.
@@ -26,6 +28,7 @@ main() {
   go_peer
   spire
   opa
+  ratelimit
   oidc_provider
 }
 
@@ -107,6 +110,16 @@ opa() {
     go_build "$home" "v$opa-envoy" github.com/open-policy-agent/opa-envoy-plugin/cmd/opa-envoy-plugin
   fi
   echo "$home/bin: OPA $opa"
+}
+
+# Envoy's rate limit service, which counts in Redis.
+ratelimit() {
+  local home=$cache/ratelimit
+  # It does not say what it is: the module that it was built of does.
+  if ! go version -m "$home/bin/service_cmd" 2>/dev/null | grep -q "$ratelimit"; then
+    go_build "$home" "$ratelimit" github.com/envoyproxy/ratelimit/src/service_cmd
+  fi
+  echo "$home/bin: ratelimit $ratelimit"
 }
 
 # go_build HOME VERSION COMMAND..: programs of a module of which there is no package. What the build leaves behind is removed.

@@ -7,6 +7,7 @@ mod federation;
 mod five_checks;
 mod grpc;
 mod interception;
+mod limits;
 mod load;
 mod mesh;
 mod namespace;
