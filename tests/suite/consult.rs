@@ -227,9 +227,15 @@ spec: {{selector: {{matchLabels: {{app: ratings}}}}, jwtRules: [{{issuer: {}}}]}
         assert_eq!(texts(&payload["scope"]), ["read", "write"], "as Istio has it");
         assert_eq!(texts(&payload["groups"]), ["users", ""]);
 
+        let mut direct = mesh.pki.caller("productpage").connect(mesh.inbound("ratings")).await;
+        assert_eq!(direct.get("/asked/sni", "").await.status, 200);
+        let of_sni = provider.seen()[2].clone();
+        let sni = protobuf::text(protobuf::question(&of_sni), &[1, 12, 1]);
+        assert_eq!(sni, "ratings.bookinfo.svc.cluster.local");
+
         let metrics = mesh.metrics("ratings").await;
         let count =
-            "writ_provider_duration_seconds_count{provider=\"authz\",outcome=\"provider-allowed\"} 2\n";
+            "writ_provider_duration_seconds_count{provider=\"authz\",outcome=\"provider-allowed\"} 3\n";
         assert!(metrics.contains(count), "{metrics}");
         mesh.stop().await;
     }

@@ -63,6 +63,7 @@ fn admin_answers_everything() {
         ("/stats/prometheus", 200, "# EOF\n"),
         ("/config", 200, "\"version\": 9"),
         ("/attestation", 200, "\"module\": \"m\""),
+        ("/jwks", 200, "[]"),
         ("/explain?from=a", 200, "\"query\": \"from=a\""),
         ("/explain", 400, "say what to explain\n"),
         ("/nothing", 404, "no such path"),
@@ -91,7 +92,7 @@ fn open_ports_say_nothing_of_the_configuration() {
     let state = state();
     for kind in [Kind::Health, Kind::Metrics] {
         let (address, _handle) = listen(kind, &state);
-        for path in ["/config", "/attestation", "/explain?a"] {
+        for path in ["/config", "/attestation", "/jwks", "/explain?a"] {
             assert_eq!(get(address, path).0, 404, "{kind:?} {path}");
         }
         assert_eq!(get(address, "/metrics").0, if kind == Kind::Metrics { 200 } else { 404 });
