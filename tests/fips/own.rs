@@ -55,7 +55,7 @@ async fn a_renewal_with_what_is_not_approved_leaves_the_old_in_force() {
     let problem = tests::soon("the problem in the metrics", async {
         loop {
             let metrics = mesh.metrics("ratings").await;
-            if metrics.contains("writ_identity_problem 1") {
+            if metrics.lines().any(|line| line == "writ_identity_problem 1") {
                 return metrics;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
