@@ -197,9 +197,18 @@ impl Findings {
 
     /// What is found once for each backend is told once.
     fn error_once(&mut self, object: &Object, field: &str, line: u32, message: String) {
+        self.push_once(object.diagnostic(Severity::Error, field, line, message), None);
+    }
+
+    /// The same of an object of which nothing is used.
+    fn quarantined_once(&mut self, object: &Object, field: &str, line: u32, message: String) {
         let diagnostic = object.diagnostic(Severity::Error, field, line, message);
+        self.push_once(diagnostic, Some(VerdictState::Quarantined));
+    }
+
+    fn push_once(&mut self, diagnostic: Diagnostic, becomes: Option<VerdictState>) {
         if !self.0.iter().any(|finding| finding.diagnostic == diagnostic) {
-            self.push(diagnostic, None);
+            self.push(diagnostic, becomes);
         }
     }
 

@@ -239,7 +239,7 @@ fn approved(
     check(&value.text).map_err(|error| {
         let meta = &of.meta;
         let why = format!("{} of {} {}/{}: {error}", value.field, meta.kind, meta.namespace, meta.name);
-        findings.error_once(of, &value.field, value.line, error.to_string());
+        findings.quarantined_once(of, &value.field, value.line, error.to_string());
         Flaw { why, not_approved: true }
     })
 }
