@@ -161,4 +161,16 @@ mod tests {
         let caller = Reject::new(Stage::Terminate, Reason::IdentityMismatch);
         assert_eq!((caller.status(), caller.grpc_status()), (StatusCode::FORBIDDEN, 7));
     }
+
+    #[test]
+    fn too_much_is_exhausted_and_what_nobody_counts_unavailable() {
+        let limit = |reason| Reject::new(Stage::Limit, reason);
+        let exceeded = limit(Reason::LimitExceeded);
+        assert_eq!((exceeded.status(), exceeded.grpc_status()), (StatusCode::TOO_MANY_REQUESTS, 8));
+        let quarantined =
+            Reject { status: Some(StatusCode::SERVICE_UNAVAILABLE), ..limit(Reason::QuarantinedPolicy) };
+        for reject in [limit(Reason::LimiterUnavailable), quarantined] {
+            assert_eq!((reject.status(), reject.grpc_status()), (StatusCode::SERVICE_UNAVAILABLE, 14));
+        }
+    }
 }

@@ -338,6 +338,20 @@ async fn explaining_tells_what_would_be_taken_and_takes_nothing() {
     mesh.stop().await;
 }
 
+#[tokio::test]
+async fn a_candidate_is_not_said_to_allow_what_only_was_too_much() {
+    let app = App::echo().await;
+    let world = World::new().server(Server::new("ratings", &app));
+    let calls = limit("calls", "  - {local: {requests: 1, per: 1h}}");
+    let mesh = world.policy(&calls).candidate("").start().await;
+    for status in [200, 429] {
+        assert_eq!(mesh.get("/").await.status, status);
+    }
+    let report = mesh.admin_says("ratings", "/candidate", |report| report["sampled"] == 2).await;
+    assert_eq!((&report["undecided"], &report["changes"]), (&json!(1), &json!([])));
+    mesh.stop().await;
+}
+
 /// A mesh whose ratings ask `service` about each path.
 async fn global(app: &App, service: &App, settings: &str) -> Mesh {
     let mesh_settings = "

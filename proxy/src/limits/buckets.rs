@@ -368,4 +368,20 @@ mod tests {
         assert_eq!(admitted.into_inner() as u64, 2 * 2_000 + shared);
         assert!(shared < 100, "{shared}");
     }
+
+    #[test]
+    fn what_became_another_s_while_it_was_looked_at_is_not_taken_from() {
+        let set = Set::default();
+        let bucket = &set.buckets[3];
+        bucket.tag.store(7, Ordering::Relaxed);
+        bucket.tat.store(100, Ordering::Relaxed);
+        let taken = set.known(7, |tat| {
+            bucket.tat.store(200, Ordering::Relaxed);
+            bucket.tag.store(8, Ordering::Relaxed);
+            rate(1, 1, 1).take(tat, Now(SECOND))
+        });
+        assert_eq!((taken, bucket.tat.load(Ordering::Relaxed)), (None, 200));
+        bucket.tat.store(CHANGING, Ordering::Relaxed);
+        assert_eq!(set.known(8, |tat| rate(1, 1, 1).take(tat, Now(SECOND))), None);
+    }
 }

@@ -1,5 +1,6 @@
 //! [`InForce`]: the buckets of the rate limits of one generation of tables, which name them by number.
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Instant;
@@ -35,9 +36,10 @@ impl InForce {
 
     /// For the next generation: of a limit that was in force the very same ones.
     pub fn next<'t>(&self, wanted: impl Iterator<Item = Wanted<'t>>) -> Self {
+        let known: HashMap<&str, &Arc<Buckets>> =
+            self.limits.iter().map(|(id, buckets)| (&**id, buckets)).collect();
         let buckets = |Wanted { id, rate, keyed }: Wanted<'t>| {
-            let known = self.limits.iter().find(|(known, _)| **known == *id);
-            let buckets = known.map(|(_, buckets)| Arc::clone(buckets));
+            let buckets = known.get(id).map(|buckets| Arc::clone(buckets));
             (id.into(), buckets.unwrap_or_else(|| Arc::new(Buckets::new(rate, keyed))))
         };
         Self { limits: wanted.map(buckets).collect(), hash: self.hash.clone(), began: self.began }

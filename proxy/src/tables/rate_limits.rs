@@ -311,8 +311,10 @@ fn id(
 ) -> Box<str> {
     let (namespace, name) =
         objects.get(object as usize).map_or(("", ""), |object| (&object.namespace, &object.name));
-    let index = rule.matches.index.to_string();
-    let rule_name = rule.name.as_deref().unwrap_or(&index);
+    let rule_name = match &rule.name {
+        Some(name) => format!("rule {name}"),
+        None => rule.matches.index.to_string(),
+    };
     let key: Vec<&str> = rule.key.iter().map(|part| part.name.as_str()).collect();
     let snapshot::LocalLimit { requests, per, burst } = rate;
     format!("{namespace}/{name}/{rule_name}: {requests} in {per:?}, {burst} at once, by {}", key.join(" "))
