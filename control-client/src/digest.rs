@@ -4,6 +4,7 @@
 //! set, the annotations that mean something, and the spec as written, with nothing defaulted. Re-ordered, re-commented
 //! and re-split copies have the same digest, and so has the same object written in another API version.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use crate::resource::yaml::{Node, Value};
@@ -44,8 +45,8 @@ pub(crate) fn object(identity: &Identity<'_>, fields: &[(&str, &Node)]) -> Strin
 }
 
 /// Digest over the digests of objects, in whatever order they come.
-pub(crate) fn of_set<'a>(digests: impl Iterator<Item = &'a str>) -> String {
-    let mut digests: Vec<&str> = digests.collect();
+pub(crate) fn of_set<'a>(digests: impl Iterator<Item = Cow<'a, str>>) -> String {
+    let mut digests: Vec<Cow<'_, str>> = digests.collect();
     digests.sort_unstable();
     sha256(digests.join("\n").as_bytes())
 }

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::resource::{Key, Object, ParsedFile};
+use crate::resource::{Key, Meta, Object, ParsedFile};
 use crate::verdict::{Diagnostic, Severity, VerdictState};
 
 /// One object and what is in force of it.
@@ -32,7 +32,7 @@ pub(crate) fn update(before: &Objects, files: &Files) -> Objects {
         match now.get_mut(&key) {
             Some(first) => report_repeated(first, object),
             None => {
-                let judged = judge(before.get(&key), object);
+                let judged = judge(version_before(before, &key, object), object);
                 now.insert(key, judged);
             }
         }
@@ -43,6 +43,19 @@ pub(crate) fn update(before: &Objects, files: &Files) -> Objects {
         now.entry(key.clone()).or_insert_with(|| keep_through_broken_file(old));
     }
     now
+}
+
+/// What there was before of an object. Of a policy whose kind is misspelt now, that is the one of its name.
+fn version_before<'b>(before: &'b Objects, key: &Key, object: &Object) -> Option<&'b InForce> {
+    let same = before.get(key);
+    if same.is_some() || !object.is_unknown_policy() {
+        return same;
+    }
+    let Meta { group, namespace, name, .. } = &object.meta;
+    before.values().find(|old| {
+        let meta = &old.object.meta;
+        (&meta.group, &meta.namespace, &meta.name) == (group, namespace, name)
+    })
 }
 
 fn judge(before: Option<&InForce>, object: &Arc<Object>) -> InForce {
@@ -58,7 +71,7 @@ fn judge(before: Option<&InForce>, object: &Arc<Object>) -> InForce {
 
 /// Nobody can say which of two was meant; both are named and the first stays.
 fn report_repeated(first: &mut InForce, second: &Object) {
-    let place = |meta: &crate::resource::Meta| format!("{}:{}", meta.file, meta.line);
+    let place = |meta: &Meta| format!("{}:{}", meta.file, meta.line);
     let first_meta = &first.object.meta;
     let at_first = format!("written again in {}; this one is in force", place(&second.meta));
     let at_second = format!("already written in {}; this one is not in force", place(first_meta));
@@ -136,6 +149,20 @@ mod tests {
         // Other documents of the file go on as they are.
         let third = update(&second, &files(&[("a", &format!("{}b: [", policy("a", "DISABLE")))]));
         assert_eq!(states(&third), [("a".into(), Accepted, 0), ("b".into(), Quarantined, 1)]);
+    }
+
+    #[test]
+    fn a_policy_whose_kind_or_group_is_misspelt_keeps_its_last_good_version() {
+        let good = policy("a", "STRICT");
+        let first = update(&Objects::new(), &files(&[("a", &good)]));
+        let digest = |objects: &Objects| objects.values().next().unwrap().object.meta.digest.clone();
+        for slip in [good.replace("PeerAuth", "PearAuth"), good.replace("istio.io", "istio.i")] {
+            let now = update(&first, &files(&[("a", &slip)]));
+            assert_eq!((states(&now), digest(&now)), (vec![("a".into(), KeptLastGood, 1)], digest(&first)));
+            let later = update(&now, &files(&[("a", &slip)]));
+            assert_eq!((states(&later), digest(&later)), (states(&now), digest(&first)), "{slip}");
+            assert_eq!(states(&update(&Objects::new(), &files(&[("a", &slip)])))[0].1, Quarantined);
+        }
     }
 
     #[test]

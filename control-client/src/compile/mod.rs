@@ -16,12 +16,13 @@ mod service;
 mod tls;
 mod workloads;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::Workload;
 use crate::digest;
-use crate::keep;
+use crate::keep::{self, InForce};
 use crate::resource::mesh::MeshSettings;
 use crate::resource::{Key, Object, Resource, data};
 use crate::snapshot::{Endpoints, Mesh, PemObject, Policy, RevocationLists};
@@ -128,9 +129,13 @@ fn keep_if_equal(policy: Policy, previous: Option<&Arc<Policy>>) -> Arc<Policy> 
     }
 }
 
-fn digests(in_force: &keep::Objects, runtime: bool) -> impl Iterator<Item = &str> {
-    let metas = in_force.values().map(|object| &object.object.meta);
-    metas.filter(move |meta| meta.runtime == runtime).map(|meta| meta.digest.as_str())
+/// Of the versions in force. One that is quarantined does not mean what is written, so it has another.
+fn digests(in_force: &keep::Objects, runtime: bool) -> impl Iterator<Item = Cow<'_, str>> {
+    let of_side = in_force.values().filter(move |object| object.object.meta.runtime == runtime);
+    of_side.map(|InForce { object, state, .. }| match state {
+        VerdictState::Quarantined => format!("quarantined {}", object.meta.digest).into(),
+        _ => object.meta.digest.as_str().into(),
+    })
 }
 
 /// The settings in force: the oldest object, and nothing of the others.

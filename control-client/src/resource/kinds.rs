@@ -1,6 +1,6 @@
 //! Which groups and kinds are read, ignored, skipped or refused.
 
-use super::read::Fields;
+use super::read::{Fields, closest};
 use super::{Meta, Resource, core, data, destination, gateway_api, mesh, rate_limit, security, traffic};
 
 /// A kind in a group that is read.
@@ -144,8 +144,23 @@ pub(crate) fn find(group: &str, name: &str) -> Option<&'static Kind> {
     KINDS.iter().find(|kind| kind.group == group && kind.name == name)
 }
 
-/// The kinds of a group that do something, as text.
-pub(crate) fn names(group: &str) -> String {
+/// The group that was meant where one is not read, but nearly the name of one that has this kind.
+pub(crate) fn misspelt_group(group: &str, name: &str) -> Option<&'static str> {
+    let with_kind = KINDS.iter().filter(|kind| kind.name == name && !kind.group.is_empty());
+    closest(group, &with_kind.map(|kind| kind.group).collect::<Vec<_>>())
+}
+
+/// What to write instead of a kind that its group does not have.
+pub(crate) fn hint(group: &str, name: &str) -> String {
     let of_group = KINDS.iter().filter(|kind| kind.group == group && !matches!(kind.reading, Reading::Skip));
-    of_group.map(|kind| kind.name).collect::<Vec<_>>().join(", ")
+    let known: Vec<_> = of_group.map(|kind| kind.name).collect();
+    match closest(name, &known) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!("known in this group: {}", known.join(", ")),
+    }
+}
+
+/// Whether what this group has are policies, so that what can't be understood there has to fail closed.
+pub(crate) fn secures(group: &str) -> bool {
+    group == SECURITY
 }

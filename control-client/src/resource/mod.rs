@@ -81,6 +81,12 @@ impl Object {
         Key { kind: kind.clone(), namespace: namespace.clone(), name: name.clone() }
     }
 
+    /// Whether it is of a kind that its group, one of policies, does not have.
+    pub(crate) fn is_unknown_policy(&self) -> bool {
+        let Meta { group, kind, .. } = &self.meta;
+        kinds::secures(group) && kinds::find(group, kind).is_none()
+    }
+
     /// A diagnostic about this object, found when it was looked at together with others.
     pub(crate) fn diagnostic(
         &self,
@@ -127,7 +133,10 @@ fn read_pieces(file: &Arc<str>, pieces: &[(u32, &str)]) -> ParsedFile {
                 documents.iter().for_each(|document| read_document(file, &document.root, &mut parsed))
             }
             Err(error) => {
-                let message = format!("{}; objects of this file keep their last good version", error.message);
+                let message = format!(
+                    "{}; what it holds is not in force, but for objects that were before: they keep their last good version",
+                    error.message
+                );
                 parsed.broken.push(file_diagnostic(file, error.line, message));
             }
         }
@@ -191,6 +200,8 @@ fn no_identity(field: &str) -> String {
 
 fn read_object(file: &Arc<str>, root: &Node, api_version: &str, kind_name: &str, parsed: &mut ParsedFile) {
     let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
+    let meant = if kinds::is_read(group) { None } else { kinds::misspelt_group(group, kind_name) };
+    let (written, group) = (group, meant.unwrap_or(group));
     let kind = kinds::find(group, kind_name);
     if !kinds::is_read(group) || kind.is_some_and(|kind| matches!(kind.reading, Reading::Skip)) {
         parsed.skip(group, kind_name);
@@ -208,6 +219,11 @@ fn read_object(file: &Arc<str>, root: &Node, api_version: &str, kind_name: &str,
         parsed.broken.extend(broken);
         return;
     };
+    if let (Some(meant), Some(at)) =
+        (meant, reader.at_root().open_fields().and_then(|top| top.get("apiVersion")))
+    {
+        at.error(format!("group {written} is not read; did you mean `{meant}`?"));
+    }
     let resource = read_resource(&reader, &meta, kind, version);
     let good = reader.is_good();
     let diagnostics = reader.into_problems().into_iter().map(|problem| meta.diagnose(problem)).collect();
@@ -222,8 +238,8 @@ fn read_resource(reader: &Reader<'_>, meta: &Meta, kind: Option<&Kind>, version:
     };
     let at_kind = fields.get("kind").unwrap_or(object);
     let Some(kind) = kind else {
-        at_kind.error(format!("unknown kind; known in this group: {}", kinds::names(&meta.group)));
-        return Resource::Nothing;
+        at_kind.error(format!("unknown kind; {}", kinds::hint(&meta.group, &meta.kind)));
+        return if kinds::secures(&meta.group) { security::unknown(fields) } else { Resource::Nothing };
     };
     if !kind.versions.contains(&version) {
         let at_version = fields.get("apiVersion").unwrap_or(object);
@@ -280,7 +296,9 @@ pub(crate) mod tests {
     #[test]
     fn unknown_and_replaced_kinds_name_what_to_use() {
         let cases = [
-            ("v1", "Servce", "1 kind: unknown kind"),
+            ("v1", "Servce", "1 kind: unknown kind; did you mean `Service`?"),
+            ("v1", "Telephone", "1 kind: unknown kind; known in this group: Namespace, Service"),
+            ("security.istio.i/v1", "AuthorizationPolicy", "did you mean `security.istio.io`?"),
             ("networking.istio.io/v1", "VirtualService", "write an HTTPRoute"),
             ("networking.istio.io/v1", "Sidecar", "exportTo"),
             ("networking.istio.io/v1alpha3", "EnvoyFilter", "no replacement"),

@@ -319,7 +319,7 @@ fn find<'a>(root: &'a Node, wanted: &Node, segments: &mut Vec<Segment<'a>>) -> O
 }
 
 /// The known name that differs least, if it is near enough to be a slip.
-fn closest<'k>(written: &str, known: &[&'k str]) -> Option<&'k str> {
+pub(super) fn closest<'k>(written: &str, known: &[&'k str]) -> Option<&'k str> {
     if written.len() > 64 {
         return None;
     }

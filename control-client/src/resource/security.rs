@@ -150,6 +150,21 @@ pub(crate) fn request_authentication(_: &Meta, object: Fields<'_>) -> Resource {
     Resource::RequestAuthentication(policy)
 }
 
+/// Something of a kind that this group does not have: a policy, most likely, whose kind is misspelt. What it selects is
+/// refused.
+pub(crate) fn unknown(object: Fields<'_>) -> Resource {
+    let spec = object.get("spec").and_then(At::open_fields);
+    Resource::AuthorizationPolicy(AuthorizationPolicy {
+        scope: spec.map_or(Scope::Unknown, scope),
+        action: AuthorizationAction::Deny,
+        rules: Vec::new(),
+        rule_lines: Vec::new(),
+        dry_run: false,
+        expires: None,
+        provider: None,
+    })
+}
+
 /// Reads an AuthorizationPolicy.
 pub(crate) fn authorization_policy(meta: &Meta, object: Fields<'_>) -> Resource {
     let annotations = Annotations::read(object, &["istio.io/dry-run", "writ.dev/expires-at"]);

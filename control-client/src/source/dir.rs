@@ -1,6 +1,7 @@
 //! A directory, or one file, of YAML and JSON.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -14,7 +15,7 @@ use crate::resource::{self, ParsedFile};
 const MAX_FILE_BYTES: u64 = 64 << 20;
 /// More files than this are not looked at; the rest is reported.
 const MAX_FILES: usize = 100_000;
-/// Directories within directories; also what ends a circle of symbolic links.
+/// Directories within directories.
 const MAX_DEPTH: usize = 16;
 
 /// A directory or file, with what was parsed of it before.
@@ -36,6 +37,20 @@ pub(crate) struct Stamp {
     length: u64,
     modified: (i64, i64),
     changed: (i64, i64),
+    unread: Option<Unread>,
+}
+
+/// Why something that is there is not read. It is reported, since nobody can say what it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unread {
+    /// A symbolic link to nothing, or to what may not be looked at.
+    Dangling,
+    /// A directory that can't be listed.
+    Unlisted,
+    /// A directory below [`MAX_DEPTH`] others.
+    TooDeep,
+    /// The first beyond [`MAX_FILES`].
+    TooMany,
 }
 
 impl Dir {
@@ -98,35 +113,74 @@ pub(crate) fn stamps(root: &Path) -> io::Result<Stamps> {
         found.insert(root.to_owned(), Stamp::of(&metadata));
     } else {
         // The root must be readable; what lies deeper may come and go while it is walked.
+        let mut above = vec![inode(&metadata)];
         for entry in fs::read_dir(root)? {
-            add(&entry?.path(), 1, &mut found);
+            add(&entry?.path(), &mut above, &mut found);
         }
     }
     Ok(found)
 }
 
-fn add(path: &Path, depth: usize, found: &mut Stamps) {
+/// Adds what is at `path`, below the directories `above`.
+fn add(path: &Path, above: &mut Vec<(u64, u64)>, found: &mut Stamps) {
     // Hidden files are editors' business, and `..data` is where Kubernetes keeps what its links point to.
     let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-    if hidden || found.len() >= MAX_FILES {
+    if hidden || found.len() > MAX_FILES {
         return;
     }
-    let Ok(metadata) = fs::metadata(path) else { return };
+    let Ok(metadata) = fs::metadata(path) else {
+        // What is gone again was there only while it was walked.
+        if let (true, Ok(link)) = (is_configuration(path), fs::symlink_metadata(path)) {
+            found.insert(path.to_owned(), Stamp { unread: Some(Unread::Dangling), ..Stamp::of(&link) });
+        }
+        return;
+    };
     if metadata.is_dir() {
-        let entries = if depth < MAX_DEPTH { fs::read_dir(path).ok() } else { None };
-        for entry in entries.into_iter().flatten().flatten() {
-            add(&entry.path(), depth + 1, found);
+        if above.contains(&inode(&metadata)) {
+            // A link back up: all that is there has been seen.
+            return;
+        }
+        let unread = |why| Stamp { unread: Some(why), ..Stamp::of(&metadata) };
+        match fs::read_dir(path) {
+            _ if above.len() >= MAX_DEPTH => drop(found.insert(path.to_owned(), unread(Unread::TooDeep))),
+            Ok(entries) => {
+                above.push(inode(&metadata));
+                entries.flatten().for_each(|entry| add(&entry.path(), above, found));
+                above.pop();
+            }
+            Err(_) if !path.exists() => {}
+            Err(_) => drop(found.insert(path.to_owned(), unread(Unread::Unlisted))),
         }
     } else if metadata.is_file() && is_configuration(path) {
-        found.insert(path.to_owned(), Stamp::of(&metadata));
+        let unread = (found.len() == MAX_FILES).then_some(Unread::TooMany);
+        found.insert(path.to_owned(), Stamp { unread, ..Stamp::of(&metadata) });
     }
+}
+
+fn inode(metadata: &fs::Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
 }
 
 fn is_configuration(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known))
+    let is =
+        |extension: &OsStr| ["yaml", "yml", "json"].iter().any(|known| extension.eq_ignore_ascii_case(known));
+    path.extension().is_some_and(is)
 }
 
 fn read_text(path: &Path, stamp: &Stamp) -> Result<String, String> {
+    match stamp.unread {
+        None => {}
+        Some(Unread::Dangling) => {
+            return Err("a symbolic link to what is not there, or can't be looked at".into());
+        }
+        Some(Unread::Unlisted) => {
+            return Err("a directory that can't be listed; check its permissions".into());
+        }
+        Some(Unread::TooDeep) => return Err(format!("below {MAX_DEPTH} directories; it is not looked into")),
+        Some(Unread::TooMany) => {
+            return Err(format!("more than {MAX_FILES} files; from here on none is read"));
+        }
+    }
     if stamp.length > MAX_FILE_BYTES {
         return Err(format!("larger than {} MiB; split it", MAX_FILE_BYTES >> 20));
     }
@@ -143,6 +197,54 @@ impl Stamp {
             length: metadata.len(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
+            unread: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A directory of its own, with what `fill` puts there; what is found there, by name, and why it is not read.
+    fn found(name: &str, fill: impl FnOnce(&Path) -> io::Result<()>) -> Vec<(String, Option<Unread>)> {
+        let root = std::env::temp_dir().join(format!("writ-dir-{name}-{}", std::process::id()));
+        fs::create_dir_all(&root).unwrap();
+        fill(&root).unwrap();
+        let found = stamps(&root).unwrap();
+        fs::remove_dir_all(&root).unwrap();
+        let relative = |path: &Path| path.strip_prefix(&root).unwrap().display().to_string();
+        found.iter().map(|(path, stamp)| (relative(path), stamp.unread)).collect()
+    }
+
+    #[test]
+    fn what_is_there_and_not_read_is_not_passed_over() {
+        let found = found("unread", |root| {
+            fs::write(root.join("Policy.YAML"), "")?;
+            fs::write(root.join("notes.txt"), "")?;
+            symlink("nowhere", root.join("link.yaml"))?;
+            symlink("nowhere", root.join("link.txt"))?;
+            let deep = (0..MAX_DEPTH).fold(root.to_owned(), |path, _| path.join("d"));
+            fs::create_dir_all(&deep)?;
+            fs::write(deep.join("a.yaml"), "")
+        });
+        let deep = vec!["d"; MAX_DEPTH].join("/");
+        let expected =
+            [("Policy.YAML", None), (&deep, Some(Unread::TooDeep)), ("link.yaml", Some(Unread::Dangling))];
+        assert_eq!(found, expected.map(|(name, unread)| (name.to_owned(), unread)));
+    }
+
+    #[test]
+    fn a_link_back_up_is_no_other_directory() {
+        let found = found("circle", |root| {
+            fs::create_dir(root.join("team"))?;
+            fs::write(root.join("team/a.yaml"), "")?;
+            symlink("..", root.join("team/up"))?;
+            symlink("team", root.join("same"))
+        });
+        let expected = ["same/a.yaml", "team/a.yaml"];
+        assert_eq!(found, expected.map(|name| (name.to_owned(), None)));
     }
 }
