@@ -69,6 +69,9 @@ pub(crate) fn start(
     }
     let follower = Follower { dir, pipeline, reported: loaded.diagnostics.iter().cloned().collect() };
     report(&loaded.diagnostics);
+    if loaded.objects == 0 {
+        tracing::warn!(path = %path.display(), "no objects here: there is nothing to route to and nothing to enforce");
+    }
     let (sender, receiver) = watch::channel(Arc::new(loaded.snapshot));
     Ok((receiver, loaded.workload_known, follow(Arc::new(Mutex::new(follower)), watch, sender)))
 }

@@ -54,7 +54,8 @@ pub struct Loaded {
     pub diagnostics: Vec<Diagnostic>,
     /// How many objects there are, live ones (Pods, EndpointSlices) among them.
     pub objects: usize,
-    /// Whether it is known what selects the workload: it has labels, or a Pod or WorkloadEntry of its name is here.
+    /// Whether it is known what selects the workload: it has labels, or a Pod or WorkloadEntry of its name is here, or no
+    /// policy has a selector.
     pub workload_known: bool,
     /// How many objects of each kind were not read, as `Deployment.apps`: those of other groups.
     pub skipped: BTreeMap<String, usize>,

@@ -124,6 +124,7 @@ impl Pipeline {
         let key = |kind: &str| Key { kind: kind.into(), namespace: namespace.clone(), name: name.clone() };
         !labels.is_empty()
             || ["Pod", "WorkloadEntry"].iter().any(|kind| self.in_force.contains_key(&key(kind)))
+            || !self.in_force.values().any(|object| object.object.resource.has_selector())
     }
 }
 

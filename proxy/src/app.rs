@@ -261,12 +261,23 @@ impl Running {
     /// Stops: readiness fails first and accepting goes on for the lame-duck time; then connections finish or, after the
     /// deadline, are cut; at last everything recorded is written. Returns how many connections were cut.
     pub fn stop(self) -> anyhow::Result<usize> {
+        self.stop_unless(std::future::pending())
+    }
+
+    /// The same, but cuts what is left as soon as `hurried` resolves.
+    pub fn stop_unless(self, hurried: impl Future<Output = ()>) -> anyhow::Result<usize> {
         self.ready.not_ready("listeners", "draining");
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let cut = runtime.block_on(async {
             let lame_duck = self.settings.lame_duck.min(self.settings.drain);
-            tokio::time::sleep(lame_duck).await;
-            self.drain.drain(self.settings.drain - lame_duck).await
+            let gracefully = async {
+                tokio::time::sleep(lame_duck).await;
+                self.drain.drain(self.settings.drain - lame_duck).await
+            };
+            tokio::select! {
+                cut = gracefully => cut,
+                () = hurried => self.drain.drain(Duration::ZERO).await,
+            }
         });
         self.stop.send_replace(true);
         for worker in self.workers {
@@ -304,7 +315,7 @@ impl Configuration {
         let options = control_client::Options { strict: settings.config_strict };
         let (snapshots, status, follow) =
             control_client::start(Source::Dir(path.clone()), settings.workload.clone(), options)?;
-        if settings.role == Role::Sidecar && !status.workload_known() {
+        if !status.workload_known() {
             tracing::warn!(
                 workload = format!("{}/{}", settings.workload.namespace, settings.workload.name),
                 "no --labels, and no Pod or WorkloadEntry of this name: policies with a selector do not apply here"

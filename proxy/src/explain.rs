@@ -69,7 +69,11 @@ impl Query {
             headers: Vec::new(),
         };
         for (name, value) in parameters {
-            query.set(name, value).map_err(|why| format!("{name}={value}: {why}"))?;
+            query.set(name, value).map_err(|why| match (name, header_name_end(value)) {
+                // What a header holds may be a secret.
+                ("header", end) => format!("header={}: {why}", end.map_or("", |end| &value[..end])),
+                _ => format!("{name}={value}: {why}"),
+            })?;
         }
         match (query.opaque, query.destination) {
             (None, _) if query.url.authority().is_none() => {
@@ -116,6 +120,8 @@ impl Query {
                     _ => return Err("expected inbound or outbound".into()),
                 }
             }
+            // As well as policies write it.
+            "from" if !value.contains("://") && value.contains("/ns/") => return self.set(name, &format!("spiffe://{value}")),
             "from" => self.from = Some(value.parse().map_err(|error| format!("{error}"))?),
             "source" => self.source = address()?,
             "remote" => {
@@ -133,15 +139,15 @@ impl Query {
             "sni" => self.sni = Some(value.into()),
             "method" => self.method = value.parse().map_err(|_| "not a method".to_owned())?,
             "url" => {
-                self.url = value.parse().map_err(|error| format!("{error}"))?;
-                if self.url.scheme_str() != Some("http") || self.url.authority().is_none() {
-                    return Err("expected http://HOST[:PORT]/PATH".into());
-                }
+                let url = value.parse::<Uri>().ok();
+                let url = url.filter(|url| url.scheme_str() == Some("http") && url.authority().is_some());
+                self.url = url.ok_or("expected http://HOST[:PORT]/PATH")?;
             }
             "header" => {
-                let (name, value) = value.split_once('=').ok_or("expected NAME=VALUE")?;
-                let name = name.trim().parse::<HeaderName>().map_err(|error| error.to_string())?;
-                let value = HeaderValue::from_str(value).map_err(|error| error.to_string())?;
+                let end = header_name_end(value).ok_or("expected NAME=VALUE or NAME: VALUE")?;
+                let name = value[..end].trim().parse::<HeaderName>().map_err(|error| error.to_string())?;
+                let value =
+                    HeaderValue::from_str(value[end + 1..].trim()).map_err(|error| error.to_string())?;
                 self.headers.push((name, value));
             }
             _ => return Err("no such parameter".into()),
@@ -313,6 +319,11 @@ fn connection(peer: &Peer, target: Target, held: &Held, record: &mut Record, pro
     if let Err(reject) = tcp::explain(peer, target, held, record) {
         stages::ended(&reject, record);
     }
+}
+
+/// Where the name of a header ends, in `NAME=VALUE` or `NAME: VALUE`: neither is part of a name.
+fn header_name_end(header: &str) -> Option<usize> {
+    header.find(['=', ':'])
 }
 
 #[cfg(test)]

@@ -52,8 +52,8 @@ pub struct Args {
     /// The request's URL, http://HOST[:PORT]/PATH; inbound, the port is the workload's.
     #[arg(long, value_name = "URL")]
     url: Option<String>,
-    /// A header of the request; may be given several times.
-    #[arg(long, value_name = "NAME=VALUE")]
+    /// A header of the request, NAME=VALUE or NAME: VALUE; may be given several times.
+    #[arg(long, value_name = "HEADER")]
     header: Vec<String>,
     /// What is asked about: a request (http) or an opaque connection (tcp, tls) to --destination [default: http].
     #[arg(long, value_parser = ["http", "tcp", "tls"])]
@@ -70,9 +70,12 @@ pub struct Args {
     /// The address that the caller connected to.
     #[arg(long, value_name = "ADDRESS:PORT")]
     destination: Option<String>,
-    /// A record (JSON line) to take the request from, or - for standard input; flags beside it win.
+    /// Records (JSON) of which the first is to take the request from, or - for standard input; flags beside it win.
     #[arg(long, value_name = "FILE")]
     from_record: Option<PathBuf>,
+    /// Not the first record, but that of this id, as callers see it in x-writ-decision-id.
+    #[arg(long, value_name = "ID", requires = "from_record")]
+    id: Option<String>,
     /// Print JSON, as is always done into a pipe or file.
     #[arg(long)]
     json: bool,
@@ -86,7 +89,8 @@ pub struct Args {
 
 /// Explains, and prints. Exit codes: 0 explained, whatever was decided; 1 failed; 2 wrong usage.
 pub fn run(args: Args) -> ExitCode {
-    let record = match args.from_record.as_deref().map(read_record).transpose() {
+    let record = args.from_record.as_deref().map(|path| read_record(path, args.id.as_deref()));
+    let record = match record.transpose() {
         Ok(record) => record,
         Err(error) => return failed(&error),
     };
@@ -213,20 +217,36 @@ impl Args {
 
 fn read_token(path: &Path) -> Result<String, String> {
     let read = std::fs::read_to_string(path).map_err(|error| format!("--jwt {}: {error}", path.display()))?;
-    Ok(read.trim().to_owned())
+    let token = read.trim();
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(format!(
+            "--jwt {}: not a token, which is one word of base64url and dots",
+            path.display()
+        ));
+    }
+    Ok(token.to_owned())
 }
 
-fn read_record(path: &Path) -> anyhow::Result<Value> {
+/// The first record of a file, or that of an id.
+fn read_record(path: &Path, id: Option<&str>) -> anyhow::Result<Value> {
     let name = path.display();
-    let mut lines = String::new();
+    let mut text = String::new();
     let read = match path.to_str() {
-        Some("-") => std::io::stdin().read_to_string(&mut lines),
-        _ => std::fs::File::open(path).and_then(|mut file| file.read_to_string(&mut lines)),
+        Some("-") => std::io::stdin().read_to_string(&mut text),
+        _ => std::fs::File::open(path).and_then(|mut file| file.read_to_string(&mut text)),
     };
     read.with_context(|| format!("can't read {name}"))?;
-    let line = lines.lines().find(|line| !line.trim().is_empty());
-    let line = line.with_context(|| format!("{name} holds no record"))?;
-    serde_json::from_str(line).with_context(|| format!("{name} does not begin with a record, a line of JSON"))
+    for record in serde_json::Deserializer::from_str(&text).into_iter::<Value>() {
+        let record =
+            record.with_context(|| format!("{name} holds something else than records, which are JSON"))?;
+        if id.is_none_or(|id| self::text(&record, "/id") == Some(id)) {
+            return Ok(record);
+        }
+    }
+    match id {
+        Some(id) => anyhow::bail!("{name} holds no record of id {id}"),
+        None => anyhow::bail!("{name} holds no record"),
+    }
 }
 
 fn text<'r>(record: &'r Value, pointer: &str) -> Option<&'r str> {

@@ -176,7 +176,12 @@ fn until_told(running: app::Running) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(told_to_stop())?;
     tracing::info!(open = running.open(), "stopping");
-    let cut = running.stop()?;
+    // A second word is meant: whatever is left is cut.
+    let cut = running.stop_unless(async {
+        if told_to_stop().await.is_err() {
+            std::future::pending().await
+        }
+    })?;
     tracing::info!(cut, "stopped");
     Ok(())
 }

@@ -70,6 +70,10 @@ pub fn explained(record: &Value) -> String {
         outcome(paint, text("/decision/outcome"), &decided),
         if by.is_empty() { by } else { format!(", by {}", paint.strong(&by)) },
     );
+    if let Some(why) = record.pointer("/ended/detail").and_then(Value::as_str) {
+        out.truncate(out.trim_end().len());
+        out += &format!("\n  {why}\n\n");
+    }
     for check in record.pointer("/decision/checks").and_then(Value::as_array).into_iter().flatten() {
         out += &check_row(paint, check);
     }

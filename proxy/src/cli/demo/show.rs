@@ -105,7 +105,7 @@ impl Row<'_> {
     fn within(&self, columns: usize) -> String {
         let Self { what, side, request, status, outcome, reason, by } = self;
         let (mark, what) = what.map_or((0, String::new()), |what| ("ok  ".len(), format!("{what:<18} ")));
-        let row = format!("{what}{side:<9} {request:<24} {status:<6} {outcome:<8} {reason:<22} ");
+        let row = format!("{what}{side:<9} {request:<24} {status:<6} {outcome:<9} {reason:<22} ");
         if mark + row.chars().count() + by.chars().count() <= columns {
             return format!("{row}{by}").trim_end().to_owned();
         }
@@ -140,17 +140,27 @@ pub fn decision_row(what: Option<&str>, record: &Value) -> String {
         (policy, "") => policy,
         (policy, backend) => format!("{policy} -> {backend}"),
     };
+    let (mut outcome, mut reason) = (text(record, "/decision/outcome"), text(record, "/decision/reason"));
+    let ended = text(record, "/ended/reason");
+    if record.pointer("/response/status").and_then(Value::as_u64) >= Some(500) {
+        // What failed says more than what had been allowed.
+        (outcome, reason) = ("failed", ended);
+    } else if reason == "decided-by-server" {
+        outcome = "passed on";
+    }
+    let why = text(record, "/ended/detail");
+    let by = if by.is_empty() { why } else { &by };
     let row = Row {
         what,
         side: text(record, "/proxy/side"),
         request: &request,
         status: &status,
-        outcome: text(record, "/decision/outcome"),
-        reason: text(record, "/decision/reason"),
-        by: &by,
+        outcome,
+        reason,
+        by,
     };
     match row.outcome {
-        "deny" => paint.bad(&row.to_string()),
+        "deny" | "failed" => paint.bad(&row.to_string()),
         _ if row.side == "inbound" => paint.good(&row.to_string()),
         _ => row.to_string(),
     }
@@ -174,7 +184,7 @@ mod tests {
         assert_eq!(row.within(usize::MAX).lines().count(), 1);
         let narrow = row.within(80);
         let lines: Vec<_> = narrow.lines().collect();
-        assert_eq!(lines[0], "inbound   GET /ratings/1           200    allow    matched-allow");
+        assert_eq!(lines[0], "inbound   GET /ratings/1           200    allow     matched-allow");
         assert_eq!(lines[1], "          AuthorizationPolicy bookinfo/ratings-viewer rule 0");
         assert_eq!(Row { by: "", ..row }.within(80).lines().count(), 1);
     }
