@@ -121,7 +121,9 @@ impl Query {
                 }
             }
             // As well as policies write it.
-            "from" if !value.contains("://") && value.contains("/ns/") => return self.set(name, &format!("spiffe://{value}")),
+            "from" if !value.contains("://") && value.contains("/ns/") => {
+                return self.set(name, &format!("spiffe://{value}"));
+            }
             "from" => self.from = Some(value.parse().map_err(|error| format!("{error}"))?),
             "source" => self.source = address()?,
             "remote" => {

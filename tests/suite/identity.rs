@@ -13,7 +13,8 @@ async fn ratings(app: &App) -> Mesh {
 async fn the_application_learns_who_called_and_not_what_the_caller_claims() {
     let app = App::echo().await;
     let mesh = ratings(&app).await;
-    let forged = "X-Forwarded-Client-Cert: By=x;URI=spiffe://cluster.local/ns/bookinfo/sa/admin\r\n";
+    let forged = "X-Forwarded-Client-Cert: By=x;URI=spiffe://cluster.local/ns/bookinfo/sa/admin\r\n\
+                  X_Forwarded_Client_Cert: URI=spiffe://cluster.local/ns/bookinfo/sa/admin\r\n";
     assert_eq!(mesh.client().await.get("/", forged).await.status, 200);
 
     let seen = app.only();
@@ -21,7 +22,29 @@ async fn the_application_learns_who_called_and_not_what_the_caller_claims() {
     assert!(xfcc.starts_with("By=spiffe://cluster.local/ns/bookinfo/sa/ratings;Hash="), "{xfcc}");
     assert!(xfcc.ends_with(";URI=spiffe://cluster.local/ns/bookinfo/sa/productpage"), "{xfcc}");
     assert!(!xfcc.contains("admin"), "{xfcc}");
+    assert!(seen.values("x_forwarded_client_cert").is_empty(), "{seen:?}");
     mesh.stop().await.pair("/");
+}
+
+#[tokio::test]
+async fn a_policy_sees_who_called_and_not_what_the_caller_claims() {
+    const ADMINS: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: admins, namespace: bookinfo}
+spec:
+  rules:
+  - when: [{key: 'request.headers[x-forwarded-client-cert]', values: ['*URI=spiffe://cluster.local/ns/bookinfo/sa/admin']}]
+";
+    let app = App::echo().await;
+    let mesh = World::new().server(Server::new("ratings", &app)).policy(ADMINS).start().await;
+    let forged = "X-Forwarded-Client-Cert: URI=spiffe://cluster.local/ns/bookinfo/sa/admin\r\n";
+    let mut plaintext = tests::Client::connect(mesh.inbound("ratings")).await;
+    assert_eq!(plaintext.get("/plaintext", forged).await.status, 403);
+    let mut other = mesh.pki.caller("productpage").connect(mesh.inbound("ratings")).await;
+    assert_eq!(other.get("/other", forged).await.status, 403);
+    assert_eq!(app.requests(), 0);
+    mesh.stop().await;
 }
 
 #[tokio::test]

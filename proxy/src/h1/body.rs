@@ -239,12 +239,17 @@ fn has_bare_lf(bytes: &[u8]) -> bool {
 fn trailer(field: &httparse::Header<'_>) -> Result<(HeaderName, HeaderValue), Malformed> {
     let name = HeaderName::from_bytes(field.name.as_bytes())
         .map_err(|_| Malformed::new("a trailer is not a field"))?;
-    if FORBIDDEN_TRAILERS.contains(&name) {
+    if is_forbidden_trailer(&name) {
         return Err(Malformed::new("a trailer frames, routes or authenticates the message"));
     }
     let value = HeaderValue::from_bytes(field.value)
         .map_err(|_| Malformed::new("a trailer has control characters"))?;
     Ok((name, value))
+}
+
+/// Whether it says how a message is framed, routed or authenticated, which a trailer may not.
+pub fn is_forbidden_trailer(name: &HeaderName) -> bool {
+    FORBIDDEN_TRAILERS.contains(name)
 }
 
 /// Fields that change how a message is read or where it goes (RFC 9110 section 6.5.1).

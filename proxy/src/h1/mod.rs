@@ -14,7 +14,7 @@ mod timeouts;
 
 use std::fmt;
 
-pub use body::{BodyDecoder, Decoded, take};
+pub use body::{BodyDecoder, Decoded, is_forbidden_trailer, take};
 pub use encode::{
     BodyEncoder, ChunkFrame, LengthMismatch, ResponseFraming, encode_request_head, encode_response_head,
 };

@@ -39,11 +39,11 @@ pub async fn beginning(
         }
         Body::Http2(_) | Body::Stream(_) => {}
     }
-    let mut kept = Kept { frames: Vec::new(), next: 0, rest: Body::Empty, _reserved: budget.open() };
-    let (mut bytes, mut whole) = (BytesMut::new(), false);
+    let (mut held, mut reserved) = (BytesMut::new(), budget.open());
+    let (mut trailers, mut whole) = (None, false);
     let deadline = Instant::now() + within;
     // One byte more than is asked for tells whether there is more.
-    while bytes.len() <= max {
+    while held.len() <= max {
         let frame = match timeout_at(deadline, body.frame()).await {
             Err(_) => break,
             Ok(None) => {
@@ -56,29 +56,35 @@ pub async fn beginning(
                 return Err(Reject::because(Stage::Consult, error.reason, detail));
             }
         };
-        if let Some(data) = frame.data_ref() {
-            // A copy for those who look, and the frame itself for the server.
-            if !kept._reserved.grow(data.len() * 2) {
-                let why = "all that may be held of request bodies for providers is held";
-                return Err(Reject::because(Stage::Consult, Reason::Overloaded, why));
+        match frame.into_data() {
+            Ok(data) => {
+                // What grows has room for up to twice of what is in it.
+                if !reserved.grow(data.len() * 2) {
+                    let why = "all that may be held of request bodies for providers is held";
+                    return Err(Reject::because(Stage::Consult, Reason::Overloaded, why));
+                }
+                held.extend_from_slice(&data);
             }
-            bytes.extend_from_slice(data);
+            // The last of a body; the codecs bound how much it is.
+            Err(last) => {
+                trailers = Some(last);
+                whole = true;
+                break;
+            }
         }
-        kept.frames.push(Some(frame));
     }
-    if !whole {
-        kept.rest = std::mem::take(body);
-    }
-    let whole = whole && bytes.len() <= max;
-    bytes.truncate(max);
-    *body = Body::Stream(Box::pin(kept));
-    Ok(Beginning { bytes: bytes.freeze(), whole })
+    let rest = if whole { Body::Empty } else { std::mem::take(body) };
+    let whole = whole && held.len() <= max;
+    let held = held.freeze();
+    let bytes = held.slice(..max.min(held.len()));
+    *body = Body::Stream(Box::pin(Kept { held, trailers, rest, _reserved: reserved }));
+    Ok(Beginning { bytes, whole })
 }
 
-/// Frames that were read already, and the body that follows them.
+/// What was read already, as one frame, and the body that follows it.
 struct Kept {
-    frames: Vec<Option<Frame<Bytes>>>,
-    next: usize,
+    held: Bytes,
+    trailers: Option<Frame<Bytes>>,
     rest: Body,
     _reserved: Reserved,
 }
@@ -92,25 +98,25 @@ impl http_body::Body for Kept {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        if let Some(frame) = this.frames.get_mut(this.next) {
-            this.next += 1;
-            return Poll::Ready(frame.take().map(Ok));
+        if !this.held.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.held)))));
+        }
+        if let Some(trailers) = this.trailers.take() {
+            return Poll::Ready(Some(Ok(trailers)));
         }
         Pin::new(&mut this.rest).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.next == self.frames.len() && self.rest.is_end_stream()
+        self.held.is_empty() && self.trailers.is_none() && self.rest.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let left = self.frames[self.next..].iter().flatten().filter_map(Frame::data_ref);
-        let left: u64 = left.map(|data| data.len() as u64).sum();
-        let rest = self.rest.size_hint();
+        let (held, rest) = (self.held.len() as u64, self.rest.size_hint());
         let mut hint = SizeHint::new();
-        hint.set_lower(left + rest.lower());
+        hint.set_lower(held + rest.lower());
         if let Some(upper) = rest.upper() {
-            hint.set_upper(left + upper);
+            hint.set_upper(held + upper);
         }
         hint
     }
@@ -118,6 +124,7 @@ impl http_body::Body for Kept {
 
 #[cfg(test)]
 mod tests {
+    use http::{HeaderMap, HeaderName, HeaderValue};
     use http_body_util::StreamBody;
 
     use super::*;
@@ -145,6 +152,21 @@ mod tests {
             assert_eq!(read(body).await, "onetwothree");
         }
         assert!(budget.open().grow(1000), "all of it came back");
+    }
+
+    #[tokio::test]
+    async fn many_small_pieces_are_held_as_one_with_the_trailers_after_it() {
+        let budget = Budget::new(1000);
+        let trailers =
+            HeaderMap::from_iter([(HeaderName::from_static("x-sum"), HeaderValue::from_static("1"))]);
+        let mut frames: Vec<_> = (0..100).map(|_| Ok(Frame::data(Bytes::from_static(b"a")))).collect();
+        frames.push(Ok(Frame::trailers(trailers.clone())));
+        let mut body = Body::Stream(Box::pin(StreamBody::new(futures_util::stream::iter(frames))));
+        let beginning = beginning(&mut body, 500, LONG, &budget).await.unwrap();
+        assert_eq!((beginning.bytes.len(), beginning.whole), (100, true));
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().len(), 100);
+        assert_eq!(body.frame().await.unwrap().unwrap().into_trailers().unwrap(), trailers);
+        assert!(body.frame().await.is_none());
     }
 
     #[tokio::test]

@@ -14,3 +14,4 @@ pub mod sanitize;
 pub mod serve;
 pub mod serve_h1;
 pub mod streams;
+pub mod vouched;

@@ -12,7 +12,7 @@ use super::consult;
 use super::recorded::{RecordedBody, counted, grpc_status};
 use super::serve_h1::{CanUpgrade, Partial};
 use super::streams::Stream;
-use super::{attempt, limit, reply, rewrite, sanitize};
+use super::{attempt, limit, reply, rewrite, sanitize, vouched};
 use control_client::snapshot::BackendIndex;
 
 use crate::body::Body;
@@ -103,7 +103,7 @@ impl Line {
             asked(&mut record, &request);
             let grpc = reply::is_grpc(request.headers());
             let head = request.method() == Method::HEAD;
-            record.upload = counted(request.body_mut(), stream);
+            record.upload = counted(request.body_mut(), stream, &held);
             record.begun();
             let (mut response, place) = match self.forward(&held, &mut request, &mut record).await {
                 Ok((response, place)) => (response, Some(place)),
@@ -132,7 +132,7 @@ impl Line {
         };
         let asked = asked_of(&chosen, held, request, record);
         let place = self.worker.live.place(&self.connection, held, asked);
-        rewrite::request(&chosen, held, &self.peer, request, record);
+        rewrite::request(&chosen, request, record);
         let switchable = request.extensions().get::<CanUpgrade>().is_some();
         let sending = attempt::send(&self.worker, self.target, &chosen, request, record);
         let sent = place.during(sending).await;
@@ -369,6 +369,7 @@ pub fn enter(
 ) -> Result<(), Reject> {
     stages::admit(peer, held, record)?;
     sanitize::request(request, held.tables.mesh())?;
+    vouched::request(peer, target, held, request);
     if let Target::Application(_) = target {
         let port = held.tables.inbound_port(record.connection.destination.port());
         record.service = port.and_then(|port| port.service.clone());

