@@ -102,6 +102,7 @@ fn connection(identity: &str) -> ConnectionAttributes<'_> {
     ConnectionAttributes {
         source_identity: Some(identity),
         source_ip: IpAddr::from([10, 1, 0, 7]),
+        remote_ip: IpAddr::from([10, 1, 0, 7]),
         destination_ip: IpAddr::from([10, 1, 0, 9]),
         destination_port: 9080,
         sni: Some("outbound_.9080_._.ratings.bookinfo.svc.cluster.local"),

@@ -107,6 +107,7 @@ pub fn attributes(facts: &ConnectionFacts) -> ConnectionAttributes<'_> {
     ConnectionAttributes {
         source_identity: facts.source_identity.as_deref(),
         source_ip: facts.source.ip().to_canonical(),
+        remote_ip: facts.proxied.unwrap_or(facts.source.ip()).to_canonical(),
         destination_ip: facts.destination.ip().to_canonical(),
         destination_port: facts.destination.port(),
         sni: facts.tls.as_ref().and_then(|tls| tls.sni.as_deref()),

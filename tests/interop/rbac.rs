@@ -531,6 +531,7 @@ impl Connection {
         let connection = ConnectionAttributes {
             source_identity: (!self.identity.is_empty()).then_some(self.identity),
             source_ip: self.source.into(),
+            remote_ip: self.source.into(),
             destination_ip: self.destination.into(),
             destination_port: self.port,
             sni: self.sni.as_deref(),

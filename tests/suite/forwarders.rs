@@ -108,3 +108,57 @@ async fn from_others_a_proxy_header_is_not_read() {
     mesh.record("the record", |record| record.side() == "inbound").await;
     mesh.stop().await;
 }
+
+const REMOTE_LIMIT: &str = "
+apiVersion: writ.dev/v1alpha1
+kind: RateLimit
+metadata: {name: each-client, namespace: bookinfo}
+spec:
+  selector: {matchLabels: {app: ratings}}
+  rules: [{key: [remote.ip], local: {requests: 1, per: 1h, burst: 1}}]
+";
+
+/// Bytes that are not HTTP, from clients behind a balancer: what comes back, and the refused connections' ends.
+async fn behind_a_balancer(policy: &str, clients: &[&str]) -> (Vec<bool>, Vec<(String, String)>) {
+    let app = App::tcp_echo().await;
+    let port = app.address().port();
+    let settings = format!(
+        "apiVersion: writ.dev/v1alpha1\nkind: MeshSettings\nmetadata: {{name: mesh}}\nspec: {{proxyProtocol: {{ports: [{port}], ipBlocks: [127.0.0.0/8]}}}}\n"
+    );
+    let world = World::new().server(Server::new("ratings", &app)).policy(&settings).policy(policy);
+    let mesh = world.start().await;
+    let mut passed = Vec::new();
+    for address in clients {
+        let mut client = Client::connect(mesh.inbound("ratings")).await;
+        client.send(format!("PROXY TCP4 {address} 192.0.2.1 4711 443\r\n\0\x01opaque")).await;
+        client.finish().await;
+        passed.push(client.rest().await == b"\0\x01opaque");
+    }
+    let records = mesh.stop().await;
+    let seen = |record: &&tests::Record| (record.text("/request/remote").to_owned(), record.decision());
+    let seen = records.side("inbound").iter().map(seen).collect();
+    (passed, seen)
+}
+
+#[tokio::test]
+async fn an_opaque_connection_comes_from_whom_its_balancer_names() {
+    let clients = ["203.0.113.9", "198.51.100.1"];
+    let (passed, seen) = behind_a_balancer(FROM_OFFICE, &clients).await;
+    assert_eq!(passed, [true, false]);
+    assert_eq!(seen.iter().map(|(remote, _)| &**remote).collect::<Vec<_>>(), clients);
+    assert!(seen[1].1.starts_with("deny at authorize"), "{seen:?}");
+
+    let not_from_office = FROM_OFFICE.replace("ALLOW", "DENY");
+    assert_eq!(behind_a_balancer(&not_from_office, &clients).await.0, [false, true]);
+    // The balancer itself is nobody's client.
+    let loopback = FROM_OFFICE.replace("203.0.113.0/24", "127.0.0.0/8");
+    assert_eq!(behind_a_balancer(&loopback, &clients).await.0, [false, false]);
+    let balancer = loopback.replace("remoteIpBlocks", "ipBlocks");
+    assert_eq!(behind_a_balancer(&balancer, &clients).await.0, [true, true]);
+}
+
+#[tokio::test]
+async fn opaque_connections_are_counted_by_whom_their_balancer_names() {
+    let clients = ["203.0.113.9", "198.51.100.1", "203.0.113.9"];
+    assert_eq!(behind_a_balancer(REMOTE_LIMIT, &clients).await.0, [true, true, false]);
+}

@@ -102,7 +102,7 @@ fn rule(meta: &Meta, index: usize, at: At<'_>) -> Option<Rule> {
 }
 
 impl Rule {
-    /// Whether it counts no opaque connection, whose remote address is its peer's.
+    /// Whether it counts no opaque connection. Those have a remote address.
     pub(crate) fn asks_of_http(&self) -> bool {
         let AuthorizationRule { from, to, when, .. } = &self.matches;
         let conditions = from.iter().chain(to).flatten().chain(when).map(|condition| &condition.attribute);

@@ -63,6 +63,7 @@ impl Layer {
 const ANY_CONNECTION: ConnectionAttributes<'static> = ConnectionAttributes {
     source_identity: None,
     source_ip: std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+    remote_ip: std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
     destination_ip: std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
     destination_port: 0,
     sni: None,

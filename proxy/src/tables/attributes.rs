@@ -12,6 +12,9 @@ pub struct ConnectionAttributes<'a> {
     pub source_identity: Option<&'a str>,
     /// The direct peer.
     pub source_ip: IpAddr,
+    /// For whom it connects, if its PROXY protocol header is believed; else the direct peer. Of an opaque connection only:
+    /// a request may come from yet elsewhere ([`RequestAttributes::remote_ip`]).
+    pub remote_ip: IpAddr,
     /// Where the caller connected to.
     pub destination_ip: IpAddr,
     /// The workload's port, not the service's.

@@ -36,6 +36,8 @@ pub(super) enum ConnectionTest {
     ServiceAccount(Both<Box<[ServiceAccount]>>),
     TrustDomain(Both<Values>),
     SourceIp(Both<Box<[IpNet]>>),
+    /// Asked of opaque connections; HTTP has it per request.
+    RemoteIp(Both<Box<[IpNet]>>),
     DestinationIp(Both<Box<[IpNet]>>),
     DestinationPort(Both<Box<[u16]>>),
     Sni(Both<Values>),
@@ -132,12 +134,12 @@ impl Condition {
         }
     }
 
-    /// For an opaque connection; `None`: only HTTP has the attribute. The remote address of a connection is its peer's.
+    /// For an opaque connection; `None`: only HTTP has the attribute.
     pub(super) fn for_tcp(&self) -> Option<ConnectionTest> {
         match self {
             Self::Connection(test) => Some(test.clone()),
             Self::Request(test) => match &**test {
-                RequestTest::RemoteIp(nets) => Some(ConnectionTest::SourceIp(nets.clone())),
+                RequestTest::RemoteIp(nets) => Some(ConnectionTest::RemoteIp(nets.clone())),
                 _ => None,
             },
         }
@@ -242,6 +244,7 @@ impl ConnectionTest {
             }
             Self::TrustDomain(both) => both.hold(trust_domain(connection).map(str::as_bytes)),
             Self::SourceIp(both) => both.hold_by(|net| net.contains(&connection.source_ip.to_canonical())),
+            Self::RemoteIp(both) => both.hold_by(|net| net.contains(&connection.remote_ip.to_canonical())),
             Self::DestinationIp(both) => {
                 both.hold_by(|net| net.contains(&connection.destination_ip.to_canonical()))
             }

@@ -320,7 +320,7 @@ impl Named {
             Attribute::Path => request.map(|request| shorten(request.attributes.path)),
             Attribute::RemoteIp => match request {
                 Some(request) => request.remote_ip().map(|address| address.to_string()),
-                None => Some(connection.source_ip.to_canonical().to_string()),
+                None => Some(connection.remote_ip.to_canonical().to_string()),
             },
             Attribute::Header(name) => {
                 let sent = request.is_some_and(|request| request.attributes.headers.contains_key(name));

@@ -358,7 +358,7 @@ impl KeyPart {
 }
 
 impl KeyOf {
-    /// Known of an opaque connection, whose remote address is its peer's.
+    /// Known of an opaque connection.
     fn is_of_connections(&self) -> bool {
         matches!(
             self,
@@ -391,7 +391,7 @@ impl KeyOf {
             Self::SourceIp => Value::Address(connection.source_ip.to_canonical()),
             Self::RemoteIp => {
                 let remote = request.and_then(|request| request.remote_ip);
-                Value::Address(remote.unwrap_or(connection.source_ip).to_canonical())
+                Value::Address(remote.unwrap_or(connection.remote_ip).to_canonical())
             }
             Self::DestinationIp => Value::Address(connection.destination_ip.to_canonical()),
             Self::DestinationPort => Value::Port(connection.destination_port),

@@ -222,7 +222,10 @@ fn known(condition: &Condition) -> bool {
     match condition {
         Condition::Connection(test) => !matches!(
             test,
-            ConnectionTest::SourceIp(_) | ConnectionTest::DestinationIp(_) | ConnectionTest::Sni(_)
+            ConnectionTest::SourceIp(_)
+                | ConnectionTest::RemoteIp(_)
+                | ConnectionTest::DestinationIp(_)
+                | ConnectionTest::Sni(_)
         ),
         Condition::Request(test) => matches!(**test, RequestTest::Method(_) | RequestTest::Path(_)),
     }
@@ -234,6 +237,7 @@ fn holds(condition: &Condition, probe: &Probe<'_>) -> bool {
         Condition::Connection(test) => test.holds(&ConnectionAttributes {
             source_identity: probe.identity,
             source_ip: NOT_KNOWN,
+            remote_ip: NOT_KNOWN,
             destination_ip: NOT_KNOWN,
             destination_port: probe.port,
             sni: None,

@@ -26,6 +26,7 @@ pub struct Remainder {
 pub(super) struct LookedAt {
     identity: bool,
     source_ip: bool,
+    remote_ip: bool,
     destination_ip: bool,
     destination_port: bool,
     sni: bool,
@@ -36,6 +37,7 @@ pub(super) struct LookedAt {
 pub(super) struct Connection {
     identity: Option<Box<str>>,
     source_ip: IpAddr,
+    remote_ip: IpAddr,
     destination_ip: IpAddr,
     destination_port: u16,
     sni: Option<Box<str>>,
@@ -51,6 +53,7 @@ impl LookedAt {
                 | ConnectionTest::ServiceAccount(_)
                 | ConnectionTest::TrustDomain(_) => looked_at.identity = true,
                 ConnectionTest::SourceIp(_) => looked_at.source_ip = true,
+                ConnectionTest::RemoteIp(_) => looked_at.remote_ip = true,
                 ConnectionTest::DestinationIp(_) => looked_at.destination_ip = true,
                 ConnectionTest::DestinationPort(_) => looked_at.destination_port = true,
                 ConnectionTest::Sni(_) => looked_at.sni = true,
@@ -66,6 +69,7 @@ impl LookedAt {
         Connection {
             identity: connection.source_identity.filter(|_| self.identity).map(Into::into),
             source_ip: address(self.source_ip, connection.source_ip),
+            remote_ip: address(self.remote_ip, connection.remote_ip),
             destination_ip: address(self.destination_ip, connection.destination_ip),
             destination_port: if self.destination_port { connection.destination_port } else { 0 },
             sni: connection.sni.filter(|_| self.sni).map(Into::into),
@@ -78,6 +82,7 @@ impl Connection {
         ConnectionAttributes {
             source_identity: self.identity.as_deref(),
             source_ip: self.source_ip,
+            remote_ip: self.remote_ip,
             destination_ip: self.destination_ip,
             destination_port: self.destination_port,
             sni: self.sni.as_deref(),

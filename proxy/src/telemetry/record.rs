@@ -358,7 +358,7 @@ impl Record {
             method: None,
             authority: None,
             path: None,
-            remote: None,
+            remote: connection.proxied.map(Box::new),
             request_bytes: 0,
             upload: None,
             tunnelled: None,

@@ -225,7 +225,8 @@ fn trust_domain_aliases() {
 fn opaque_connections() {
     let post = is(Attribute::Method, &["POST"]);
     let port = is(Attribute::DestinationPort, &["9080"]);
-    let remote = is(Attribute::RemoteIp, &["10.1.0.0/16"]);
+    let remote = is(Attribute::RemoteIp, &["10.3.0.0/16"]);
+    let balancer = is(Attribute::RemoteIp, &["10.1.0.0/16"]);
     for (action, conditions, outcome) in [
         // An ALLOW rule that asks for HTTP is dropped, and its policy still counts.
         (Allow, vec![post.clone()], Outcome::Deny),
@@ -236,10 +237,11 @@ fn opaque_connections() {
         (Deny, vec![port, post.clone()], Outcome::Deny),
         (Deny, vec![is(Attribute::DestinationPort, &["1"]), post.clone()], Outcome::Allow),
         (Custom, vec![post], Outcome::Deny),
-        // The remote address is one that connections have.
+        // Connections have a remote address, which is not that of the balancer before them.
         (Allow, vec![remote.clone()], Outcome::Allow),
         (Deny, vec![remote], Outcome::Deny),
-        (Deny, vec![is(Attribute::RemoteIp, &["10.2.0.0/16"])], Outcome::Allow),
+        (Allow, vec![balancer.clone()], Outcome::Deny),
+        (Deny, vec![balancer], Outcome::Allow),
     ] {
         let rules = vec![rule(&[], &conditions, &[])];
         let tables = tables(&with_authorization(vec![policy(0, action, rules)]));

@@ -200,6 +200,7 @@ impl Dice {
         ConnectionAttributes {
             source_identity: (!self.chance(20)).then(|| self.one(IDENTITIES)),
             source_ip: self.one(ADDRESSES).parse().unwrap(),
+            remote_ip: self.one(ADDRESSES).parse().unwrap(),
             destination_ip: self.one(ADDRESSES).parse().unwrap(),
             destination_port: self.one(PORTS).parse().unwrap(),
             sni: self.chance(50).then(|| self.one(SNIS)),

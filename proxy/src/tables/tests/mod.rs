@@ -106,6 +106,7 @@ fn from(identity: Option<&str>) -> ConnectionAttributes<'_> {
     ConnectionAttributes {
         source_identity: identity,
         source_ip: IpAddr::from([10, 1, 0, 7]),
+        remote_ip: IpAddr::from([10, 3, 0, 7]),
         destination_ip: IpAddr::from([10, 1, 0, 9]),
         destination_port: 9080,
         sni: None,

@@ -192,7 +192,7 @@ impl Call<'_> {
             Attribute::SourceIp => within(value, connection.source_ip),
             Attribute::RemoteIp => match request {
                 Some(request) => request.remote_ip.is_some_and(|address| within(value, address)),
-                None => within(value, connection.source_ip),
+                None => within(value, connection.remote_ip),
             },
             Attribute::DestinationIp => within(value, connection.destination_ip),
             Attribute::DestinationPort => *value == ValueMatch::Port(connection.destination_port),

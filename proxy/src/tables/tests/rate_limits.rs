@@ -31,6 +31,7 @@ fn connection(identity: Option<&str>) -> ConnectionAttributes<'_> {
     ConnectionAttributes {
         source_identity: identity,
         source_ip: IpAddr::from([10, 0, 0, 1]),
+        remote_ip: IpAddr::from([192, 0, 2, 3]),
         destination_ip: IpAddr::from([10, 0, 0, 2]),
         destination_port: 80,
         sni: None,
@@ -81,7 +82,7 @@ fn every_attribute_can_be_a_key() {
         (Attribute::SourceServiceAccount, Some("spiffe://cluster.local/x"), ""),
         (Attribute::SourceTrustDomain, Some(PEER), "cluster.local"),
         (Attribute::SourceIp, None, "10.0.0.1"),
-        (Attribute::RemoteIp, None, "10.0.0.1"),
+        (Attribute::RemoteIp, None, "192.0.2.3"),
         (Attribute::DestinationIp, None, "10.0.0.2"),
         (Attribute::DestinationPort, None, "80"),
         (Attribute::Sni, None, ""),
@@ -148,7 +149,7 @@ fn limits_count_what_they_match_in_the_phase_that_knows_their_key() {
         limit(&[("n", claim.clone())], rule(&[], &[], &[])),
         limit(&[], rule(&[], &[], &[is(claim, &["x"])])),
         limit(&[], rule(&[], &[is(Attribute::Method, &["POST"])], &[])),
-        limit(&[("n", Attribute::RemoteIp)], rule(&[is(Attribute::RemoteIp, &["10.0.0.0/8"])], &[], &[])),
+        limit(&[("n", Attribute::RemoteIp)], rule(&[is(Attribute::RemoteIp, &["192.0.2.0/24"])], &[], &[])),
     ]);
     let tables = tables(&policy);
     let limits = tables.rate_limits();
@@ -156,7 +157,7 @@ fn limits_count_what_they_match_in_the_phase_that_knows_their_key() {
         UserAttributes { claims: serde_json::from_str(r#"{"a":"x"}"#).unwrap(), ..UserAttributes::default() };
     let none = HeaderMap::new();
     let counting = |identity, phase, user| {
-        let remote_ip = Some(IpAddr::from([10, 0, 0, 1]));
+        let remote_ip = Some(IpAddr::from([192, 0, 2, 1]));
         let request = RequestAttributes { remote_ip, ..request(&none, user) };
         let on = limits.on(&connection(identity));
         let counting = limits.counting(&on, phase, &request);
