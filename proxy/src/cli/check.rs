@@ -87,6 +87,7 @@ fn to_text(loaded: &Loaded, colour: bool) -> String {
         text.push_str(&line(diagnostic, colour));
         text.push('\n');
     }
+    text += &consequences(loaded);
     if !loaded.skipped.is_empty() {
         let kinds: Vec<_> = loaded.skipped.iter().map(|(kind, number)| format!("{number} {kind}")).collect();
         text += &format!("kinds that are not read: {}\n", kinds.join(", "));
@@ -98,6 +99,20 @@ fn to_text(loaded: &Loaded, colour: bool) -> String {
         counted(count(loaded, Severity::Warning), "warning"),
         loaded.snapshot.policy.digest
     )
+}
+
+/// What becomes of objects with errors.
+fn consequences(loaded: &Loaded) -> String {
+    let left_out =
+        |verdict: &&Verdict| verdict.state == VerdictState::Quarantined && verdict.object.kind != "File";
+    match loaded.snapshot.verdicts.iter().filter(left_out).count() {
+        0 => String::new(),
+        objects => format!(
+            "{} with errors: a running proxy keeps the last good version; without one, policies refuse what they select, \
+             and the rest is not in force\n",
+            counted(objects, "object")
+        ),
+    }
 }
 
 /// `1 error`, `2 errors`.
