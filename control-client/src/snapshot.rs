@@ -285,7 +285,7 @@ impl std::fmt::Display for Expires {
 }
 
 /// AuthorizationPolicy `spec.action`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AuthorizationAction {
     /// Allow when matched.
     Allow,
@@ -396,7 +396,7 @@ pub struct AuthorizationRule {
 
 /// One attribute against positive and negative values:
 /// `(values empty OR any value matches) AND NOT(any not_value matches)`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Condition {
     /// What is looked at.
     pub attribute: Attribute,
@@ -474,7 +474,7 @@ impl Attribute {
 }
 
 /// One value of a condition.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ValueMatch {
     /// `abc`.
     Exact(String),

@@ -10,7 +10,7 @@ use super::{Meta, Resource, text};
 use crate::snapshot::{AuthorizationAction, AuthorizationRule, JwtRule, MtlsMode};
 
 /// What of its namespace (or, from the root namespace, of the mesh) an object is for.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Scope {
     /// Everything.
     All,
@@ -23,7 +23,7 @@ pub(crate) enum Scope {
 }
 
 /// One of `targetRefs`.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub(crate) struct TargetRef {
     pub(crate) kind: TargetKind,
     pub(crate) name: String,
@@ -31,7 +31,7 @@ pub(crate) struct TargetRef {
 }
 
 /// What a policy can be attached to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum TargetKind {
     Service,
     ServiceEntry,
