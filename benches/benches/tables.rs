@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use proxy::limits::{InForce, Rate, Wanted};
 use proxy::tables::{
     BackendId, ConnectionAttributes, LimitPhase, RequestAttributes, RouteAttributes, Split, SplitState,
-    Tables, normalize,
+    Tables, UserAttributes, normalize,
 };
 
 #[global_allocator]
@@ -30,14 +30,20 @@ fn main() {
     divan::main();
 }
 
-/// Half allow an exact principal, a quarter a path prefix; the rest ask for headers, or for what must not be.
+/// A quarter allows an exact principal, a quarter a path prefix, a quarter asks for headers or for what must not be, and a
+/// quarter for claims.
 fn policies(count: usize) -> Policy {
     let authorization = (0..count).map(|n| {
         let (action, rule) = match n % 8 {
-            0..4 => (AuthorizationAction::Allow, principal(n)),
-            4 | 5 => (AuthorizationAction::Allow, when(prefix("to.paths", format!("/api/v{n}/")))),
-            6 => (AuthorizationAction::Allow, when(header("x-tenant", exact(format!("tenant-{n}")), vec![]))),
-            _ => (AuthorizationAction::Deny, when(header("x-region", vec![], region(n)))),
+            0 | 1 => (AuthorizationAction::Allow, principal(n)),
+            2 | 3 => (AuthorizationAction::Allow, when(prefix("to.paths", format!("/api/v{n}/")))),
+            4 => (AuthorizationAction::Allow, when(header("x-tenant", exact(format!("tenant-{n}")), vec![]))),
+            5 => (AuthorizationAction::Deny, when(header("x-region", vec![], region(n)))),
+            6 => (AuthorizationAction::Allow, when(claim("team", format!("team-{n}")))),
+            _ => (
+                AuthorizationAction::Allow,
+                when(request_principal(format!("https://issuer.example/user-{n}"))),
+            ),
         };
         AuthorizationPolicy {
             object: n as u32,
@@ -89,6 +95,14 @@ fn header(name: &str, values: Vec<ValueMatch>, not_values: Vec<ValueMatch>) -> C
     Condition { not_values, ..condition(Attribute::Header(name.into()), "when[request.headers]", values) }
 }
 
+fn claim(name: &str, text: String) -> Condition {
+    condition(Attribute::RequestClaim(vec![name.into()]), "when[request.auth.claims]", exact(text))
+}
+
+fn request_principal(text: String) -> Condition {
+    condition(Attribute::RequestPrincipal, "from.requestPrincipals", exact(text))
+}
+
 fn when(condition: Condition) -> AuthorizationRule {
     AuthorizationRule { when: vec![condition], ..AuthorizationRule::default() }
 }
@@ -129,45 +143,65 @@ fn headers() -> HeaderMap {
     headers
 }
 
-fn request<'a>(path: &'a str, headers: &'a HeaderMap) -> RequestAttributes<'a> {
-    RequestAttributes {
-        method: "GET",
-        host: Some("ratings:9080"),
-        path,
-        headers,
-        remote_ip: None,
-        user: None,
+/// Of no team that a policy names.
+fn user() -> UserAttributes {
+    let claims = serde_json::json!({
+        "iss": "https://issuer.example", "sub": "alice", "aud": "ratings", "azp": "browser", "exp": 1_900_000_000,
+        "iat": 1_800_000_000, "team": "none", "groups": ["readers", "writers"], "realm": { "roles": ["user"] },
+    });
+    UserAttributes {
+        issuer: "https://issuer.example".into(),
+        subject: "alice".into(),
+        audiences: vec!["ratings".into()],
+        presenter: Some("browser".into()),
+        claims: claims.as_object().cloned().unwrap_or_default(),
     }
 }
 
-fn authorize(bencher: Bencher<'_, '_>, count: usize, identity: &str, path: &str) {
+fn request<'a>(
+    path: &'a str,
+    headers: &'a HeaderMap,
+    user: Option<&'a UserAttributes>,
+) -> RequestAttributes<'a> {
+    RequestAttributes { method: "GET", host: Some("ratings:9080"), path, headers, remote_ip: None, user }
+}
+
+fn authorize(bencher: Bencher<'_, '_>, count: usize, identity: &str, path: &str, user: &UserAttributes) {
     let tables = compile(&policies(count));
     let remainder = tables.admit(&connection(identity));
     let headers = headers();
-    let request = request(path, &headers);
+    let request = request(path, &headers, Some(user));
     bencher.bench_local(|| tables.authorize(black_box(&remainder), black_box(&request)));
 }
 
 #[divan::bench(args = SIZES)]
 fn authorize_by_principal(bencher: Bencher<'_, '_>, count: usize) {
-    authorize(bencher, count, KNOWN, "/ratings/1");
+    authorize(bencher, count, KNOWN, "/ratings/1", &user());
 }
 
 #[divan::bench(args = SIZES)]
 fn authorize_by_path(bencher: Bencher<'_, '_>, count: usize) {
-    authorize(bencher, count, UNKNOWN, "/api/v4/items");
+    authorize(bencher, count, UNKNOWN, "/api/v2/items", &user());
+}
+
+#[divan::bench(args = SIZES)]
+fn authorize_by_claim(bencher: Bencher<'_, '_>, count: usize) {
+    let mut user = user();
+    user.claims.insert("team".into(), "team-6".into());
+    authorize(bencher, count, UNKNOWN, "/ratings/1", &user);
 }
 
 #[divan::bench(args = SIZES)]
 fn authorize_nothing_matches(bencher: Bencher<'_, '_>, count: usize) {
-    authorize(bencher, count, UNKNOWN, "/ratings/1");
+    authorize(bencher, count, UNKNOWN, "/ratings/1", &user());
 }
 
 #[divan::bench(args = SIZES, sample_count = 10)]
 fn consider_nothing_matched(bencher: Bencher<'_, '_>, count: usize) {
     let tables = compile(&policies(count));
     let headers = headers();
-    let request = request("/ratings/1", &headers);
+    let user = user();
+    let request = request("/ratings/1", &headers, Some(&user));
     bencher.bench_local(|| tables.consider(&connection(UNKNOWN), Some(black_box(&request)), 8));
 }
 

@@ -113,7 +113,7 @@ async fn measure_in(world: &World, case: Case, timing: Timing, dir: &Path) -> Re
         let (mut server, address) = peer::server_only(case.peer, world, dir)?;
         return load(&mut server, address, &config, timing).await;
     }
-    let spec = PairSpec { protocol: Protocol::Http1, records: true, policies: 1 };
+    let spec = PairSpec { protocol: Protocol::Http1, records: true, policies: 1, tokens: false };
     let mut pair = Pair::start(case.peer, world, spec, dir).await?;
     load(&mut pair.inbound, pair.mtls_entry, &config, timing).await
 }

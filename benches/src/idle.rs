@@ -53,7 +53,7 @@ struct Memory {
 }
 
 async fn measure(world: &World, peer: Peer, dir: &std::path::Path) -> Result<Memory> {
-    let spec = PairSpec { protocol: Protocol::Http1, records: true, policies: 1 };
+    let spec = PairSpec { protocol: Protocol::Http1, records: true, policies: 1, tokens: false };
     let mut pair = Pair::start(peer, world, spec, dir).await?;
     let idle = settled(&mut pair.inbound).await?;
     let config = tls::client(&world.pki.client, pki::SERVER, Protocol::Http1)?;

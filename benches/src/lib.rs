@@ -11,6 +11,7 @@ pub mod child;
 pub mod handshake;
 pub mod histogram;
 pub mod idle;
+pub mod issuer;
 pub mod load;
 pub mod measure;
 pub mod peer;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::load::{Load, Shape};
-use crate::peer::{ALLOWED, Pair, PairSpec, Peer};
+use crate::peer::{ALLOWED, OTHER_PATH, Pair, PairSpec, Peer};
 use crate::world::World;
 
 /// What is measured.
@@ -21,6 +21,8 @@ pub struct Case {
     pub pair: PairSpec,
     /// The load upon it.
     pub shape: Shape,
+    /// Requests that the policy refuses, instead of those that it allows.
+    pub refused: bool,
 }
 
 /// For how long.
@@ -45,7 +47,7 @@ pub struct Sample {
     pub p50_us: f64,
     /// 99th percentile of latency, microseconds.
     pub p99_us: f64,
-    /// Answers other than 200, and broken connections.
+    /// Answers other than those expected, and broken connections.
     pub errors: u64,
     /// Share of requests that version 2 got.
     pub v2_share: f64,
@@ -67,7 +69,9 @@ pub async fn run(world: &World, case: &Case, timing: Timing) -> Result<Sample> {
 async fn run_in(world: &World, case: &Case, timing: Timing, dir: &Path) -> Result<Sample> {
     let served_before = world.v1.requests() + world.v2.requests();
     let mut pair = Pair::start(case.peer, world, case.pair, dir).await?;
-    let load = Load::start(pair.entry, ALLOWED, case.shape)?;
+    let (request, expected) = if case.refused { (OTHER_PATH, 403) } else { (ALLOWED, 200) };
+    let request = case.pair.as_sent(request, world);
+    let load = Load::start(pair.entry, request, expected, case.shape)?;
     tokio::time::sleep(timing.warm_up).await;
 
     load.record();
@@ -79,7 +83,7 @@ async fn run_in(world: &World, case: &Case, timing: Timing, dir: &Path) -> Resul
     pair.inbound.ensure_running()?;
     let first_error = load.first_error();
     let errors = load.errors();
-    let latencies = load.stop()?;
+    let (latencies, completed) = load.stop()?;
     let mut sample = after.since(&before);
     if sample.rate == 0.0 {
         bail!("no request was answered: {}", first_error.unwrap_or_else(|| "all are still waiting".into()));
@@ -87,8 +91,8 @@ async fn run_in(world: &World, case: &Case, timing: Timing, dir: &Path) -> Resul
     sample.p50_us = latencies.quantile_us(0.50);
     sample.p99_us = latencies.quantile_us(0.99);
     sample.errors = errors;
-    sample.records =
-        records_per_request(&pair, world.v1.requests() + world.v2.requests() - served_before).await?;
+    let served = world.v1.requests() + world.v2.requests() - served_before;
+    sample.records = records_per_request(&pair, if case.refused { completed } else { served }).await?;
     if let Some(error) = first_error {
         eprintln!("  {}: first of {errors} errors: {error}", case.label);
     }
@@ -128,11 +132,16 @@ impl Reading {
             cpu_us: (inbound + outbound) / completed,
             inbound_cpu_us: inbound / completed,
             rate: completed / (self.at - before.at).as_secs_f64(),
-            v2_share: v2 / (v1 + v2),
-            http2_share: (self.http2 - before.http2) as f64 / (v1 + v2),
+            v2_share: share(v2, v1 + v2),
+            http2_share: share((self.http2 - before.http2) as f64, v1 + v2),
             ..Sample::default()
         }
     }
+}
+
+/// None of nothing: refused requests reach no application.
+fn share(part: f64, whole: f64) -> f64 {
+    if whole > 0.0 { part / whole } else { 0.0 }
 }
 
 /// Lines in the record files over requests and proxies. Records are written behind the requests: waits a little for

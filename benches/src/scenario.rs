@@ -21,8 +21,10 @@ pub enum Scenario {
     LowLoad,
     /// Writ's records on against off.
     Telemetry,
-    /// Writ with 10,000 AuthorizationPolicies against 10.
+    /// Writ with 10,000 AuthorizationPolicies against 10; requests carry a token.
     Policies,
+    /// Writ refusing against Writ allowing, with 10 and with 10,000 such policies.
+    Refusals,
     /// TLS handshakes of the server alone and mutual, by group.
     Handshake,
     /// Resident memory of an idle inbound proxy, and per idle mutual TLS connection.
@@ -37,6 +39,7 @@ impl Scenario {
             Self::LowLoad => "One request at a time through the pair, HTTP/1.1",
             Self::Telemetry => "Records on against off, HTTP/1.1 pair",
             Self::Policies => "10,000 AuthorizationPolicies against 10, HTTP/1.1 pair",
+            Self::Refusals => "Refused requests against allowed ones, HTTP/1.1 pair",
             Self::Handshake => "Handshakes",
             Self::IdleMemory => "Memory of an idle inbound proxy",
         }
@@ -47,22 +50,30 @@ impl Scenario {
         match self {
             Self::PairH1 | Self::PairH2 | Self::Telemetry | Self::Handshake | Self::IdleMemory => Figure::Cpu,
             Self::LowLoad => Figure::MedianLatency,
-            Self::Policies => Figure::InboundCpu,
+            Self::Policies | Self::Refusals => Figure::InboundCpu,
         }
     }
 
     fn cases(self, peers: &[Peer]) -> Vec<Case> {
-        let plain = PairSpec { protocol: Protocol::Http1, records: true, policies: 1 };
+        let plain = PairSpec { protocol: Protocol::Http1, records: true, policies: 1, tokens: false };
+        let with = |policies| PairSpec { policies, tokens: true, ..plain };
         let full = Shape { protocol: Protocol::Http1, connections: 32, streams: 1 };
         let side_by_side = |pair: PairSpec, shape: Shape| {
-            peers.iter().map(|peer| Case { label: peer.name().into(), peer: *peer, pair, shape }).collect()
+            let case =
+                |peer: &Peer| Case { label: peer.name().into(), peer: *peer, pair, shape, refused: false };
+            peers.iter().map(case).collect()
         };
-        let writ_only = |cases: Vec<(&str, PairSpec)>| {
+        let writ_only = |cases: Vec<(&str, PairSpec, bool)>| {
             let writ = peers.contains(&Peer::Writ);
             let cases = cases.into_iter().filter(|_| writ);
-            cases
-                .map(|(label, pair)| Case { label: label.into(), peer: Peer::Writ, pair, shape: full })
-                .collect()
+            let case = |(label, pair, refused): (&str, PairSpec, bool)| Case {
+                label: label.into(),
+                peer: Peer::Writ,
+                pair,
+                shape: full,
+                refused,
+            };
+            cases.map(case).collect()
         };
         match self {
             Self::PairH1 => side_by_side(plain, full),
@@ -72,11 +83,17 @@ impl Scenario {
             ),
             Self::LowLoad => side_by_side(plain, Shape { connections: 1, ..full }),
             Self::Telemetry => {
-                writ_only(vec![("records off", PairSpec { records: false, ..plain }), ("records on", plain)])
+                let off = PairSpec { records: false, ..plain };
+                writ_only(vec![("records off", off, false), ("records on", plain, false)])
             }
-            Self::Policies => writ_only(vec![
-                ("10 policies", PairSpec { policies: 10, ..plain }),
-                ("10,000 policies", PairSpec { policies: 10_000, ..plain }),
+            Self::Policies => {
+                writ_only(vec![("10 policies", with(10), false), ("10,000 policies", with(10_000), false)])
+            }
+            Self::Refusals => writ_only(vec![
+                ("allowed, 10 policies", with(10), false),
+                ("refused, 10 policies", with(10), true),
+                ("allowed, 10,000 policies", with(10_000), false),
+                ("refused, 10,000 policies", with(10_000), true),
             ]),
             Self::Handshake | Self::IdleMemory => Vec::new(),
         }

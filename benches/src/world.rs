@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::backend::Backend;
 use crate::child::Cores;
+use crate::issuer::Issuer;
 use crate::peer::Peer;
 use crate::pki::Pki;
 
@@ -19,6 +20,8 @@ pub struct World {
     pub cores: Cores,
     /// The identities of both workloads.
     pub pki: Pki,
+    /// Who vouches for the end user.
+    pub issuer: Issuer,
     /// The application that gets 90 % of the traffic.
     pub v1: Backend,
     /// The application that gets 10 %.
@@ -50,6 +53,7 @@ impl World {
         Ok(Self {
             cores,
             pki,
+            issuer: Issuer::create()?,
             v1: Backend::start("v1")?,
             v2: Backend::start("v2")?,
             programs: Programs::find()?,

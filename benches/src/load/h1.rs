@@ -33,10 +33,11 @@ pub(super) async fn ask(target: SocketAddr, request: Request) -> Result<u16> {
 
 /// The bytes of a request.
 pub fn encode(request: Request) -> Vec<u8> {
-    let Request { authority, path, tenant } = request;
+    let Request { authority, path, tenant, token } = request;
     let tenant = tenant.map(|tenant| format!("x-tenant: {tenant}\r\n")).unwrap_or_default();
+    let token = token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
     format!(
-        "GET {path} HTTP/1.1\r\nhost: {authority}\r\nuser-agent: writ-compare\r\naccept: */*\r\n{tenant}\r\n"
+        "GET {path} HTTP/1.1\r\nhost: {authority}\r\nuser-agent: writ-compare\r\naccept: */*\r\n{tenant}{token}\r\n"
     )
     .into_bytes()
 }

@@ -76,5 +76,8 @@ fn message(request: Request) -> Result<http::Request<Empty<Bytes>>> {
     if let Some(tenant) = request.tenant {
         message = message.header("x-tenant", tenant);
     }
+    if let Some(token) = request.token {
+        message = message.header("authorization", format!("Bearer {token}"));
+    }
     Ok(message.body(Empty::new())?)
 }

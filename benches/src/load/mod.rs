@@ -39,6 +39,8 @@ pub struct Request {
     pub path: &'static str,
     /// Value of `x-tenant`, which the policy looks at.
     pub tenant: Option<&'static str>,
+    /// Bearer token of the end user.
+    pub token: Option<&'static str>,
 }
 
 /// How it is sent.
@@ -62,6 +64,8 @@ pub struct Load {
 /// What the measuring thread sees of the generator, and tells it.
 #[derive(Debug, Default)]
 struct Shared {
+    /// The status that is no error.
+    expected: u16,
     completed: AtomicU64,
     errors: AtomicU64,
     recording: AtomicBool,
@@ -70,10 +74,11 @@ struct Shared {
 }
 
 impl Load {
-    /// Starts sending, on a thread of its own which inherits the core of the calling thread.
-    pub fn start(target: SocketAddr, request: Request, shape: Shape) -> Result<Self> {
+    /// Starts sending, on a thread of its own which inherits the core of the calling thread. `expected`: the status that
+    /// is no error.
+    pub fn start(target: SocketAddr, request: Request, expected: u16, shape: Shape) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared { expected, ..Shared::default() });
         let thread = std::thread::Builder::new().name("load".into()).spawn({
             let shared = shared.clone();
             move || LocalSet::new().block_on(&runtime, generate(target, request, shape, shared))
@@ -81,7 +86,7 @@ impl Load {
         Ok(Self { shared, thread })
     }
 
-    /// Requests answered with 200 so far.
+    /// Requests answered as expected so far.
     pub fn completed(&self) -> u64 {
         self.shared.completed.load(Ordering::Relaxed)
     }
@@ -101,11 +106,13 @@ impl Load {
         self.shared.recording.store(true, Ordering::Relaxed);
     }
 
-    /// Lets the requests in flight end, then gives the latencies that were kept.
-    pub fn stop(self) -> Result<Histogram> {
+    /// Lets the requests in flight end, then gives the latencies that were kept, and how many requests were answered as
+    /// expected.
+    pub fn stop(self) -> Result<(Histogram, u64)> {
         self.shared.recording.store(false, Ordering::Relaxed);
         self.shared.stopping.store(true, Ordering::Relaxed);
-        self.thread.join().map_err(|_| anyhow!("the load generator panicked"))
+        let latencies = self.thread.join().map_err(|_| anyhow!("the load generator panicked"))?;
+        Ok((latencies, self.shared.completed.load(Ordering::Relaxed)))
     }
 }
 
@@ -160,7 +167,7 @@ impl Counts {
     }
 
     fn answered(&self, status: u16, sent: Instant) {
-        if status != 200 {
+        if status != self.shared.expected {
             return self.failed(&format_args!("status {status}"));
         }
         self.failures_in_a_row.set(0);

@@ -16,11 +16,12 @@ use crate::load::{Protocol, Request, ask};
 use crate::world::{World, free_address};
 
 /// Allowed by the policy.
-pub const ALLOWED: Request = Request { authority: "ratings:9080", path: "/ratings/1", tenant: Some("blue") };
+pub const ALLOWED: Request =
+    Request { authority: "ratings:9080", path: "/ratings/1", tenant: Some("blue"), token: None };
 /// Refused: the header rule does not hold.
 const NO_TENANT: Request = Request { tenant: None, ..ALLOWED };
 /// Refused: the path rule does not hold.
-const OTHER_PATH: Request = Request { path: "/admin", ..ALLOWED };
+pub const OTHER_PATH: Request = Request { path: "/admin", ..ALLOWED };
 /// Shares of the two versions, in percent.
 const WEIGHTS: [u8; 2] = [90, 10];
 
@@ -60,6 +61,15 @@ pub struct PairSpec {
     pub records: bool,
     /// AuthorizationPolicies at the inbound proxy, the one that allows included. Other peers than Writ have the one.
     pub policies: usize,
+    /// Requests carry a token of the end user, about whom policies ask. Of Writ alone.
+    pub tokens: bool,
+}
+
+impl PairSpec {
+    /// A request as it is sent to such a pair.
+    pub fn as_sent(self, request: Request, world: &World) -> Request {
+        Request { token: self.tokens.then_some(world.issuer.token), ..request }
+    }
 }
 
 /// Starts a TLS listener of `peer` that asks for no client certificate. Writ's sidecar has none.
@@ -110,18 +120,18 @@ impl Pair {
             Peer::Envoy => envoy::start(world, spec, ports, dir)?,
             Peer::Bare => bare::start(world, spec, ports, dir)?,
         };
-        pair.until_ready(spec.protocol).await.with_context(|| format!("{}: start", peer.name()))?;
+        pair.until_ready(spec, world).await.with_context(|| format!("{}: start", peer.name()))?;
         if peer.has_policy() {
-            pair.check_policy(spec.protocol).await.with_context(|| format!("{}: policy", peer.name()))?;
+            pair.check_policy(spec, world).await.with_context(|| format!("{}: policy", peer.name()))?;
         }
         Ok(pair)
     }
 
     /// The first 200 says that listeners, configuration and both hops are there.
-    async fn until_ready(&mut self, protocol: Protocol) -> Result<()> {
+    async fn until_ready(&mut self, spec: PairSpec, world: &World) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
-            let answer = ask(self.entry, protocol, ALLOWED).await;
+            let answer = ask(self.entry, spec.protocol, spec.as_sent(ALLOWED, world)).await;
             self.outbound.ensure_running()?;
             self.inbound.ensure_running()?;
             match answer {
@@ -137,9 +147,13 @@ impl Pair {
     }
 
     /// A proxy that allows everything would win every comparison.
-    async fn check_policy(&self, protocol: Protocol) -> Result<()> {
-        for (request, expected) in [(ALLOWED, 200), (NO_TENANT, 403), (OTHER_PATH, 403)] {
-            let status = ask(self.entry, protocol, request).await?;
+    async fn check_policy(&self, spec: PairSpec, world: &World) -> Result<()> {
+        let [allowed, no_tenant, other_path] =
+            [ALLOWED, NO_TENANT, OTHER_PATH].map(|each| spec.as_sent(each, world));
+        // Without its token.
+        let nobody = (ALLOWED, if spec.tokens { 403 } else { 200 });
+        for (request, expected) in [(allowed, 200), (no_tenant, 403), (other_path, 403), nobody] {
+            let status = ask(self.entry, spec.protocol, request).await?;
             ensure!(status == expected, "{request:?} was answered {status}, the policy says {expected}");
         }
         Ok(())

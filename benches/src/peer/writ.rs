@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 
 use super::{Pair, PairSpec, Peer, Ports, WEIGHTS};
 use crate::child::Child;
+use crate::issuer::{self, Issuer};
 use crate::load::Protocol;
 use crate::pki::Identity;
 use crate::world::{World, free_address};
@@ -17,7 +18,7 @@ pub(super) fn start(world: &World, spec: PairSpec, ports: Ports, dir: &Path) -> 
     let config = dir.join("config");
     std::fs::create_dir_all(&config)?;
     std::fs::write(config.join("services.yaml"), services(spec, ports)).context("write services.yaml")?;
-    std::fs::write(config.join("policy.yaml"), policy(spec.policies)).context("write policy.yaml")?;
+    std::fs::write(config.join("policy.yaml"), policy(spec, &world.issuer)).context("write policy.yaml")?;
 
     let outbound_address = ports.outbound.to_string();
     let caller = Sidecar {
@@ -160,9 +161,10 @@ status: {{podIP: {ip}, phase: Running}}
     )
 }
 
-/// STRICT, the policy that allows, and as many others as asked for: half by principal, a quarter by path prefix, the
-/// rest by header and by what must not be. None of the others matches the request; a scan would have to try them all.
-fn policy(policies: usize) -> String {
+/// STRICT, the policy that allows, and as many others as asked for: a quarter by principal, a quarter by path prefix, a
+/// quarter by header and by what must not be, and a quarter by claims. None of the others matches the request; a scan
+/// would have to try them all.
+fn policy(spec: PairSpec, issuer: &Issuer) -> String {
     let mut yaml = String::from(
         "apiVersion: security.istio.io/v1
 kind: PeerAuthentication
@@ -178,27 +180,37 @@ spec:
   rules:
   - from: [{source: {principals: [cluster.local/ns/bookinfo/sa/productpage]}}]
     to: [{operation: {methods: [GET], paths: [/ratings/*]}}]
-    when: [{key: 'request.headers[x-tenant]', values: [blue]}]
+    when:
+    - {key: 'request.headers[x-tenant]', values: [blue]}
 ",
     );
-    for number in 1..policies {
+    if spec.tokens {
+        yaml += "    - {key: 'request.auth.claims[team]', values: [blue]}\n";
+        yaml += &authentication(issuer);
+    }
+    for number in 1..spec.policies {
         let (action, rule) = match number % 8 {
-            0 | 4 => (
+            0 => (
                 "DENY",
                 format!("from: [{{source: {{principals: [cluster.local/ns/bookinfo/sa/team-{number}]}}}}]"),
             ),
-            2 | 6 => (
+            4 => (
                 "ALLOW",
                 format!("from: [{{source: {{principals: [cluster.local/ns/team-{number}/sa/*]}}}}]"),
             ),
             1 => ("DENY", format!("to: [{{operation: {{paths: [/team-{number}/*]}}}}]")),
             5 => ("ALLOW", format!("to: [{{operation: {{paths: [/team-{number}/*]}}}}]")),
-            3 => ("DENY", format!("when: [{{key: 'request.headers[x-tenant]', values: [team-{number}]}}]")),
-            _ => (
+            2 => ("DENY", format!("when: [{{key: 'request.headers[x-tenant]', values: [team-{number}]}}]")),
+            6 => (
                 "DENY",
                 format!(
                     "from: [{{source: {{notPrincipals: [cluster.local/ns/bookinfo/*, spare/ns/team-{number}/sa/x]}}}}]"
                 ),
+            ),
+            3 => ("DENY", format!("when: [{{key: 'request.auth.claims[team]', values: [team-{number}]}}]")),
+            _ => (
+                "ALLOW",
+                format!("from: [{{source: {{requestPrincipals: ['{}/team-{number}*']}}}}]", issuer::NAME),
             ),
         };
         // Writing to a String can't fail.
@@ -219,6 +231,22 @@ spec:
     yaml
 }
 
+/// Who says who the end user is.
+fn authentication(issuer: &Issuer) -> String {
+    format!(
+        "---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {{name: users, namespace: bookinfo}}
+spec:
+  selector: {{matchLabels: {{app: ratings}}}}
+  jwtRules: [{{issuer: '{}', jwks: '{}'}}]
+",
+        issuer::NAME,
+        issuer.keys
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,7 +254,7 @@ mod tests {
     #[test]
     fn as_many_policies_are_written_as_asked_for() {
         for policies in [1, 10, 1_000] {
-            assert_eq!(policy(policies).matches("kind: AuthorizationPolicy").count(), policies);
+            assert_eq!(written(policies).matches("kind: AuthorizationPolicy").count(), policies);
         }
     }
 
@@ -239,7 +267,7 @@ mod tests {
             inbound: [address([127, 0, 0, 2], 2), address([127, 0, 0, 3], 3)],
             applications: [address([127, 0, 0, 1], 4), address([127, 0, 0, 1], 5)],
         };
-        let spec = PairSpec { protocol: Protocol::Http2, records: true, policies: 100 };
+        let spec = of(100);
         let ratings = control_client::Workload {
             namespace: "bookinfo".into(),
             name: "ratings-v1".into(),
@@ -247,19 +275,29 @@ mod tests {
             labels: [("app".to_owned(), "ratings".to_owned())].into(),
             trust_domain: "cluster.local".into(),
         };
-        let loaded =
-            control_client::load_str(&format!("{}---\n{}", services(spec, ports), policy(100)), &ratings);
+        let yaml = format!("{}---\n{}", services(spec, ports), written(spec.policies));
+        let loaded = control_client::load_str(&yaml, &ratings);
         assert!(loaded.diagnostics.is_empty(), "{:?}", loaded.diagnostics);
         assert_eq!(loaded.snapshot.policy.authorization.len(), spec.policies);
     }
 
     #[test]
-    fn half_is_by_principal_and_a_quarter_by_path() {
-        let yaml = policy(8_001);
-        // The policy that allows has one of each.
-        assert_eq!(yaml.matches("{principals:").count() - 1, 4_000);
+    fn a_quarter_is_of_each_kind() {
+        let yaml = written(8_001);
+        // The policy that allows has one of most.
+        assert_eq!(yaml.matches("{principals:").count() - 1, 2_000);
         assert_eq!(yaml.matches("paths:").count() - 1, 2_000);
-        assert_eq!(yaml.matches("when:").count() - 1, 1_000);
+        assert_eq!(yaml.matches("request.headers").count() - 1, 1_000);
         assert_eq!(yaml.matches("{notPrincipals:").count(), 1_000);
+        assert_eq!(yaml.matches("request.auth.claims").count() - 1, 1_000);
+        assert_eq!(yaml.matches("{requestPrincipals:").count(), 1_000);
+    }
+
+    fn written(policies: usize) -> String {
+        policy(of(policies), &Issuer::create().unwrap())
+    }
+
+    fn of(policies: usize) -> PairSpec {
+        PairSpec { protocol: Protocol::Http2, records: true, policies, tokens: true }
     }
 }
