@@ -326,7 +326,7 @@ fn take_a_local_limit(bencher: Bencher<'_, '_>, keys: u32) {
         in_force.buckets(0).take(key.wrapping_mul(0x9e37_79b9_7f4a_7c15), now);
     }
     let (connection, headers) = (connection(KNOWN), headers());
-    let (on, request) = (limits.on(&connection), request("/ratings/1", &headers));
+    let (on, request) = (limits.on(&connection), request("/ratings/1", &headers, None));
     bencher.bench_local(|| {
         let counting = limits.counting(&on, LimitPhase::BeforeAuthentication, black_box(&request));
         let key = counting[0].hash(&connection, Some(&request), in_force.hasher());

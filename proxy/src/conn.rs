@@ -342,6 +342,7 @@ impl Arrival {
     fn facts(&self, destination: SocketAddr, tls: Option<&PeerTls>) -> Rc<ConnectionFacts> {
         Rc::new(ConnectionFacts {
             proxied: self.proxied.get().flatten(),
+            proxy_header: (self.side == Side::Inbound).then(|| self.proxied.get().is_some()),
             source_identity: tls.and_then(|tls| tls.identity.as_ref()).map(|id| id.to_shared()),
             tls: tls.map(|tls| tls.evidence.clone()),
             certificate: tls.and_then(|tls| tls.certificate.clone()),

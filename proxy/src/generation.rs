@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::limits::InForce;
-use crate::tables::{CustomPolicies, HeaderNames, Tables};
+use crate::tables::{CustomPolicies, Forwarders, HeaderNames, Tables};
 use crate::telemetry::ConfigFacts;
 
 /// Tables and what records say about them. Immutable; swapped whole.
@@ -73,6 +73,8 @@ pub struct Held {
     pub config: Arc<ConfigFacts>,
     /// Names of the headers that a request has to keep; the worker's own, for the same reason.
     pub header_names: Rc<Arc<HeaderNames>>,
+    /// Whose word is believed about where a request comes from, likewise.
+    pub forwarders: Rc<Arc<Forwarders>>,
     /// CUSTOM policies by which providers are asked, likewise. `None`: there are none.
     pub custom: Option<Rc<Arc<CustomPolicies>>>,
 }
@@ -82,8 +84,14 @@ impl Held {
     pub fn of(generation: Arc<Generation>) -> Rc<Self> {
         let config = Arc::new(generation.config.clone());
         let header_names = Rc::new(Arc::clone(generation.tables.header_names()));
+        let forwarders = Rc::new(Arc::clone(generation.tables.forwarders()));
         let custom = generation.tables.custom().map(|custom| Rc::new(Arc::clone(custom)));
-        Rc::new(Self { generation, config, header_names, custom })
+        Rc::new(Self { generation, config, header_names, forwarders, custom })
+    }
+
+    /// The same generation, for another thread.
+    pub fn share(&self) -> Arc<Generation> {
+        Arc::clone(&self.generation)
     }
 }
 

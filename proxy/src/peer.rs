@@ -43,6 +43,8 @@ pub struct Admission {
     pub forwards: bool,
     /// The caller may say by X-Forwarded-For for whom it asks.
     pub speaks_for: bool,
+    /// Why the connection says nothing that counts about where it comes from: it began before that was read otherwise.
+    pub began_otherwise: Option<&'static str>,
 }
 
 impl Peer {
@@ -63,6 +65,11 @@ impl Peer {
         let admission = Rc::new(admit(&self.facts, held));
         *self.admission.borrow_mut() = Some(Rc::clone(&admission));
         admission
+    }
+
+    /// As [`Admission::began_otherwise`].
+    pub fn began_otherwise(&self, held: &Held) -> Option<&'static str> {
+        began_otherwise(&self.facts, held)
     }
 
     /// What its identity rests on; `None`: it has none.
@@ -89,6 +96,10 @@ impl Peer {
 impl Admission {
     /// Writes the connection's checks down, and refuses what policy does not accept.
     pub fn check(&self, decision: &mut Decision) -> Result<(), Reject> {
+        if let Some(why) = self.began_otherwise {
+            decision.deny(Stage::Admit, Reason::PolicyChanged, PolicyRef::NONE);
+            return Err(Reject::because(Stage::Admit, Reason::PolicyChanged, why));
+        }
         for (check, result) in
             [(Check::Encryption, self.encryption), (Check::ServiceAuthentication, self.authentication)]
         {
@@ -132,6 +143,21 @@ fn admit(facts: &ConnectionFacts, held: &Held) -> Admission {
             .tables
             .forwarders()
             .trusts(facts.source_identity.as_deref(), facts.proxied.unwrap_or_else(|| facts.source.ip())),
+        began_otherwise: began_otherwise(facts, held),
+    }
+}
+
+/// A connection keeps how it began: with a PROXY protocol header, or without.
+fn began_otherwise(facts: &ConnectionFacts, held: &Held) -> Option<&'static str> {
+    let expects = held.tables.forwarders().expects_proxy_header(facts.destination.port(), facts.source.ip());
+    match (facts.proxy_header?, expects) {
+        (true, false) => {
+            Some("the connection began with a PROXY protocol header, which nobody is to send by now")
+        }
+        (false, true) => {
+            Some("the connection began without the PROXY protocol header that is expected by now")
+        }
+        _ => None,
     }
 }
 

@@ -13,8 +13,8 @@ use crate::jwt::{self, Verified};
 use crate::memory::Memory;
 use crate::net::socket::to_own_application;
 use crate::peer::{self, Peer};
-use crate::tables::{Authorization, Consultation, Consultations, RequestAttributes};
-use crate::telemetry::{Attempt, Consulted, Marks, Record, Side};
+use crate::tables::{Authorization, Consultation, Consultations, RequestAttributes, Unmatched};
+use crate::telemetry::{Attempt, Consulted, Later, Marks, Record, Side};
 use crate::upstream::{Connected, Hop, HopFacts, HopProtocol, HopTls};
 use crate::worker::Worker;
 
@@ -187,19 +187,24 @@ pub fn consulted(record: &mut Record) {
     }
 }
 
-/// When nothing allowed: which ALLOW policies came nearest, unless too many were told so lately. `request`: of HTTP.
+/// When nothing allowed: which ALLOW policies came nearest, unless too many were told so lately. To read them all is work
+/// for whoever writes the record; here what they are to be asked about is copied. `request`: of HTTP.
 pub fn consider(
     peer: &Peer,
     held: &Held,
     memory: &Memory,
     authorization: &Authorization,
     request: Option<&RequestAttributes<'_>>,
-) -> Option<Box<str>> {
+) -> Option<Later> {
     let tell = authorization.reason == Reason::NoAllowMatched
         && memory.considered.allows(peer.facts.source_identity.as_ref());
     tell.then(|| {
-        let near = held.tables.consider(&peer::attributes(&peer.facts), request, CONSIDERED);
-        near.to_json(held.tables.objects()).to_string().into()
+        let unmatched = Unmatched::of(&peer::attributes(&peer.facts), request);
+        let generation = held.share();
+        Later::new(move || {
+            let near = unmatched.consider(&generation.tables, CONSIDERED);
+            near.to_json(generation.tables.objects()).to_string()
+        })
     })
 }
 

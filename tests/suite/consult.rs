@@ -21,8 +21,13 @@ fn world(app: &App, provider: &App, kind: &str, settings: &str, phase: &str) -> 
     World::new()
         .server(Server::new("ratings", app))
         .server(Server::new("authz", provider).without_sidecar())
-        .policy(&format!(
-            "
+        .policy(&provider_of(kind, settings, phase))
+        .policy(ASK)
+}
+
+fn provider_of(kind: &str, settings: &str, phase: &str) -> String {
+    format!(
+        "
 apiVersion: writ.dev/v1alpha1
 kind: MeshSettings
 metadata: {{name: mesh}}
@@ -32,8 +37,7 @@ spec:
     phase: {phase}
     {kind}: {{service: authz.bookinfo.svc.cluster.local, port: 9080{settings}}}
 "
-        ))
-        .policy(ASK)
+    )
 }
 
 const ASK: &str = "
@@ -589,6 +593,47 @@ spec: {action: DENY, rules: [{to: [{operation: {paths: [/unrelated]}}]}]}
             assert_ne!(record.ended(), "policy-changed at relay", "{record:?}");
         }
         assert_eq!(provider.requests(), 1, "what has begun is not asked about");
+    }
+}
+
+#[tokio::test]
+async fn what_was_asked_about_ends_when_who_is_to_be_asked_is_another() {
+    let app = App::streaming().await;
+    let provider = App::grpc(|_| ok()).await;
+    for (settings, ends) in [(", failOpen: true", true), (", timeout: 7s", false)] {
+        let mesh = mesh(&app, &provider, GRPC, "", BEFORE).await;
+        let h2 = H2Client::connect(mesh.entrance).await;
+        let mut streams = Vec::new();
+        for path in ["/asked/stream", "/free/stream", "/late/stream"] {
+            let mut stream = h2.open(request("POST", path, ())).await;
+            stream.send("one").await;
+            assert_eq!(stream.data().await.unwrap(), "one", "{path}");
+            streams.push(stream);
+        }
+        let [asked, free, late] = &mut streams[..] else { panic!() };
+        let digest = |config: &serde_json::Value| config["digest"].as_str().unwrap_or_default().to_owned();
+        let before = digest(&mesh.admin_says("ratings", "/config", |_| true).await);
+        mesh.config().write("policy-0.yaml", &provider_of(GRPC, settings, BEFORE));
+        mesh.admin_says("ratings", "/config", |config| digest(config) != before).await;
+        // Where that ends nothing, this does, after it.
+        mesh.config().write("late.yaml", LATE);
+        assert!(late.is_reset().await);
+        if ends {
+            assert!(asked.is_reset().await);
+        } else {
+            asked.send("two").await;
+            assert_eq!(asked.data().await.unwrap(), "two");
+        }
+        free.send("two").await;
+        assert_eq!(free.data().await.unwrap(), "two");
+        drop(streams);
+        let records = mesh.stop().await;
+        let record = records.of("inbound", "/asked/stream");
+        assert_eq!(record.ended() == "policy-changed at relay", ends, "{record:?}");
+        if ends {
+            assert_eq!(record.text("/ended/policy/name"), "ask", "{record:?}");
+            assert!(record.detail().contains("provider"), "{record:?}");
+        }
     }
 }
 

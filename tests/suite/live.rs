@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use fips::ca::Profile;
 use proxy::worker::Deadlines;
-use tests::{App, Caller, H2Client, H2Frames, Mesh, Record, Server, TlsClient, World, request};
+use tests::{App, Caller, Client, H2Client, H2Frames, Mesh, Record, Server, TlsClient, World, request};
 
 use crate::tunnels::{UPGRADE, upgrading};
 
@@ -300,4 +300,101 @@ spec: {{rules: [{{to: [{{operation: {{methods: [GET]}}}}]}}]}}
     let record = mesh.record("the refusal", of_path).await;
     assert!(record.text("/considered/policies/0/failed").contains("has expired at"), "{record:?}");
     mesh.stop().await;
+}
+
+/// MeshSettings beside a policy that lets in who comes from the office, and anybody to what is free.
+fn settings(spec: &str) -> String {
+    format!(
+        "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: from-office, namespace: bookinfo}}
+spec:
+  rules:
+  - from: [{{source: {{remoteIpBlocks: [203.0.113.0/24]}}}}]
+  - to: [{{operation: {{paths: [/free]}}}}]
+---
+apiVersion: writ.dev/v1alpha1
+kind: MeshSettings
+metadata: {{name: mesh}}
+spec: {spec}
+"
+    )
+}
+
+const OFFICE: &str = "X-Forwarded-For: 198.51.100.1, 203.0.113.9\r\n";
+
+#[tokio::test]
+async fn what_is_open_is_asked_again_when_others_are_believed_about_where_it_comes_from() {
+    let trusting = |identity: &str, proxies: u8| {
+        settings(&format!(
+            "{{trustedForwarders: {{identities: ['spiffe://cluster.local/ns/bookinfo/sa/{identity}'], numTrustedProxies: {proxies}}}}}"
+        ))
+    };
+    for (what, then) in [("others", trusting("other", 0)), ("proxies in front", trusting("gateway", 1))] {
+        let app = unending().await;
+        let policy = trusting("gateway", 0);
+        let mesh = World::new().server(Server::new("long", &app)).policy(&policy).start().await;
+        let mut open = Vec::new();
+        for path in ["/office", "/free"] {
+            let mut client = mesh.pki.caller("gateway").connect(mesh.inbound("long")).await;
+            client.send(format!("GET {path} HTTP/1.1\r\nHost: long:9080\r\n{OFFICE}\r\n")).await;
+            assert_eq!(client.head().await.status, 200, "{what}");
+            assert_eq!(client.bytes(5).await, b"begun");
+            open.push(client);
+        }
+        mesh.config().write("policy-0.yaml", &then);
+        let [office, _free] = &mut open[..] else { panic!() };
+        assert_eq!(office.rest().await, b"", "{what}");
+        let of_path = |record: &Record| record.side() == "inbound" && record.path() == "/office";
+        let record = mesh.record("the cut", of_path).await;
+        assert_eq!(
+            (record.ended().as_str(), record.text("/ended/why")),
+            ("policy-changed at relay", "no-allow-matched"),
+            "{what}"
+        );
+        drop(open);
+        let records = mesh.stop().await;
+        assert_ne!(records.of("inbound", "/free").ended(), "policy-changed at relay", "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_ends_that_would_have_to_begin_otherwise_to_say_where_it_comes_from() {
+    const HEADER: &[u8] = b"PROXY TCP4 203.0.113.9 192.0.2.1 4711 443\r\n";
+    for was_expected in [true, false] {
+        let app = unending().await;
+        let port = app.address().port();
+        let expecting = settings(&format!("{{proxyProtocol: {{ports: [{port}], ipBlocks: [127.0.0.0/8]}}}}"));
+        let [before, after] = match was_expected {
+            true => [expecting, settings("{}")],
+            false => [settings("{}"), expecting],
+        };
+        let mesh = World::new().server(Server::new("long", &app)).policy(&before).start().await;
+        let mut open = Vec::new();
+        for _ in 0..2 {
+            let mut client = Client::connect(mesh.inbound("long")).await;
+            if was_expected {
+                client.send(HEADER).await;
+            }
+            open.push(client);
+        }
+        let [busy, idle] = &mut open[..] else { panic!() };
+        busy.send("GET /free HTTP/1.1\r\nHost: long:9080\r\n\r\n").await;
+        assert_eq!(busy.head().await.status, 200);
+        assert_eq!(busy.bytes(5).await, b"begun");
+        mesh.config().write("policy-0.yaml", &after);
+        assert_eq!(busy.rest().await, b"");
+        // Nobody knew what it carries; what comes on it now is refused, or finds it closed.
+        let _ = idle.try_send("GET /late HTTP/1.1\r\nHost: long:9080\r\n\r\n").await;
+        if let Ok(Some(reply)) = idle.try_reply().await {
+            assert_eq!(reply.status, 503);
+        }
+        let of_path =
+            |record: &Record| record.path() == "/free" && record.text("/decision/outcome") == "allow";
+        let record = mesh.record("the cut", of_path).await;
+        assert_eq!(record.ended(), "policy-changed at relay");
+        assert!(record.detail().contains("PROXY protocol header"), "{record:?}");
+        mesh.stop().await;
+    }
 }

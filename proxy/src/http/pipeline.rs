@@ -506,6 +506,7 @@ fn kept(attributes: &RequestAttributes<'_>, held: &Held, record: &Record) -> Kep
         headers: held.header_names.keep(attributes.headers),
         names: Rc::clone(&held.header_names),
         remote_ip: attributes.remote_ip,
+        forwarders: Rc::clone(&held.forwarders),
         user: None,
         user_until: None,
         custom: held.custom.clone(),

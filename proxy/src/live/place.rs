@@ -17,8 +17,10 @@ use crate::decision::{CheckOutcome, Outcome, PolicyRef, Reason, Stage};
 use crate::error::Reject;
 use crate::generation::Held;
 use crate::identity::Proof;
+use crate::peer::Peer;
 use crate::tables::{
-    self, CustomPolicies, HeaderNames, KeptHeaders, Reauthorization, RequestAttributes, UserAttributes,
+    self, CustomPolicies, Forwarders, HeaderNames, KeptHeaders, Reauthorization, RequestAttributes,
+    UserAttributes,
 };
 use crate::telemetry::{ConfigFacts, Cut, Record};
 
@@ -52,6 +54,8 @@ pub struct Kept {
     pub names: Rc<Arc<HeaderNames>>,
     /// The caller's address after trusted hops.
     pub remote_ip: Option<IpAddr>,
+    /// Whose word was believed about it.
+    pub forwarders: Rc<Arc<Forwarders>>,
     /// The verified end user.
     pub user: Option<Arc<UserAttributes>>,
     /// Until when the end user's token counts, seconds since the epoch.
@@ -113,6 +117,20 @@ pub(super) struct Slot {
     /// The task to be dropped instead of woken.
     task: Option<AbortHandle>,
     ended: Option<Ended>,
+}
+
+impl Kept {
+    /// The client's address as these would have it read; `None`: from what was not kept.
+    fn remote_ip_by(&self, forwarders: &Forwarders, peer: &Peer) -> Option<IpAddr> {
+        let facts = &*peer.facts;
+        let direct = facts.proxied.unwrap_or_else(|| facts.source.ip());
+        let reads = |by: &Forwarders| by.reads(facts.source_identity.as_deref(), direct);
+        let now = reads(forwarders);
+        if now == reads(&self.forwarders) {
+            return self.remote_ip;
+        }
+        now.is_none().then_some(direct)
+    }
 }
 
 impl Place {
@@ -255,6 +273,9 @@ impl Slot {
             }
             Asked::Connection(_) | Asked::Request(_) => self.connection.peer.admission(held),
         };
+        if let Some(why) = admission.began_otherwise {
+            return Some(policy_changed(held, None, PolicyRef::NONE, Some(why.into())));
+        }
         for check in [admission.encryption, admission.authentication] {
             if check.outcome == CheckOutcome::Fail {
                 return refused(check.reason, check.policy);
@@ -272,15 +293,16 @@ impl Slot {
             }
             Asked::Nothing | Asked::Outside(_) => return None,
         };
-        let known =
-            if names_known(&kept.names) { tables::Kept::All } else { tables::Kept::Headers(&kept.names) };
+        let remote_ip = kept.remote_ip_by(held.tables.forwarders(), &self.connection.peer);
+        let lacks = (!names_known(&kept.names)).then_some(&**kept.names);
+        let known = tables::Kept { headers: lacks, remote_ip: remote_ip.is_some() };
         let headers = kept.headers.to_map();
         let request = RequestAttributes {
             method: kept.method.as_str(),
             host: kept.host.as_deref(),
             path: &kept.path,
             headers: &headers,
-            remote_ip: kept.remote_ip,
+            remote_ip,
             user: kept.user.as_deref(),
         };
         let reauthorized = match held.tables.reauthorize(&admission.remainder, &request, known) {
@@ -293,8 +315,8 @@ impl Slot {
             Reauthorization::Allowed => None,
             Reauthorization::Asks(policy) => Some(not_asked(held, policy)),
             Reauthorization::Refused(why, policy) => refused(why, policy),
-            Reauthorization::Unknown(policy, header) => {
-                let detail = format!("it asks for header {header}, which was not kept");
+            Reauthorization::Unknown(policy, lacking) => {
+                let detail = format!("it asks for {lacking}");
                 Some(policy_changed(held, None, policy, Some(detail)))
             }
         }
@@ -358,7 +380,9 @@ fn known_custom(custom: &Custom) -> Option<&CustomPolicies> {
 
 /// The end of what a provider would have to be asked about that wasn't: it has begun, and may have sent its body.
 fn not_asked(held: &Held, policy: PolicyRef) -> Ended {
-    let detail = "a CUSTOM policy that was another, or not there, when this began asks about it".to_owned();
+    let detail =
+        "a CUSTOM policy or its provider, which was another or not there when this began, is to be asked"
+            .to_owned();
     policy_changed(held, None, policy, Some(detail))
 }
 

@@ -52,7 +52,8 @@ impl Live {
         expired || self.next_old.get().is_some_and(|old| old <= Instant::now())
     }
 
-    /// Tells connections to end whose callers are no longer believed, and those to finish that are old.
+    /// Tells connections to end whose callers are no longer believed or that would have to begin otherwise by now, and those
+    /// to finish that are old.
     async fn sweep_connections(&self, round: &Round<'_>) {
         self.next_expiry.set(None);
         self.next_old.set(None);
@@ -84,6 +85,13 @@ impl Live {
             if proof.expires() >= now() {
                 self.expects_expiry(proof.expires());
             }
+        }
+        if peer.began_otherwise(&round.held).is_some() && connection.watch.told() < Word::End {
+            connection.watch.tell(Word::End);
+            if connection.busy.get() == 0 {
+                self.shard.cut_off(peer.facts.side, Reason::PolicyChanged);
+            }
+            return;
         }
         match connection.old.get() {
             Some(old) if old <= Instant::now() => {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 
+use control_client::snapshot::AuthorizationAction;
 use foldhash::fast::RandomState;
 
 use super::attributes::ConnectionAttributes;
@@ -58,6 +59,13 @@ impl Layer {
     pub(super) fn connection_tests(&self) -> impl Iterator<Item = &ConnectionTest> {
         self.connected.connection_tests()
     }
+}
+
+/// The ALLOW rules of a set without what they ask of the end user: what else is needed to match one of them.
+pub(super) fn service_parts(rules: &RuleSet) -> RuleSet {
+    let asks_user = |rule: &&Residual| rule.label.user && rule.label.action == AuthorizationAction::Allow;
+    let parts = rules.rules().iter().filter(asks_user).map(Residual::service_part);
+    RuleSet::new(reachable(parts.collect(), Wanted::First))
 }
 
 const ANY_CONNECTION: ConnectionAttributes<'static> = ConnectionAttributes {

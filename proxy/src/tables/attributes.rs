@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName};
+use serde_json::Value;
 use smallvec::SmallVec;
 
 /// What is constant for a connection.
@@ -85,4 +86,22 @@ pub(super) fn header_text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Opti
         joined.extend_from_slice(line.as_bytes());
     }
     Some(HeaderText::Joined(joined))
+}
+
+/// Claims whose strings are lists of words (RFC 8693 section 4.2; Envoy's `space_delimited_claims` as Istio sets it).
+pub const WORD_LISTS: [&str; 2] = ["scope", "permission"];
+
+/// Whether the strings of a claim that is not nested are lists of words.
+pub(super) fn is_word_list(name: &str) -> bool {
+    WORD_LISTS.contains(&name)
+}
+
+/// The texts of a claim: itself, its words, or the texts in its list.
+pub(super) fn claim_texts(value: &Value, is_word_list: bool) -> SmallVec<[&str; 4]> {
+    match value {
+        Value::String(words) if is_word_list => words.split(' ').filter(|word| !word.is_empty()).collect(),
+        Value::String(text) => SmallVec::from_slice(&[&**text]),
+        Value::Array(elements) => elements.iter().filter_map(Value::as_str).collect(),
+        _ => SmallVec::new(),
+    }
 }

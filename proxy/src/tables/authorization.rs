@@ -4,23 +4,22 @@
 //! decides, so that "which policy" has one answer. CUSTOM rules with a provider stand apart: what they match has to be
 //! asked about, and a provider is asked once. AUDIT and dry-run rules only mark, in a layer of their own.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use control_client::snapshot::{self, AuthorizationAction, AuthorizationPolicy, ProviderIndex};
-use http::HeaderName;
 use smallvec::SmallVec;
 
 use super::CompileError;
-use super::admission::{ByIdentity, Layer, Wanted};
+use super::admission::{ByIdentity, Layer, Wanted, service_parts};
 use super::attributes::{ConnectionAttributes, RequestAttributes};
 use super::condition::{Asked, TrustDomains};
 use super::consider::{Consideration, Considered};
-use super::index::Next;
-use super::kept::{HeaderNames, Kept};
+use super::index::{Next, RuleSet};
+use super::kept::{HeaderNames, Kept, Lacking};
 use super::policies::{Compiled, Ordered, in_order, understand};
 use super::providers::Consultation;
 use super::remainder::{LookedAt, Remainder, Remainders};
-use super::rule::{Label, Met, Residual, Rule};
+use super::rule::{Label, Residual, Rule};
 use crate::decision::{CheckOutcome, CheckResult, Outcome, PolicyRef, Reason, Shadow};
 
 /// What authorization decided.
@@ -49,8 +48,8 @@ pub enum Reauthorization {
     Allowed,
     /// It may not, for this reason and by this rule.
     Refused(Reason, PolicyRef),
-    /// This rule would end it, if this header was what it asks for; and that was not kept.
-    Unknown(PolicyRef, HeaderName),
+    /// This rule would end it, if this was what it asks for; and that was not kept.
+    Unknown(PolicyRef, Lacking),
     /// By this rule a provider would have to be asked that wasn't.
     Asks(PolicyRef),
 }
@@ -65,9 +64,11 @@ const MAX_SHADOW: usize = 8;
 #[derive(Debug)]
 pub(super) struct Authorizer {
     enforced: Layer,
+    /// Of what of it all connections share.
+    service_parts: RuleSet,
     consulting: Layer,
-    /// The rules of `consulting`.
-    custom: Box<[PolicyRef]>,
+    /// The rules of `consulting`, and whom each asks.
+    custom: Box<[(PolicyRef, ProviderIndex)]>,
     marking: Layer,
     /// Rules as they apply to opaque connections: enforced, consulting and marking.
     tcp: [ByIdentity; 3],
@@ -106,7 +107,9 @@ impl Authorizer {
         let looked_at = enforced.iter().chain(&consulting).flat_map(Rule::request_tests);
         let header_names = Arc::new(HeaderNames::by(looked_at));
         let (enforced, marking) = (Layer::new(enforced, Wanted::First), Layer::new(marking, Wanted::All));
-        let custom = consulting.iter().map(|rule| rule.label.policy).collect();
+        let service_parts = service_parts(&enforced.shared);
+        let asks = |rule: &Rule| Some((rule.label.policy, rule.label.provider?));
+        let custom = consulting.iter().filter_map(asks).collect();
         let consulting = Layer::new(consulting, Wanted::All);
         let tests = [&enforced, &consulting, &marking].into_iter().flat_map(Layer::connection_tests);
         let looked_at = LookedAt::by(tests.chain(tcp.iter().flat_map(ByIdentity::connection_tests)));
@@ -114,6 +117,7 @@ impl Authorizer {
         let remainders = Mutex::default();
         let authorizer = Self {
             enforced,
+            service_parts,
             consulting,
             custom,
             marking,
@@ -134,13 +138,8 @@ impl Authorizer {
         }
         // Not under the lock: two connections may do the same work, but none waits.
         let attributes = connection.attributes();
-        let remainder = Arc::new(Remainder {
-            enforced: self.enforced.on(&attributes),
-            consulting: self.consulting.on(&attributes),
-            marking: self.marking.on(&attributes),
-            tcp: OnceLock::new(),
-            connection,
-        });
+        let rules = [&self.enforced, &self.consulting, &self.marking].map(|layer| layer.on(&attributes));
+        let remainder = Arc::new(Remainder::new(connection, rules));
         self.remainders().keep(&remainder);
         remainder
     }
@@ -148,17 +147,27 @@ impl Authorizer {
     pub(super) fn authorize(&self, remainder: &Remainder, request: &RequestAttributes<'_>) -> Authorization {
         let request = Asked::new(request);
         let mut search = Search::default();
-        remainder.enforced.visit(&request, |rule| search.look_at(rule, rule.met(&request)));
-        self.enforced.shared.visit(&request, |rule| search.look_at(rule, rule.met(&request)));
-        let mut authorization = self.facts.conclude(&search);
+        let mut look = |rule: &Residual| search.look_at(rule, rule.matches(&request));
+        remainder.enforced.visit(&request, &mut look);
+        self.enforced.shared.visit(&request, &mut look);
+        let mut authorization = self.facts.conclude(search.first, || self.service_part(remainder, &request));
         if !self.facts.no_marks {
             let mut marks = Marks::default();
-            let mut mark = |rule: &Residual| marks.look_at(&rule.label, rule.met(&request));
+            let mut mark = |rule: &Residual| marks.look_at(&rule.label, rule.matches(&request));
             remainder.marking.visit(&request, &mut mark);
             self.marking.shared.visit(&request, &mut mark);
             self.facts.mark(&mut authorization, marks);
         }
         authorization
+    }
+
+    /// The first ALLOW rule of which only the user part failed, when no rule has matched.
+    fn service_part(&self, remainder: &Remainder, request: &Asked<'_>) -> Option<Label> {
+        let mut search = Search::default();
+        let mut look = |part: &Residual| search.look_at(part, part.matches(request));
+        remainder.service_parts().visit(request, &mut look);
+        self.service_parts.visit(request, &mut look);
+        search.first
     }
 
     pub(super) fn header_names(&self) -> &Arc<HeaderNames> {
@@ -176,16 +185,16 @@ impl Authorizer {
         let mut search = Search::default();
         let mut look = |rule: &Residual| match rule.lacks(kept) {
             Some(_) if !rule.is_met_if(false, &request, kept) => Next::More,
-            Some(_) => search.look_at(rule, Met::Whole),
-            None => search.look_at(rule, rule.met(&request)),
+            Some(_) => search.look_at(rule, true),
+            None => search.look_at(rule, rule.matches(&request)),
         };
         remainder.enforced.visit(&request, &mut look);
         self.enforced.shared.visit(&request, &mut look);
-        let decided = self.facts.conclude(&search);
+        let decided = self.facts.conclude(search.first, || None);
         if decided.outcome == Outcome::Deny {
             return Reauthorization::Refused(decided.reason, decided.policy);
         }
-        if matches!(kept, Kept::All) {
+        if kept.is_all() {
             return Reauthorization::Allowed;
         }
         // The index finds rules by what is there; these may match by what was.
@@ -193,17 +202,17 @@ impl Authorizer {
         let before = |rule: &&Residual| search.first.is_none_or(|first| rule.label.rank < first.rank);
         let ends = |rule: &&Residual| consequence(rule.label.action).0 == Outcome::Deny;
         for rule in rules.filter(before).filter(ends) {
-            if let Some(header) = rule.lacks(kept)
+            if let Some(lacking) = rule.lacks(kept)
                 && rule.is_met_if(true, &request, kept)
             {
-                return Reauthorization::Unknown(rule.label.policy, header.clone());
+                return Reauthorization::Unknown(rule.label.policy, lacking);
             }
         }
         Reauthorization::Allowed
     }
 
-    /// The rules by which somebody is asked.
-    pub(super) fn consulting(&self) -> impl Iterator<Item = PolicyRef> {
+    /// The rules by which somebody is asked, and who.
+    pub(super) fn consulting(&self) -> impl Iterator<Item = (PolicyRef, ProviderIndex)> {
         self.custom.iter().copied()
     }
 
@@ -216,7 +225,7 @@ impl Authorizer {
         let request = Asked::new(request);
         let mut matched = SmallVec::<[Label; 2]>::new();
         let mut look_at = |rule: &Residual| {
-            if rule.met(&request) == Met::Whole {
+            if rule.matches(&request) {
                 matched.push(rule.label);
             }
             Next::More
@@ -241,13 +250,13 @@ impl Authorizer {
         let new = rules
             .filter(|rule| rule.label.provider.is_some_and(|provider| is_new(rule.label.policy, provider)));
         let matching = new.filter_map(|rule| match rule.lacks(kept) {
-            Some(header) => {
+            Some(lacking) => {
                 let may = rule.is_met_if(true, &request, kept);
-                may.then(|| (rule.label, Reauthorization::Unknown(rule.label.policy, header.clone())))
+                may.then_some((rule.label, Reauthorization::Unknown(rule.label.policy, lacking)))
             }
             None => {
-                let asks = rule.met(&request) == Met::Whole;
-                asks.then_some((rule.label, Reauthorization::Asks(rule.label.policy)))
+                let asks = Reauthorization::Asks(rule.label.policy);
+                rule.matches(&request).then_some((rule.label, asks))
             }
         });
         let first = matching.min_by_key(|(label, _)| label.rank);
@@ -261,16 +270,13 @@ impl Authorizer {
 
     fn decide_tcp(&self, connection: &ConnectionAttributes<'_>) -> (Authorization, Consultations) {
         let [enforced, consulting, marking] = &self.tcp;
-        let mut search = Search::default();
         // Nothing is left to ask of what can match.
-        if let Some(first) = enforced.on(connection).first() {
-            search.look_at(first, Met::Whole);
-        }
-        let mut authorization = self.facts.conclude(&search);
+        let first = enforced.on(connection).first().map(|rule| rule.label);
+        let mut authorization = self.facts.conclude(first, || None);
         if !marking.is_empty() || self.facts.shadow_allow.is_some() {
             let mut marks = Marks::default();
             for rule in marking.on(connection) {
-                marks.look_at(&rule.label, Met::Whole);
+                marks.look_at(&rule.label, true);
             }
             self.facts.mark(&mut authorization, marks);
         }
@@ -313,30 +319,18 @@ fn once_each<'a>(rules: impl Iterator<Item = &'a Label>) -> Consultations {
 #[derive(Default)]
 struct Search {
     first: Option<Label>,
-    /// The first ALLOW rule of which only the user part failed.
-    service_part: Option<Label>,
 }
 
 impl Search {
-    fn look_at(&mut self, rule: &Residual, met: Met) -> Next {
-        let label = rule.label;
-        let earlier = |than: Option<Label>| than.is_none_or(|than| label.rank < than.rank);
-        if !earlier(self.first) {
+    fn look_at(&mut self, rule: &Residual, matches: bool) -> Next {
+        if self.first.is_some_and(|first| first.rank <= rule.label.rank) {
             return Next::Enough;
         }
-        match met {
-            Met::No => Next::More,
-            Met::ServicePart => {
-                if label.action == AuthorizationAction::Allow && earlier(self.service_part) {
-                    self.service_part = Some(label);
-                }
-                Next::More
-            }
-            Met::Whole => {
-                self.first = Some(label);
-                Next::Enough
-            }
+        if matches {
+            self.first = Some(rule.label);
+            return Next::Enough;
         }
+        Next::More
     }
 }
 
@@ -348,8 +342,8 @@ struct Marks {
 }
 
 impl Marks {
-    fn look_at(&mut self, label: &Label, met: Met) -> Next {
-        if met == Met::Whole {
+    fn look_at(&mut self, label: &Label, matches: bool) -> Next {
+        if matches {
             if label.dry_run {
                 self.shadow.push(*label);
             } else if self.audit.is_none_or(|audit| label.rank < audit.rank) {
@@ -379,11 +373,12 @@ impl Facts {
         }
     }
 
-    fn conclude(&self, search: &Search) -> Authorization {
-        match (search.first, search.service_part) {
-            (Some(rule), _) => by_rule(&rule),
-            (None, _) if !self.has_allow => no_policy(),
-            (None, service_part) => self.nothing_allowed(service_part),
+    /// `service_part`: the first ALLOW rule of which only the user part failed.
+    fn conclude(&self, first: Option<Label>, service_part: impl FnOnce() -> Option<Label>) -> Authorization {
+        match first {
+            Some(rule) => by_rule(&rule),
+            None if !self.has_allow => no_policy(),
+            None => self.nothing_allowed(service_part()),
         }
     }
 

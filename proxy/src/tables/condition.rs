@@ -8,7 +8,9 @@ use http::HeaderName;
 use ipnet::IpNet;
 use smallvec::SmallVec;
 
-use super::attributes::{ConnectionAttributes, RequestAttributes, UserAttributes, header_text};
+use super::attributes::{
+    ConnectionAttributes, RequestAttributes, UserAttributes, claim_texts, header_text, is_word_list,
+};
 use super::filters;
 use super::pattern::{NamespaceGlob, RequestPrincipal, ServiceAccount, Values, display, wildcard};
 
@@ -346,23 +348,10 @@ impl UserTest {
     }
 }
 
-/// Claims whose strings are lists of words (RFC 8693 section 4.2; Envoy's `space_delimited_claims` as Istio sets it).
-pub const WORD_LISTS: [&str; 2] = ["scope", "permission"];
-
-/// The texts of a claim: itself, or the texts in its list.
+/// The texts of a claim.
 pub(super) fn claim<'a>(user: &'a UserAttributes, path: &[String]) -> SmallVec<[&'a str; 4]> {
-    use serde_json::Value;
     let Some((first, nested)) = path.split_first() else { return SmallVec::new() };
-    let found = nested.iter().try_fold(user.claims.get(first), |value, key| match value? {
-        Value::Object(object) => Some(object.get(key)),
-        _ => None,
-    });
-    match found.flatten() {
-        Some(Value::String(words)) if nested.is_empty() && WORD_LISTS.contains(&&**first) => {
-            words.split(' ').filter(|word| !word.is_empty()).collect()
-        }
-        Some(Value::String(text)) => SmallVec::from_slice(&[&**text]),
-        Some(Value::Array(elements)) => elements.iter().filter_map(Value::as_str).collect(),
-        _ => SmallVec::new(),
-    }
+    let found = user.claims.get(first);
+    let found = nested.iter().fold(found, |value, key| value?.as_object()?.get(key));
+    found.map_or_else(SmallVec::new, |value| claim_texts(value, nested.is_empty() && is_word_list(first)))
 }

@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
+use super::atom::Atom;
+use super::by_atom::ByAtom;
 use super::condition::Asked;
-use super::index::{Atom, ByAtom, Next};
+use super::index::Next;
 use super::rule::Residual;
 
 /// A long list of rules and, by atom, which of them a request that has the atom can't match.
@@ -31,7 +33,7 @@ impl Exclusion {
         for (index, &position) in positions.iter().enumerate() {
             // Any of these that fails, fails the rule.
             let required = rules[position as usize].conditions.required();
-            for atom in required.filter(|test| !test.asks_user()).flat_map(|test| Atom::excluding(test)) {
+            for atom in required.flat_map(|test| Atom::excluding(test)) {
                 by_atom.entry(atom).or_default().push(index as u32);
             }
         }

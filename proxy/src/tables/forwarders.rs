@@ -37,6 +37,11 @@ impl Forwarders {
             || contain(&self.blocks, address)
     }
 
+    /// How the X-Forwarded-For of a peer is read: with so many proxies in front; `None`: not at all.
+    pub fn reads(&self, identity: Option<&str>, address: IpAddr) -> Option<usize> {
+        self.trusts(identity, address).then_some(self.hops)
+    }
+
     /// The client that X-Forwarded-For names, read from its end: each proxy appends whom it saw. `None`: it names none, or
     /// what stands in that place is no address.
     pub fn client(&self, headers: &HeaderMap) -> Option<IpAddr> {

@@ -1,12 +1,15 @@
 //! What a request keeps for its life, so that policies which come later can be asked about it: of its headers, and by
-//! which CUSTOM policies it has been asked about already.
+//! which CUSTOM policies whom has been asked about it already.
 
 use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
+use control_client::snapshot::{Policy, Provider, ProviderIndex};
 use foldhash::fast::RandomState;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::Mesh;
 use super::condition::RequestTest;
 use crate::decision::Object;
 
@@ -16,19 +19,47 @@ pub struct HeaderNames(HashSet<HeaderName, RandomState>);
 
 /// Which attributes a request still has.
 #[derive(Debug, Clone, Copy)]
-pub enum Kept<'a> {
-    /// All that these tables look at.
-    All,
-    /// Of its headers, those of these names.
-    Headers(&'a HeaderNames),
+pub struct Kept<'a> {
+    /// Of its headers, those of these names; `None`: all that these tables look at.
+    pub headers: Option<&'a HeaderNames>,
+    /// Its client's address, as it would be read by now.
+    pub remote_ip: bool,
+}
+
+/// What a rule asks for of a request that no longer has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lacking {
+    /// A header of this name.
+    Header(HeaderName),
+    /// Its client's address.
+    RemoteIp,
 }
 
 impl Kept<'_> {
-    /// The first header that a rule asks for and that may have been there, unseen.
-    pub(super) fn lacks(self, test: &RequestTest) -> Option<&HeaderName> {
-        match (self, test) {
-            (Self::Headers(names), RequestTest::Header(name, _)) if !names.contains(name) => Some(name),
+    /// All that these tables look at.
+    pub const ALL: Self = Self { headers: None, remote_ip: true };
+
+    /// Whether a test asks for what may have been there, unseen.
+    pub(super) fn lacks(self, test: &RequestTest) -> Option<Lacking> {
+        match test {
+            RequestTest::Header(name, _) if self.headers.is_some_and(|names| !names.contains(name)) => {
+                Some(Lacking::Header(name.clone()))
+            }
+            RequestTest::RemoteIp(_) if !self.remote_ip => Some(Lacking::RemoteIp),
             _ => None,
+        }
+    }
+
+    pub(super) fn is_all(self) -> bool {
+        self.headers.is_none() && self.remote_ip
+    }
+}
+
+impl fmt::Display for Lacking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Header(name) => write!(f, "header {name}, which was not kept"),
+            Self::RemoteIp => f.write_str("the client's address, which would be read from elsewhere by now"),
         }
     }
 }
@@ -84,32 +115,70 @@ impl KeptHeaders {
 }
 
 /// The CUSTOM policies by which providers are asked. What they matched was asked about when it began, and is not asked
-/// again; so a later generation has to know which of its own are others.
-#[derive(Debug, PartialEq, Eq)]
+/// again; so a later generation has to know which of its own are others, or ask others.
+#[derive(Debug, PartialEq)]
 pub struct CustomPolicies {
-    /// Namespace, name and digest, in order.
-    objects: Box<[[String; 3]]>,
+    /// In order.
+    objects: Box<[Asking]>,
     /// What principals mean depends on them: trust domain and aliases.
     trust_domains: Box<[String]>,
 }
 
+/// A policy and whom it asks.
+#[derive(Debug, PartialEq)]
+struct Asking {
+    /// Namespace, name and digest.
+    object: [String; 3],
+    provider: Arc<Asked>,
+}
+
+/// What a provider's answers depend on: its definition and where it is.
+#[derive(Debug, PartialEq)]
+struct Asked {
+    definition: Provider,
+    backend: Option<String>,
+}
+
+impl Asked {
+    fn of(provider: &Provider, policy: &Policy) -> Arc<Self> {
+        let backend = provider.backend.and_then(|backend| policy.backends.get(backend as usize));
+        // Neither an index nor how long an answer may take is part of the answer.
+        let (none, timeout, status_on_error) = (None, Duration::ZERO, 0);
+        let definition = Provider { backend: none, timeout, status_on_error, ..provider.clone() };
+        Arc::new(Self { definition, backend: backend.map(|backend| backend.id.clone()) })
+    }
+}
+
 impl CustomPolicies {
-    pub(super) fn of<'a>(objects: impl Iterator<Item = &'a Object>, mesh: &Mesh) -> Self {
+    /// Of the objects of a policy, and whom each asks.
+    pub(super) fn of<'a>(
+        objects: impl Iterator<Item = (&'a Object, ProviderIndex)>,
+        policy: &Policy,
+    ) -> Self {
+        let providers: Vec<_> = policy.providers.iter().map(|each| Asked::of(each, policy)).collect();
         let mut objects: Vec<_> = objects
-            .map(|Object { namespace, name, digest, .. }| [namespace, name, digest].map(String::clone))
+            .filter_map(|(Object { namespace, name, digest, .. }, provider)| {
+                let provider = providers.get(provider as usize).map(Arc::clone)?;
+                Some(Asking { object: [namespace, name, digest].map(String::clone), provider })
+            })
             .collect();
-        objects.sort();
-        objects.dedup();
-        let aliases = mesh.trust_domain_aliases.iter();
-        let trust_domains = std::iter::once(&mesh.trust_domain).chain(aliases).cloned().collect();
+        objects.sort_by(|a, b| a.object.cmp(&b.object));
+        objects.dedup_by(|a, b| a.object == b.object);
+        let aliases = policy.mesh.trust_domain_aliases.iter();
+        let trust_domains = std::iter::once(&policy.mesh.trust_domain).chain(aliases).cloned().collect();
         Self { objects: objects.into(), trust_domains }
     }
 
-    /// Whether a policy of `later` is among them, and matches just what it did.
+    /// Whether a policy of `later` is among them, matches just what it did, and asks whom it did.
     pub(super) fn have(&self, object: &Object, later: &Self) -> bool {
+        let (known, asks) = (self.provider(object), later.provider(object));
+        known.is_some() && known == asks && self.trust_domains == later.trust_domains
+    }
+
+    fn provider(&self, object: &Object) -> Option<&Asked> {
         let key = [&object.namespace, &object.name, &object.digest];
-        let known = self.objects.binary_search_by(|known| known.each_ref().cmp(&key));
-        known.is_ok() && self.trust_domains == later.trust_domains
+        let at = self.objects.binary_search_by(|known| known.object.each_ref().cmp(&key)).ok()?;
+        Some(&self.objects[at].provider)
     }
 }
 

@@ -12,9 +12,11 @@ use control_client::snapshot::{self, BackendIndex, LimiterIndex, MtlsMode, Proto
 use crate::decision::{Object, Objects, PolicyRef};
 
 mod admission;
+mod atom;
 mod attributes;
 mod authentication;
 mod authorization;
+mod by_atom;
 mod condition;
 mod consider;
 mod exclusion;
@@ -36,14 +38,14 @@ mod routes;
 mod rule;
 mod services;
 mod split;
+mod unmatched;
 
-pub use attributes::{ConnectionAttributes, RequestAttributes, UserAttributes};
+pub use attributes::{ConnectionAttributes, RequestAttributes, UserAttributes, WORD_LISTS};
 pub use authentication::{Authentication, Keys, Location, TokenRule};
 pub use authorization::{Authorization, Consultations, Reauthorization};
-pub use condition::WORD_LISTS;
 pub use consider::{Considered, NearMiss};
 pub use filters::{Filters, HeaderEdit};
-pub use kept::{CustomPolicies, HeaderNames, Kept, KeptHeaders};
+pub use kept::{CustomPolicies, HeaderNames, Kept, KeptHeaders, Lacking};
 pub use providers::{Consultation, HttpCheck, Provider, ProviderProtocol};
 pub use rate_limits::{
     Counting, GlobalLimit, LimitPhase, LimitsOnConnection, LocalLimit, RateLimit, RateLimiter, RateLimits,
@@ -54,6 +56,7 @@ pub use routes::{RouteAttributes, RouteChoice, Rule, RuleBackend};
 pub use services::{Backend, ServicePort, ServicePortId};
 pub use snapshot::{BackendTls, BodyInCheck, Mesh, ProviderPhase, Retry};
 pub use split::{Split, SplitKey, SplitState};
+pub use unmatched::Unmatched;
 
 use authorization::Authorizer;
 pub use forwarders::Forwarders;
@@ -70,7 +73,7 @@ pub struct Tables {
     objects: Objects,
     mesh: Mesh,
     forwarding_identities: Values,
-    forwarders: Forwarders,
+    forwarders: Arc<Forwarders>,
     default_peer_mode: PeerMode,
     /// Sorted by port.
     peer_modes: Box<[(u16, PeerMode)]>,
@@ -161,13 +164,13 @@ impl Tables {
         let mut inbound_ports: Vec<_> = policy.inbound_ports.iter().map(InboundPort::compile).collect();
         inbound_ports.sort_by_key(|each| each.port);
         let objects = Objects(intern_all(policy));
-        let consulting = authorizer.consulting().filter_map(|policy| objects.get(policy));
-        let custom = authorizer.consults().then(|| Arc::new(CustomPolicies::of(consulting, &policy.mesh)));
+        let asking = authorizer.consulting().filter_map(|(rule, asked)| Some((objects.get(rule)?, asked)));
+        let custom = authorizer.consults().then(|| Arc::new(CustomPolicies::of(asking, policy)));
         Ok(Self {
             objects,
             custom,
             forwarding_identities: Values::of_wildcards(&policy.mesh.forwarding_identities),
-            forwarders: Forwarders::compile(&policy.mesh),
+            forwarders: Arc::new(Forwarders::compile(&policy.mesh)),
             mesh: policy.mesh.clone(),
             default_peer_mode: mode(policy.peer_authentication.default),
             peer_modes: peer_modes.into(),
@@ -205,7 +208,7 @@ impl Tables {
     }
 
     /// Whose word is believed about where a request comes from.
-    pub fn forwarders(&self) -> &Forwarders {
+    pub fn forwarders(&self) -> &Arc<Forwarders> {
         &self.forwarders
     }
 
@@ -288,7 +291,7 @@ impl Tables {
         &self.limiters[index as usize]
     }
 
-    /// Whether a request that went on under other tables may still do so. `kept`: whose headers `request` still has.
+    /// Whether a request that went on under other tables may still do so. `kept`: what `request` still has.
     pub fn reauthorize(
         &self,
         remainder: &Remainder,

@@ -255,6 +255,11 @@ impl RequestPrincipal {
         Ok(Self { issuer: Values::compile(&[issuer], false)?, subject: Values::compile(&[subject], false)? })
     }
 
+    /// What issuer and subject have to be, one value each.
+    pub(super) fn parts(&self) -> (&Values, &Values) {
+        (&self.issuer, &self.subject)
+    }
+
     pub(super) fn matches(&self, issuer: &str, subject: &str) -> bool {
         self.issuer.match_text(issuer.as_bytes()) && self.subject.match_text(subject.as_bytes())
     }

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::attributes::{ConnectionAttributes, HeaderText, RequestAttributes, header_text};
 use super::condition::{Asked, Condition, RequestTest, TrustDomains, claim, principal, trust_domain};
 use super::filters;
-use super::rule::{Conditions, Met};
+use super::rule::Conditions;
 use super::services::Backend;
 use super::{CompileError, Located};
 use crate::decision::PolicyRef;
@@ -208,8 +208,7 @@ impl RateLimits {
     ) -> Counting<'_> {
         let request = Asked::new(request);
         let rules = on.0.iter().map(|(at, conditions)| (&self.rules[*at as usize], conditions));
-        let counting =
-            rules.filter(|(rule, conditions)| rule.phase == phase && conditions.met(&request) == Met::Whole);
+        let counting = rules.filter(|(rule, conditions)| rule.phase == phase && conditions.hold(&request));
         counting.map(|(rule, _)| rule).collect()
     }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use foldhash::fast::RandomState;
 
+use super::admission::service_parts;
 use super::attributes::ConnectionAttributes;
 use super::authorization::{Authorization, Consultations};
 use super::condition::ConnectionTest;
@@ -18,7 +19,27 @@ pub struct Remainder {
     pub(super) enforced: RuleSet,
     pub(super) consulting: RuleSet,
     pub(super) marking: RuleSet,
+    /// Of `enforced`, once something has been refused because no rule matched.
+    service_parts: OnceLock<RuleSet>,
     pub(super) tcp: OnceLock<(Authorization, Consultations)>,
+}
+
+impl Remainder {
+    pub(super) fn new(connection: Connection, [enforced, consulting, marking]: [RuleSet; 3]) -> Self {
+        let (service_parts, tcp) = (OnceLock::new(), OnceLock::new());
+        Self { connection, enforced, consulting, marking, service_parts, tcp }
+    }
+
+    /// What the enforced ALLOW rules ask beside the end user.
+    pub(super) fn service_parts(&self) -> &RuleSet {
+        self.service_parts.get_or_init(|| service_parts(&self.enforced))
+    }
+
+    /// How many rules it holds, or may come to hold.
+    fn len(&self) -> usize {
+        let of_users = self.enforced.rules().iter().filter(|rule| rule.label.user).count();
+        self.enforced.len() + self.consulting.len() + self.marking.len() + of_users
+    }
 }
 
 /// Which attributes of connections any rule looks at: connections that differ in others only are alike.
@@ -108,7 +129,7 @@ impl Remainders {
     }
 
     pub(super) fn keep(&mut self, remainder: &Arc<Remainder>) {
-        let rules = remainder.enforced.len() + remainder.consulting.len() + remainder.marking.len();
+        let rules = remainder.len();
         if self.by_connection.len() >= MAX_REMAINDERS || self.rules + rules > MAX_REMAINING_RULES {
             self.by_connection.clear();
             self.rules = 0;

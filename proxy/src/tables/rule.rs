@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use control_client::snapshot::{self, AuthorizationAction, ProviderIndex};
-use http::HeaderName;
 
 use super::attributes::ConnectionAttributes;
 use super::condition::{Asked, Condition, ConnectionTest, RequestTest, TrustDomains};
-use super::kept::Kept;
+use super::kept::{Kept, Lacking};
 use super::{CompileError, Located};
 use crate::decision::PolicyRef;
 
@@ -56,17 +55,6 @@ pub(super) struct Rule {
 pub(super) struct Residual {
     pub(super) label: Label,
     pub(super) conditions: Conditions<Arc<RequestTest>>,
-}
-
-/// How far a request meets a rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Met {
-    /// Some condition on the service or the request fails.
-    No,
-    /// Only conditions on the end user fail.
-    ServicePart,
-    /// All hold.
-    Whole,
 }
 
 impl Rule {
@@ -231,17 +219,15 @@ impl Conditions<Condition> {
 }
 
 impl Conditions<Arc<RequestTest>> {
-    /// Asks the request.
-    pub(super) fn met(&self, request: &Asked<'_>) -> Met {
-        let when = clause_met(&self.when, request);
-        if when == Met::No {
-            return Met::No;
-        }
-        let to = clauses_met(&self.to, request);
-        if to == Met::No {
-            return Met::No;
-        }
-        clauses_met(&self.from, request).min(to).min(when)
+    /// Whether they hold of a request.
+    pub(super) fn hold(&self, request: &Asked<'_>) -> bool {
+        self.hold_by(|test| test.holds(request))
+    }
+
+    fn hold_by(&self, holds: impl Fn(&Arc<RequestTest>) -> bool) -> bool {
+        let all = |clause: &Clause<Arc<RequestTest>>| clause.iter().all(&holds);
+        let any = |clauses: &[Clause<_>]| clauses.is_empty() || clauses.iter().any(all);
+        all(&self.when) && any(&self.to) && any(&self.from)
     }
 }
 
@@ -252,52 +238,38 @@ impl Condition {
 }
 
 impl Residual {
-    /// The first header that it asks for and that was not kept.
-    pub(super) fn lacks(&self, kept: Kept<'_>) -> Option<&HeaderName> {
+    /// The first that it asks for and that was not kept.
+    pub(super) fn lacks(&self, kept: Kept<'_>) -> Option<Lacking> {
         self.conditions.iter().find_map(|test| kept.lacks(test))
     }
 
     /// Whether the request meets it if what was not kept is all as it asks (`assumed`), or none of it.
     pub(super) fn is_met_if(&self, assumed: bool, request: &Asked<'_>, kept: Kept<'_>) -> bool {
-        let holds = |test: &Arc<RequestTest>| match kept.lacks(test) {
+        self.conditions.hold_by(|test| match kept.lacks(test) {
             Some(_) => assumed,
             None => test.holds(request),
-        };
-        let any = |clauses: &[Clause<Arc<RequestTest>>]| {
-            clauses.is_empty() || clauses.iter().any(|clause| clause.iter().all(holds))
-        };
-        self.conditions.when.iter().all(holds) && any(&self.conditions.from) && any(&self.conditions.to)
+        })
     }
 
     /// Asks the request.
-    pub(super) fn met(&self, request: &Asked<'_>) -> Met {
-        self.conditions.met(request)
+    pub(super) fn matches(&self, request: &Asked<'_>) -> bool {
+        self.conditions.hold(request)
     }
-}
 
-fn clauses_met(clauses: &[Clause<Arc<RequestTest>>], request: &Asked<'_>) -> Met {
-    if clauses.is_empty() {
-        return Met::Whole;
-    }
-    let mut best = Met::No;
-    for clause in clauses {
-        best = best.max(clause_met(clause, request));
-        if best == Met::Whole {
-            break;
+    /// What it asks beside the end user.
+    pub(super) fn service_part(&self) -> Self {
+        let clause = |clause: &Clause<Arc<RequestTest>>| -> Clause<Arc<RequestTest>> {
+            clause.iter().filter(|test| !test.asks_user()).cloned().collect()
+        };
+        let clauses = |clauses: &[Clause<_>]| -> Box<[_]> {
+            let left: Box<[_]> = clauses.iter().map(clause).collect();
+            // One of them with nothing left to ask satisfies the list.
+            if left.iter().any(|clause| clause.is_empty()) { Box::default() } else { left }
+        };
+        let Conditions { from, to, when } = &self.conditions;
+        Self {
+            label: self.label,
+            conditions: Conditions { from: clauses(from), to: clauses(to), when: clause(when) },
         }
     }
-    best
-}
-
-fn clause_met(clause: &[Arc<RequestTest>], request: &Asked<'_>) -> Met {
-    let mut met = Met::Whole;
-    for test in clause {
-        if !test.holds(request) {
-            if !test.asks_user() {
-                return Met::No;
-            }
-            met = Met::ServicePart;
-        }
-    }
-    met
 }

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::later::Later;
+
 /// Lines of one worker, ready to be written.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
@@ -11,6 +13,27 @@ pub(super) struct Batch {
     pub(super) bytes: Vec<u8>,
     /// How many.
     pub(super) records: u64,
+    /// What is to come before the end of some of them, by the place of that end; in order.
+    pub(super) considered: Vec<(usize, Later)>,
+}
+
+/// What a line ends with.
+pub(super) const END: &str = "}\n";
+
+impl Batch {
+    /// The line just written is to say what was considered.
+    pub(super) fn considers(&mut self, considered: Later) {
+        self.considered.push((self.bytes.len() - END.len(), considered));
+    }
+
+    /// For the writer: finds out what is to be said, and says it.
+    pub(super) fn complete(&mut self) {
+        // From the last on, so that the places before stay what they are.
+        for (place, considered) in std::mem::take(&mut self.considered).into_iter().rev() {
+            let member = format!(r#","considered":{}"#, considered.find_out());
+            self.bytes.splice(place..place, member.into_bytes());
+        }
+    }
 }
 
 /// Batches on their way. The lock is taken once a batch, never once a record, and never held while anything is written.
@@ -141,7 +164,7 @@ mod tests {
     use super::*;
 
     fn batch(text: &str) -> Batch {
-        Batch { bytes: text.into(), records: 1 }
+        Batch { bytes: text.into(), records: 1, ..Batch::default() }
     }
 
     #[test]
@@ -151,6 +174,23 @@ mod tests {
         assert!(queue.push(batch("b")).is_ok());
         assert_eq!(queue.push(batch("c")).unwrap_err().bytes, b"c");
         assert!(!queue.drain(Duration::ZERO));
+    }
+
+    #[test]
+    fn what_was_considered_ends_its_line() {
+        let mut batch = Batch::default();
+        for (line, considered) in [(1, Some("[1]")), (2, None), (3, Some("[3]"))] {
+            batch.bytes.extend(format!("{{\"line\":{line}{END}").bytes());
+            if let Some(considered) = considered {
+                batch.considers(Later::new(move || considered.into()));
+            }
+        }
+        batch.complete();
+        batch.complete();
+        assert_eq!(
+            String::from_utf8(batch.bytes).unwrap(),
+            "{\"line\":1,\"considered\":[1]}\n{\"line\":2}\n{\"line\":3,\"considered\":[3]}\n"
+        );
     }
 
     #[test]

@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use super::Shard;
 use super::fragments::{ConfigFragment, ConnectionFragments};
+use super::later::Later;
 use super::render;
 use crate::decision::{Decision, Objects, PolicyRef, Reason, Shadow, Stage};
 use crate::edits::{Answer, Edits};
@@ -42,6 +43,8 @@ pub struct ConnectionFacts {
     pub source: SocketAddr,
     /// For whom the caller speaks, by its PROXY protocol header.
     pub proxied: Option<IpAddr>,
+    /// Whether the connection began with one; `None`: that was not looked at.
+    pub proxy_header: Option<bool>,
     /// The caller's verified identity, `spiffe://..`.
     pub source_identity: Option<Arc<str>>,
     /// Where it wanted to go: the original destination, else the local address.
@@ -61,6 +64,7 @@ impl ConnectionFacts {
             side,
             source,
             proxied: None,
+            proxy_header: None,
             source_identity: None,
             destination,
             tls: None,
@@ -322,8 +326,8 @@ pub struct Record {
     pub detail: Option<Box<str>>,
     /// By what it was cut, if it was.
     pub cut: Option<Box<Cut>>,
-    /// When nothing allowed: the nearest ALLOW policies and what failed first in each, as JSON.
-    pub considered: Option<Box<str>>,
+    /// When nothing allowed: the nearest ALLOW policies and what failed first in each.
+    pub considered: Option<Later>,
     /// What policies said that decide nothing.
     pub marks: Option<Box<Marks>>,
     /// Who was asked.
@@ -446,7 +450,8 @@ impl Drop for Record {
             None => Reason::ClientClosed,
         };
         self.ended.get_or_insert((Stage::Relay, left));
-        self.shard.emit(self);
+        let considered = self.considered.take();
+        self.shard.emit(self, considered);
     }
 }
 

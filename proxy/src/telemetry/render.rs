@@ -9,6 +9,7 @@ use super::fragments::{self, IDENTITY_LIMIT, NAME_LIMIT};
 use super::json;
 use super::open::Begun;
 use super::options::ProxyFragments;
+use super::queue::END;
 use super::record::{Asked, Attempt, ConnectionFacts, Consulted, Cut, Limited, Marks, Record, Side};
 use crate::decision::{Check, Objects, Outcome, PolicyRef, Reason, Shadow};
 
@@ -18,7 +19,7 @@ pub(super) fn line(record: &Record, elapsed_us: u64, proxy: &ProxyFragments, out
     durations(record, elapsed_us, out);
     decision(record, out);
     end(record, out);
-    json::raw(out, "}\n");
+    json::raw(out, END);
 }
 
 /// The same as text without its line end.
@@ -251,10 +252,6 @@ fn decision(record: &Record, out: &mut Vec<u8>) {
         check(record, kind, out);
     }
     json::raw(out, "]}");
-    if let Some(considered) = &record.considered {
-        json::raw(out, r#","considered":"#);
-        json::raw(out, considered);
-    }
     if let Some(said) = &record.marks {
         marks(said, objects, out);
     }

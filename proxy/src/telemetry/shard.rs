@@ -12,6 +12,7 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::Notify;
 
 use super::cells::{Cache, Cells};
+use super::later::Later;
 use super::open::{Begun, OpenRecords};
 use super::options::{DEFAULT_PROGRESS, ProxyFacts, ProxyFragments, Sample};
 use super::queue::{Batch, Queue};
@@ -164,8 +165,8 @@ impl Shard {
         self.open.borrow_mut().lies_at(record.slot, place);
     }
 
-    /// Counts a record that ends now, and writes its line.
-    pub(super) fn emit(&self, record: &Record) {
+    /// Counts a record that ends now, and writes its line. `considered`: found out behind it.
+    pub(super) fn emit(&self, record: &Record, considered: Option<Later>) {
         self.open.borrow_mut().remove(record.slot);
         self.cells.records.add(1);
         let elapsed_us = record.elapsed_us();
@@ -184,16 +185,21 @@ impl Shard {
             self.cells.sampled_out.add(1);
             return;
         }
-        self.write(1, |proxy, out| render::line(record, elapsed_us, proxy, out));
+        self.write(1, |proxy, lines| {
+            render::line(record, elapsed_us, proxy, &mut lines.bytes);
+            if let Some(considered) = considered {
+                lines.considers(considered);
+            }
+        });
     }
 
     /// Appends lines to the buffer; a full one leaves at once, another by [`Shard::flush_aged`].
-    fn write(&self, records: u64, render: impl FnOnce(&ProxyFragments, &mut Vec<u8>)) {
+    fn write(&self, records: u64, render: impl FnOnce(&ProxyFragments, &mut Batch)) {
         let mut lines = self.lines.borrow_mut();
         if lines.bytes.capacity() == 0 {
             lines.bytes.reserve_exact(BUFFER_BYTES);
         }
-        render(&self.proxy, &mut lines.bytes);
+        render(&self.proxy, &mut lines);
         lines.records += records;
         let full = lines.bytes.len() >= BATCH_BYTES;
         drop(lines);
@@ -229,13 +235,13 @@ impl Shard {
             if let Some(place) = due.place {
                 look(place, &mut |record| {
                     if record.id == due.id {
-                        self.write(0, |proxy, out| render::progress(record, now, proxy, out));
+                        self.write(0, |proxy, lines| render::progress(record, now, proxy, &mut lines.bytes));
                         shown = true;
                     }
                 });
             }
             if !shown {
-                self.write(0, |proxy, out| due.render(now, proxy, out));
+                self.write(0, |proxy, lines| due.render(now, proxy, &mut lines.bytes));
             }
         });
     }

@@ -62,7 +62,8 @@ impl Writer {
     fn run(&mut self) {
         loop {
             match self.queue.next() {
-                Next::Write(batch) => {
+                Next::Write(mut batch) => {
+                    batch.complete();
                     self.write(&batch);
                     self.queue.written(batch.bytes);
                 }

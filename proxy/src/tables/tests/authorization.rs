@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue};
 use super::*;
 use crate::decision::{CheckOutcome, Outcome, PolicyRef, Reason};
 use crate::tables::{
-    Authorization, Considered, HeaderNames, Kept, Reauthorization, RequestAttributes, UserAttributes,
+    Authorization, Considered, HeaderNames, Kept, Lacking, Reauthorization, RequestAttributes, UserAttributes,
 };
 
 const REVIEWS: &str = "spiffe://cluster.local/ns/bookinfo/sa/reviews";
@@ -341,7 +341,7 @@ fn what_was_not_kept_ends_what_it_could_end_and_nothing_else() {
     let allow = |conditions: &[Condition]| policy(1, Allow, vec![rule(&[], &[], conditions)]);
     let (lacks, named) = (HeaderNames::default(), HeaderNames::of(["x-a"].iter()));
     let by = PolicyRef::rule(0, 0);
-    let x_a = || http::HeaderName::from_static("x-a");
+    let x_a = || Lacking::Header(http::HeaderName::from_static("x-a"));
     for (what, policies, kept, expected) in [
         ("nobody asks", vec![allow(&[path("/*")])], &lacks, Reauthorization::Allowed),
         ("a DENY asks", vec![deny(&[header("x-a", "1")])], &lacks, Reauthorization::Unknown(by, x_a())),
@@ -374,8 +374,23 @@ fn what_was_not_kept_ends_what_it_could_end_and_nothing_else() {
         let tables = tables(&with_authorization(policies));
         let remainder = tables.admit(&from(None));
         let headers = HeaderMap::new();
-        let said = tables.reauthorize(&remainder, &get("/", &headers), Kept::Headers(kept));
+        let kept = Kept { headers: Some(kept), remote_ip: true };
+        let said = tables.reauthorize(&remainder, &get("/", &headers), kept);
         assert_eq!(said, expected, "{what}");
+    }
+    // The same of the client's address.
+    let address = |value: &str| is(Attribute::RemoteIp, &[value]);
+    let unknown = Reauthorization::Unknown(by, Lacking::RemoteIp);
+    let none = Reauthorization::Refused(Reason::NoAllowMatched, PolicyRef::NONE);
+    for (policies, expected) in [
+        (vec![allow(&[path("/*")])], Reauthorization::Allowed),
+        (vec![deny(&[address("198.51.100.0/24")])], unknown),
+        (vec![allow(&[address("0.0.0.0/0")])], none),
+    ] {
+        let (tables, headers) = (tables(&with_authorization(policies)), HeaderMap::new());
+        let request = RequestAttributes { remote_ip: None, ..get("/", &headers) };
+        let kept = Kept { headers: None, remote_ip: false };
+        assert_eq!(tables.reauthorize(&tables.admit(&from(None)), &request, kept), expected);
     }
 }
 
@@ -420,7 +435,8 @@ fn what_has_begun_is_only_asked_about_by_custom_policies_that_are_others() {
     let same = |_: &mut Policy| {};
     let asks = |object| Reauthorization::Asks(PolicyRef::rule(object, 0));
     let alice = UserAttributes { issuer: "iss".into(), subject: "alice".into(), ..UserAttributes::default() };
-    let unknown = Reauthorization::Unknown(PolicyRef::rule(1, 0), http::HeaderName::from_static("x-a"));
+    let x_a = Lacking::Header(http::HeaderName::from_static("x-a"));
+    let unknown = Reauthorization::Unknown(PolicyRef::rule(1, 0), x_a);
     for (what, before, after, change, at, user, expected) in [
         ("nobody asked, and nobody does", &[][..], &[][..], same, "/", None, Reauthorization::Allowed),
         ("asked already", &[0], &[0], same, "/asked", None, Reauthorization::Allowed),
@@ -439,13 +455,46 @@ fn what_has_begun_is_only_asked_about_by_custom_policies_that_are_others() {
             None,
             asks(0),
         ),
+        (
+            "it asks at another place",
+            &[0],
+            &[0],
+            |policy| {
+                policy.backends.push(super::backend("elsewhere"));
+                policy.providers[0].backend = Some(0);
+            },
+            "/asked",
+            None,
+            asks(0),
+        ),
+        (
+            "who is asked lets pass more",
+            &[0],
+            &[0],
+            |p| p.providers[0].fail_open = true,
+            "/asked",
+            None,
+            asks(0),
+        ),
+        (
+            "who is asked has more time, and another changed",
+            &[0],
+            &[0],
+            |policy| {
+                policy.providers[0].timeout *= 2;
+                policy.providers[1].fail_open = true;
+            },
+            "/asked",
+            None,
+            Reauthorization::Allowed,
+        ),
     ]
-        as [(&str, &[usize], &[usize], fn(&mut Policy), &str, Option<&UserAttributes>, Reauthorization); 9]
+        as [(&str, &[usize], &[usize], fn(&mut Policy), &str, Option<&UserAttributes>, Reauthorization); 12]
     {
         let (before, after) = (compile(before, same), compile(after, change));
         let (remainder, headers) = (after.admit(&from(None)), HeaderMap::new());
         let request = RequestAttributes { user, ..get(at, &headers) };
-        let kept = Kept::Headers(before.header_names());
+        let kept = Kept { headers: Some(&**before.header_names()), remote_ip: true };
         let known = before.custom().map(|custom| &**custom);
         assert_eq!(after.asks_anew(&remainder, &request, kept, known), expected, "{what}");
     }

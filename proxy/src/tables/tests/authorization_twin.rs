@@ -66,8 +66,31 @@ const NETS: &[&str] = &["10.0.0.0/8", "10.1.0.1/32", "192.168.0.0/16", "fd00::/8
 const ADDRESSES: &[&str] = &["10.1.0.1", "10.2.0.1", "192.168.1.1", "fd00::1"];
 const PORTS: &[&str] = &["80", "90"];
 const SNIS: &[&str] = &["a.example.com", "b"];
-const USERS: &[&str] = &["iss/sub", "iss/other", "*"];
-const AUDIENCES: &[&str] = &["aud1", "aud2", "*", "aud*"];
+const USERS: &[&str] = &[
+    "iss/sub",
+    "iss/other",
+    "https://idp/a/sub",
+    "https://idp/*",
+    "iss/s*",
+    "*/sub",
+    "*idp/a/sub",
+    "is*",
+    "*ub",
+    "iss",
+    "/sub",
+    "*",
+];
+const ISSUERS: &[&str] = &["iss", "https://idp", "https://idp/a", ""];
+const SUBJECTS: &[&str] = &["sub", "other", "third", "a/sub", ""];
+const AUDIENCES: &[&str] = &["aud1", "aud2", "*", "aud*", "*2", "x"];
+/// Paths of claims, and how the values of each are written.
+const CLAIMS: &[(&[&str], &[&str])] = &[
+    (&["a", "b"], AUDIENCES),
+    (&["a"], &["1", "2", "*"]),
+    (&["a", "c", "d"], &["1", "2", "1*", "*"]),
+    (&["scope"], &["read", "write", "read write", "re*", "*ite", "*"]),
+    (&["team"], &["blue", "red", "b*", "*"]),
+];
 
 /// Everything in a case, from one seed; and how many conditions it has by now, to tell them apart.
 struct Dice(SmallRng, usize);
@@ -96,30 +119,33 @@ impl Dice {
     }
 
     fn attribute(&mut self) -> (Attribute, &'static [&'static str]) {
-        match self.0.random_range(0..17) {
+        match self.0.random_range(0..14) {
             0 => (Attribute::SourcePrincipal, PRINCIPALS),
             1 => (Attribute::SourceNamespace, NAMESPACES),
             2 => (Attribute::SourceServiceAccount, ACCOUNTS),
             3 => (Attribute::SourceTrustDomain, DOMAINS),
             4 => (Attribute::SourceIp, NETS),
-            5 => (Attribute::RemoteIp, NETS),
-            6 => (Attribute::DestinationIp, NETS),
-            7 => (Attribute::DestinationPort, PORTS),
-            8 => (Attribute::Sni, SNIS),
-            9 => (Attribute::RequestPrincipal, USERS),
-            10 => (Attribute::RequestAudiences, AUDIENCES),
-            11 => (Attribute::RequestClaim(vec!["a".into(), "b".into()]), AUDIENCES),
-            12 => (Attribute::RequestPresenter, AUDIENCES),
+            5 => (Attribute::DestinationIp, NETS),
+            6 => (Attribute::DestinationPort, PORTS),
+            7 => (Attribute::Sni, SNIS),
             _ => self.request_attribute(),
         }
     }
 
     fn request_attribute(&mut self) -> (Attribute, &'static [&'static str]) {
-        match self.0.random_range(0..6) {
-            0 | 1 => (Attribute::Path, PATH_VALUES),
-            2 => (Attribute::Method, METHOD_VALUES),
-            3 => (Attribute::Host, HOST_VALUES),
-            _ => (Attribute::Header(self.one(HEADERS).into()), HEADER_VALUES),
+        match self.0.random_range(0..13) {
+            0..=2 => (Attribute::Path, PATH_VALUES),
+            3 => (Attribute::Method, METHOD_VALUES),
+            4 => (Attribute::Host, HOST_VALUES),
+            5 => (Attribute::RemoteIp, NETS),
+            6 | 7 => (Attribute::Header(self.one(HEADERS).into()), HEADER_VALUES),
+            8 => (Attribute::RequestPrincipal, USERS),
+            9 => (Attribute::RequestAudiences, AUDIENCES),
+            10 => (Attribute::RequestPresenter, AUDIENCES),
+            _ => {
+                let (path, values) = *CLAIMS.choose(&mut self.0).unwrap();
+                (Attribute::RequestClaim(path.iter().map(|name| (*name).into()).collect()), values)
+            }
         }
     }
 
@@ -219,14 +245,24 @@ impl Dice {
     }
 
     fn user(&mut self) -> Option<UserAttributes> {
-        if self.chance(60) {
+        if self.chance(35) {
             return None;
         }
-        let claims = serde_json::json!({ "a": { "b": [self.one(AUDIENCES), 7] } });
+        let a = match self.0.random_range(0..3) {
+            0 => serde_json::json!(self.one(&["1", "2", ""])),
+            1 => serde_json::json!({ "b": self.some(AUDIENCES), "c": { "d": self.one(&["1", "2", "12"]) } }),
+            _ => serde_json::json!({ "b": [self.one(AUDIENCES), 7], "c": self.one(&["1"]) }),
+        };
+        let team: Vec<_> = (0..self.0.random_range(0..9)).map(|_| self.one(&["blue", "black", ""])).collect();
+        let mut claims = serde_json::json!({ "a": a, "team": team, "iat": 7 });
+        if self.chance(50) {
+            claims["scope"] = self.one(&["read", "read write", " write", ""]).into();
+        }
+        let audiences = self.0.random_range(0..3);
         Some(UserAttributes {
-            issuer: "iss".into(),
-            subject: self.one(&["sub", "other", "third"]).into(),
-            audiences: vec![self.one(&["aud1", "aud2", "x"]).into()],
+            issuer: self.one(ISSUERS).into(),
+            subject: self.one(SUBJECTS).into(),
+            audiences: (0..audiences).map(|_| self.one(&["aud1", "aud2", "x"]).into()).collect(),
             presenter: self.chance(50).then(|| self.one(&["aud1", "x"]).into()),
             claims: claims.as_object().unwrap().clone(),
         })
@@ -235,7 +271,7 @@ impl Dice {
 
 fn compare(seed: u64) -> Result<(), TestCaseError> {
     let mut dice = Dice(SmallRng::seed_from_u64(seed), 0);
-    let count = *[1usize, 4, 12, 40, 120].choose(&mut dice.0).unwrap();
+    let count = *[1usize, 4, 12, 40, 120, 300].choose(&mut dice.0).unwrap();
     let dry_run_percent = if dice.chance(30) { 30 } else { 0 };
     let mut authorization: Vec<_> =
         (0..count as u32).map(|object| dice.policy(object, dry_run_percent)).collect();
@@ -271,13 +307,17 @@ fn compare(seed: u64) -> Result<(), TestCaseError> {
                 tables.reauthorize(&remainder, request, kept) == Reauthorization::Allowed
             };
             let allowed = expected.outcome == Outcome::Allow;
-            prop_assert_eq!(reauthorized(&request, Kept::All), allowed, "{:?}", request);
+            prop_assert_eq!(reauthorized(&request, Kept::ALL), allowed, "{:?}", request);
             // Of some headers, kept under other policies: what could be refused never stays.
             let names = HeaderNames::of(HEADERS.iter().filter(|_| dice.chance(50)));
             let some = names.keep(&headers).to_map();
-            let stays = reauthorized(&RequestAttributes { headers: &some, ..request }, Kept::Headers(&names));
+            let remote_ip = dice.chance(70);
+            let kept = Kept { headers: Some(&names), remote_ip };
+            let known = request.remote_ip.filter(|_| remote_ip);
+            let stays =
+                reauthorized(&RequestAttributes { headers: &some, remote_ip: known, ..request }, kept);
             prop_assert!(allowed || !stays, "{:?} kept {:?}", request, some);
-            if tables.header_names().are_within(&names) {
+            if tables.header_names().are_within(&names) && remote_ip {
                 prop_assert_eq!(stays, allowed, "{:?} kept {:?}", request, some);
             }
 

@@ -213,12 +213,9 @@ impl Call<'_> {
                     request.headers.get_all(name).iter().map(|line| line.to_str().unwrap()).collect();
                 (!lines.is_empty()).then(|| lines.join(","))
             })),
-            Attribute::RequestPrincipal => user.is_some_and(|user| {
-                // Whole principals are enough here: the forms have their own table.
-                let whole = format!("{}/{}", user.issuer, user.subject);
-                let both = !user.issuer.is_empty() && !user.subject.is_empty();
-                if *value == ValueMatch::Present { both } else { string_match(&written(value), &whole) }
-            }),
+            Attribute::RequestPrincipal => {
+                user.is_some_and(|user| request_principal(&written(value), &user.issuer, &user.subject))
+            }
             Attribute::RequestAudiences => texts(user.map(|user| user.audiences.clone()).unwrap_or_default()),
             Attribute::RequestPresenter => text(user.and_then(|user| user.presenter.clone())),
             Attribute::RequestClaim(path) => texts(user.map_or(Vec::new(), |user| {
@@ -227,6 +224,9 @@ impl Call<'_> {
                     found = found.get(key).cloned().unwrap_or_default();
                 }
                 match found {
+                    serde_json::Value::String(text) if path == &["scope"] => {
+                        text.split_whitespace().map(str::to_owned).collect()
+                    }
                     serde_json::Value::String(text) => vec![text],
                     serde_json::Value::Array(list) => {
                         list.iter().filter_map(|each| each.as_str().map(str::to_owned)).collect()
@@ -350,6 +350,20 @@ fn string_match(pattern: &str, text: &str) -> bool {
         text.starts_with(prefix)
     } else {
         text == pattern
+    }
+}
+
+/// Istio's `requestPrincipalGenerator`: issuer and subject apart, split at the last `/`.
+fn request_principal(pattern: &str, issuer: &str, subject: &str) -> bool {
+    let both = |is: &str, sub: &str| string_match(is, issuer) && string_match(sub, subject);
+    match pattern.rsplit_once('/') {
+        _ if pattern == "*" => both("*", "*"),
+        Some((is, sub)) if pattern.starts_with('*') => string_match(is, issuer) && sub == subject,
+        Some((is, sub)) if pattern.ends_with('*') => is == issuer && string_match(sub, subject),
+        Some((is, sub)) => is == issuer && sub == subject,
+        None if pattern.starts_with('*') => both("*", pattern),
+        None if pattern.ends_with('*') => both(pattern, "*"),
+        None => issuer == pattern && subject.is_empty(),
     }
 }
 
