@@ -180,6 +180,45 @@ spec:
     );
 }
 
+/// What lenient servers take for a request: RFC 9112 section 3 names the whitespace, and Python's `http.server` takes more.
+const NEARLY_HTTP: [&[u8]; 7] = [
+    b" GET /admin HTTP/1.1\r\nHost: ratings\r\n\r\n",
+    b"\t\r\n\x0bGET /admin HTTP/1.1\r\nHost: ratings\r\n\r\n",
+    b"GET\x0c/admin HTTP/1.1\r\nHost: ratings\r\n\r\n",
+    b"GET\r/admin HTTP/1.1\r\nHost: ratings\r\n\r\n",
+    b"purge-all /admin\x0bHTTP/1.1\r\nHost: ratings\r\n\r\n",
+    b"purge-all\x1f/admin\xa0HTTP/1.1\r\nHost: ratings\r\n\r\n",
+    b"a-method-that-is-longer-than-any-that-is-registered /admin\rHTTP/1.1\r\nHost: ratings\r\n\r\n",
+];
+
+#[tokio::test]
+async fn what_a_lenient_server_takes_for_a_request_does_not_pass_as_opaque() {
+    let app = App::tcp_echo().await;
+    let mesh = World::new().server(Server::new("ratings", &app)).start().await;
+    for bytes in NEARLY_HTTP {
+        let shown = String::from_utf8_lossy(bytes);
+        let mut client = Client::connect(mesh.inbound("ratings")).await;
+        client.send(bytes).await;
+        assert_eq!(client.reply().await.status, 400, "{shown:?}");
+        let mut client = mesh.pki.caller("productpage").connect(mesh.inbound("ratings")).await;
+        client.send(bytes).await;
+        assert_eq!(client.reply().await.status, 400, "{shown:?}");
+    }
+    assert_eq!(app.connections(), 0);
+    let records = mesh.stop().await;
+    let refused = records.side("inbound");
+    assert_eq!(refused.len(), 2 * NEARLY_HTTP.len());
+    assert!(refused.iter().all(|record| record.ended() == "malformed-request at sanitize"), "{records:#?}");
+
+    // What is declared opaque is nobody's to read.
+    let mesh = World::new().server(Server::new("ratings", &app).port_name("tcp")).start().await;
+    let mut client = Client::connect(mesh.inbound("ratings")).await;
+    client.send(NEARLY_HTTP[0]).await;
+    assert_eq!(client.bytes(NEARLY_HTTP[0].len()).await, NEARLY_HTTP[0]);
+    drop(client);
+    mesh.stop().await;
+}
+
 #[tokio::test]
 async fn a_port_declared_tcp_is_never_read_as_http() {
     let app = App::tcp_echo().await;

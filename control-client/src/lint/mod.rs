@@ -3,6 +3,7 @@
 //!
 //! Only what is certain is said. For `writ check`: nothing here changes what is in force.
 
+mod beside_http;
 mod covering;
 mod places;
 mod values;
@@ -14,11 +15,12 @@ use places::Places;
 use values::{combinations, contradictory};
 
 use crate::keep::Objects;
-use crate::resource::rate_limit::{self, RateLimit};
-use crate::resource::security::{AuthorizationPolicy, Scope};
+use crate::resource::mesh;
+use crate::resource::rate_limit::RateLimit;
+use crate::resource::security::{AuthorizationPolicy, RequestAuthentication, Scope};
 use crate::resource::text::selects;
 use crate::resource::{Object, Resource};
-use crate::snapshot::{AuthorizationAction, AuthorizationRule, Condition};
+use crate::snapshot::{AuthorizationAction, AuthorizationRule, Condition, ProviderProtocol};
 use crate::verdict::{Diagnostic, Severity, VerdictState};
 
 /// A policy in force.
@@ -47,14 +49,17 @@ pub(crate) fn warnings(in_force: &Objects) -> Vec<Diagnostic> {
         }
         warnings.extend(found.selects_nobody(item));
     }
-    warnings.extend(found.limits.iter().flat_map(|(object, limit)| found.uncounted(object, limit)));
+    warnings.extend(found.beside_http());
     warnings
 }
 
 struct Found<'a> {
     root_namespace: &'a str,
     policies: Vec<Item<'a>>,
+    authentications: Vec<(&'a Object, &'a RequestAuthentication)>,
     limits: Vec<(&'a Object, &'a RateLimit)>,
+    /// Names of those that are asked by HTTP.
+    http_providers: Vec<&'a str>,
     /// All rules of DENY policies in force, and where each is.
     denying: Covering<'a>,
     deny_rules: Vec<(usize, usize)>,
@@ -119,12 +124,17 @@ impl<'a> Found<'a> {
     fn new(in_force: &'a Objects) -> Self {
         let (mut root_namespace, mut places) = ("istio-system", Places::default());
         let (mut policies, mut limits) = (Vec::new(), Vec::new());
+        let (mut authentications, mut http_providers) = (Vec::new(), Vec::new());
         let accepted = in_force.values().filter(|each| each.state != VerdictState::Quarantined);
         for object in accepted.map(|each| &*each.object) {
             match &object.resource {
                 Resource::AuthorizationPolicy(spec) => policies.push(Item { object, spec }),
                 Resource::RateLimit(spec) => limits.push((object, spec)),
-                Resource::MeshSettings(settings) => root_namespace = &settings.root_namespace,
+                Resource::RequestAuthentication(spec) => authentications.push((object, spec)),
+                Resource::MeshSettings(settings) => {
+                    root_namespace = &settings.root_namespace;
+                    http_providers = settings.providers.iter().filter_map(by_http).collect();
+                }
                 _ => places.add(object),
             }
         }
@@ -145,7 +155,17 @@ impl<'a> Found<'a> {
             &item.spec.rules[number]
         };
         let denying = Covering::new(deny_rules.iter().map(rule_at));
-        Self { root_namespace, denying, deny_rules, alike, policies, limits, places }
+        Self {
+            root_namespace,
+            policies,
+            authentications,
+            limits,
+            http_providers,
+            denying,
+            deny_rules,
+            alike,
+            places,
+        }
     }
 
     /// Why a rule changes nothing. `own`: the rules of its policy.
@@ -206,22 +226,12 @@ impl<'a> Found<'a> {
         let message = format!("no Pod or WorkloadEntry that is here has {}", labels.join(", "));
         Some(item.object.diagnostic(Severity::Warning, "spec.selector", 0, message))
     }
+}
 
-    /// Rules that ask for something of HTTP, where a Service declares that what it sends is opaque.
-    fn uncounted(&self, object: &Object, limit: &RateLimit) -> Vec<Diagnostic> {
-        let Scope::Labels(labels) = &limit.scope else { return Vec::new() };
-        let Some((service, port)) = self.places.opaque_port(&object.meta.namespace, labels) else {
-            return Vec::new();
-        };
-        let rules = limit.rules.iter().enumerate().filter(|(_, rule)| rule.asks_of_http());
-        let warn = |(number, rule): (usize, &rate_limit::Rule)| {
-            let message = format!(
-                "asks for something of HTTP, so that no connection to port {port} of Service {service} is counted: it is opaque"
-            );
-            object.diagnostic(Severity::Warning, &format!("spec.rules[{number}]"), rule.line, message)
-        };
-        rules.map(warn).collect()
-    }
+/// Its name, if it is asked by HTTP.
+fn by_http(provider: &mesh::Provider) -> Option<&str> {
+    let protocol = &provider.asked.as_ref()?.protocol;
+    matches!(protocol, ProviderProtocol::Http(_)).then_some(&provider.name)
 }
 
 /// Another rule of the same policy that does the same already.

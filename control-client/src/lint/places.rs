@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::resource::core::{Service, ServicePort, TargetPort};
+use crate::resource::core::{Service, TargetPort};
+use crate::resource::security::Scope;
 use crate::resource::{Object, Resource};
 use crate::snapshot::{Attribute, AuthorizationRule, Protocol, ValueMatch};
 
@@ -125,18 +126,36 @@ impl<'a> Places<'a> {
         unmatched.filter_map(of_service).collect()
     }
 
-    /// The first port of a Service before workloads with these labels that is declared to be opaque.
-    pub(super) fn opaque_port(
+    /// Name and port of the first Service with such a port before workloads that are in scope. `namespace`: `None` is all.
+    pub(super) fn port_before(
         &self,
-        namespace: &str,
-        labels: &BTreeMap<String, String>,
+        namespace: Option<&str>,
+        scope: &Scope,
+        is_such: impl Fn(Option<Protocol>) -> bool,
     ) -> Option<(&'a str, u16)> {
-        let selected: Vec<_> = self.selected(namespace, labels).collect();
-        self.before(namespace, &selected).into_iter().find_map(|(object, service)| {
-            let is_opaque =
-                |port: &&ServicePort| matches!(port.protocol, Some(Protocol::Tcp | Protocol::Tls));
-            Some((&*object.meta.name, service.ports.iter().find(is_opaque)?.port))
-        })
+        let port = |(object, service): (&'a Object, &'a Service)| {
+            Some((&*object.meta.name, service.ports.iter().find(|port| is_such(port.protocol))?.port))
+        };
+        match (namespace, scope) {
+            (Some(namespace), Scope::Labels(labels)) => {
+                let selected: Vec<_> = self.selected(namespace, labels).collect();
+                self.before(namespace, &selected).into_iter().find_map(port)
+            }
+            (_, Scope::All | Scope::Labels(_)) => {
+                let in_scope = |workload: &Workload<'_>| match scope {
+                    Scope::Labels(labels) => workload.has(labels),
+                    _ => true,
+                };
+                self.services.iter().find_map(|&(object, service)| {
+                    let found = port((object, service))?;
+                    let of = &*object.meta.namespace;
+                    let leads_here = namespace.is_none_or(|wanted| wanted == of)
+                        && self.selected(of, &service.selector).any(in_scope);
+                    leads_here.then_some(found)
+                })
+            }
+            (_, Scope::Targets(_) | Scope::Unknown) => None,
+        }
     }
 
     /// The Services before some of these workloads, in order.

@@ -218,7 +218,43 @@ fn limits_of_requests_count_no_opaque_connections() {
     let found = warned(&(cluster("tcp-db") + &by_path));
     assert!(found.len() == 1 && found[0].contains("spec.rules[0]: asks for something of HTTP"), "{found:?}");
     assert_eq!(warned(&(cluster("http") + &by_path)), [""; 0]);
+    let found = warned(&(cluster("web") + &by_path));
+    assert!(found.len() == 1 && found[0].contains("declares no protocol"), "{found:?}");
     for rule in ["key: [source.ip]", "key: [remote.ip], when: [{key: source.namespace, values: [b]}]"] {
         assert_eq!(warned(&(cluster("tcp-db") + &limit(rule))), [""; 0], "{rule}");
     }
+}
+
+#[test]
+fn what_judges_only_http_is_told_of_ports_that_declare_nothing() {
+    let cluster = |name: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: a-1, namespace: foo, labels: {{app: a}}}}\nspec: {{serviceAccountName: a}}\n---\napiVersion: v1\nkind: Service\nmetadata: {{name: a, namespace: foo}}\nspec: {{selector: {{app: a}}, ports: [{{name: {name}, port: 80}}]}}\n---\napiVersion: writ.dev/v1alpha1\nkind: MeshSettings\nmetadata: {{name: m}}\nspec:\n  extensionProviders:\n  - {{name: web, envoyExtAuthzHttp: {{service: a.foo.svc.cluster.local, port: 80}}}}\n  - {{name: grpc, envoyExtAuthzGrpc: {{service: a.foo.svc.cluster.local, port: 80}}}}\n---\n"
+        )
+    };
+    let custom = |selector: &str, provider: &str| {
+        policy("p", &format!("{selector}  action: CUSTOM\n  provider: {{name: {provider}}}\n  rules: [{{}}]"))
+    };
+    let mine = "  selector: {matchLabels: {app: a}}\n";
+    let tokens = "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: r, namespace: istio-system}\nspec: {jwtRules: [{issuer: i, jwksUri: 'https://i.example/keys'}]}\n";
+    let said = |name: &str, policy: &str| warned(&(cluster(name) + policy));
+    for (policy, what) in [
+        (custom(mine, "web"), "spec.provider.name: provider web is asked about nothing but HTTP"),
+        (custom("", "web"), "spec.provider.name: provider web is asked about nothing but HTTP"),
+        (tokens.to_owned(), "spec: asks for tokens of nothing but HTTP"),
+    ] {
+        let found = said("web", &policy);
+        assert!(found.len() == 1 && found[0].contains(what), "{found:?}");
+        assert!(found[0].contains("port 80 of Service a"), "{found:?}");
+        for declared in ["http", "tcp"] {
+            assert_eq!(said(declared, &policy), [""; 0], "{declared}");
+        }
+    }
+    // By gRPC it is asked about any connection; others are not selected.
+    assert_eq!(said("web", &custom(mine, "grpc")), [""; 0]);
+    assert!(
+        !said("web", &custom("  selector: {matchLabels: {app: b}}\n", "web"))
+            .iter()
+            .any(|found| found.contains("HTTP"))
+    );
 }

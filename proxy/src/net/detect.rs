@@ -71,8 +71,6 @@ pub async fn detect<IO: AsyncRead + Unpin>(
 const INITIAL_READ: usize = 2048;
 /// The longest request line that is waited for. What is longer, and could be one, counts as one: HTTP will refuse it.
 const MAX_REQUEST_LINE: usize = 8 * 1024;
-/// The longest method; registered ones have at most 17 bytes.
-const MAX_METHOD: usize = 32;
 /// The part of the HTTP/2 preface (RFC 9113 3.4) that can't be anything else; the codec checks the whole.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
@@ -102,8 +100,9 @@ fn decide_http(bytes: &[u8]) -> Option<Detected> {
         return None;
     }
     let bytes = &bytes[..bytes.len().min(MAX_REQUEST_LINE)];
-    // Servers skip empty lines before a request (RFC 9112 2.2), so a client must not escape detection by them.
-    let line_start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n'));
+    // Servers skip empty lines before a request (RFC 9112 2.2) and some of them whitespace, so a client must not escape
+    // detection by them.
+    let line_start = bytes.iter().position(|&byte| byte != b'\n' && !is_space(byte));
     let line = &bytes[line_start.unwrap_or(bytes.len())..];
     match request_line(line) {
         None if bytes.len() == MAX_REQUEST_LINE => Some(Detected::Http1),
@@ -114,25 +113,26 @@ fn decide_http(bytes: &[u8]) -> Option<Detected> {
 /// Strict about what is opaque, generous about what is HTTP: a server that is lenient must not see as a request what
 /// passed here as something else.
 fn request_line(line: &[u8]) -> Option<Detected> {
-    let Some(method_end) = line.iter().take(MAX_METHOD + 1).position(|&byte| !is_token(byte)) else {
-        return (line.len() > MAX_METHOD).then_some(Detected::Opaque);
-    };
-    if method_end == 0 || !matches!(line[method_end], b' ' | b'\t') {
+    let method_end = line.iter().position(|&byte| !is_token(byte))?;
+    let (method, rest) = line.split_at(method_end);
+    if method.is_empty() || !is_space(rest[0]) {
         return Some(Detected::Opaque);
     }
-    let target = &line[method_end + 1..];
-    if METHODS.contains(&&line[..method_end]) && matches!(target.first(), Some(b'/' | b'*')) {
+    let first = *rest.iter().find(|&&byte| !is_space(byte))?;
+    if METHODS.contains(&method) && matches!(first, b'/' | b'*') {
         return Some(Detected::Http1);
     }
-    let line_end = target.iter().position(|&byte| is_control(byte))?;
-    let version = line[method_end..method_end + 1 + line_end]
-        .windows(1 + HTTP.len())
-        .any(|window| matches!(window[0], b' ' | b'\t') && window[1..].eq_ignore_ascii_case(HTTP));
-    let ends_as_line = matches!(target[line_end], b'\r' | b'\n');
-    Some(if version && ends_as_line { Detected::Http1 } else { Detected::Opaque })
+    // Whatever stands in a path, some server takes it; elsewhere a control character is a sign of no text.
+    let ends = |byte: u8| byte == b'\n' || first != b'/' && byte.is_ascii_control() && !is_space(byte);
+    let line_end = rest.iter().position(|&byte| ends(byte));
+    let mut within = rest[..line_end.unwrap_or(rest.len())].windows(1 + HTTP.len());
+    if within.any(|window| is_space(window[0]) && window[1..].eq_ignore_ascii_case(HTTP)) {
+        return Some(Detected::Http1);
+    }
+    line_end.map(|_| Detected::Opaque)
 }
 
-/// What a request line has before its version number, after a space.
+/// What a request line has before its version number, after whitespace.
 const HTTP: &[u8] = b"HTTP/";
 
 /// Methods after which a path can be nothing but HTTP, even before the line is whole.
@@ -161,8 +161,10 @@ const fn is_token(byte: u8) -> bool {
         )
 }
 
-const fn is_control(byte: u8) -> bool {
-    byte.is_ascii_control() && byte != b'\t'
+/// What separates words of a request line to a lenient server: the octets of RFC 9112 section 3, a bare CR among them, and
+/// those more at which Python's `split` does (`http.server`).
+const fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | 0x0b | 0x0c | b'\r' | 0x1c..=0x1f | 0x85 | 0xa0)
 }
 
 const _: () = assert!(MAX_REQUEST_LINE <= MAX_RECORDS, "the ClientHello bounds what is read ahead");

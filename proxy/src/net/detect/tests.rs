@@ -16,7 +16,7 @@ fn tls(sni: &str) -> Detected {
 #[test]
 fn first_flights() {
     use Detected::{Http1, Http2, Opaque};
-    let table: [(&[u8], Option<Detected>); 31] = [
+    let table: &[(&[u8], Option<Detected>)] = &[
         (b"GET / HTTP/1.1\r\n", Some(Http1)),
         (b"GET /", Some(Http1)),
         (b"GET http://a/ HTTP/1.1\r\n", Some(Http1)),
@@ -28,7 +28,8 @@ fn first_flights() {
         (b"CONNECT a:443 HTTP/1.1\r\n", Some(Http1)),
         (b"MKCOL /x HTTP/1.0\n", Some(Http1)),
         (b"purge-all /x HTTP/1.1\r", Some(Http1)),
-        (b"purge-all /x HTTP/1.1", None),
+        (b"purge-all /x HTTP/1.1", Some(Http1)),
+        (b"purge-all /x HTTP", None),
         (b"GET\t/x", Some(Http1)),
         (b"get /x http/1.1\r\n", Some(Http1)),
         (b"\r\n\nGET / HTTP/1.1", Some(Http1)),
@@ -40,7 +41,34 @@ fn first_flights() {
         (b"*1\r\n$4\r\nPING\r\n", Some(Opaque)),
         (b"hello", None),
         (b"hello\n", Some(Opaque)),
-        (b" GET / HTTP/1.1\r\n", Some(Opaque)),
+        (b"hello\r", None),
+        // What a lenient server takes for a request.
+        (b" GET / HTTP/1.1\r\n", Some(Http1)),
+        (b"\t\x0b \r\n\x1cpurge-all /x HTTP/1.1\r\n", Some(Http1)),
+        (b"GET\x0c/admin HTTP/1.1\r\n", Some(Http1)),
+        (b"GET\x0bx\x0cHTTP/1.1\r\n", Some(Http1)),
+        (b"GET\r/admin", Some(Http1)),
+        (b"purge-all\r/x\rHTTP/1.1\r\n", Some(Http1)),
+        (b"purge-all\x1f/x\xa0HTTP/1.1\r\n", Some(Http1)),
+        (b"purge-all /\0x HTTP/1.1\r\n", Some(Http1)),
+        (b" ", None),
+        // What none does.
+        (b"purge-all x\0 HTTP/1.1\r\n", Some(Opaque)),
+        (b"\x01GET / HTTP/1.1\r\n", Some(Opaque)),
+        (b"\0GET / HTTP/1.1\r\n", Some(Opaque)),
+        (b"GET\0/admin HTTP/1.1\r\n", Some(Opaque)),
+        // LDAP, AMQP, MQTT, SOCKS, Cassandra, MongoDB, HL7, STOMP, protobuf: from the bytes that can't wait.
+        (b"0\x0c\x02", Some(Opaque)),
+        (b"0 \x02", Some(Opaque)),
+        (b"AMQP\0", Some(Opaque)),
+        (b"\x10\x25\0\x04MQTT", Some(Opaque)),
+        (b"\x10\x0c\0", Some(Opaque)),
+        (b"\x05\x01\x02", Some(Opaque)),
+        (b"\x04\0", Some(Opaque)),
+        (b"A\x0d\0\0", Some(Opaque)),
+        (b"\x0bMSH|^~\\&", Some(Opaque)),
+        (b"CONNECT\n", Some(Opaque)),
+        (b"\n$00000000-0000-0000-0000-000000000000\x12", Some(Opaque)),
         (b"\0\0\0\x1d\0\x12", Some(Opaque)),
         (b"PRI * HTTP/2.0", Some(Http2)),
         (b"PRI * HTTP/2", None),
@@ -50,10 +78,14 @@ fn first_flights() {
         (b"\x16\x02", Some(Opaque)),
     ];
     for (bytes, expected) in table {
-        assert_eq!(decide(bytes), expected, "{:?}", String::from_utf8_lossy(bytes));
+        assert_eq!(decide(bytes), *expected, "{:?}", String::from_utf8_lossy(bytes));
     }
     assert_eq!(decide(&hello(Some("a.example"), &[], 0, 100)), Some(tls("a.example")));
-    assert_eq!(decide(&[b'a'; MAX_METHOD + 1]), Some(Opaque));
+    // A method may be long: not before all that is waited for is here it counts as one.
+    assert_eq!(decide(&[b'a'; MAX_REQUEST_LINE - 1]), None);
+    assert_eq!(decide(&[b'a'; MAX_REQUEST_LINE]), Some(Http1));
+    let long = [&[b'a'; 100][..], b" /x HTTP/1.1\r\n"].concat();
+    assert_eq!(decide(&long), Some(Http1));
     let endless = [&b"FOO "[..], &[b'a'; MAX_REQUEST_LINE], b"\n"].concat();
     assert_eq!(decide(&endless), Some(Http1));
 }
@@ -141,7 +173,9 @@ async fn clients_that_leave() {
 
 /// First flights of every kind, whole or cut, sometimes with noise behind.
 fn flight() -> impl Strategy<Value = Vec<u8>> {
-    let request = "[A-Za-z]{1,9}[ \t]/?[a-z/ ]{0,20}( HTTP/1\\.[01])?\r?\n?".prop_map(String::into_bytes);
+    let request =
+        "[ \r\n\x0b]{0,2}[A-Za-z]{1,9}[ \t\x0c\r]{1,2}/?[a-z/ \0]{0,20}([ \x1f]HTTP/1\\.[01])?\r?\n?"
+            .prop_map(String::into_bytes);
     let known = prop_oneof![
         Just("GET / HTTP/1.1\r\n\r\n"),
         Just("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
