@@ -90,3 +90,19 @@ async fn a_request_without_an_authority_that_means_something() {
     let records = mesh.stop().await;
     assert_eq!(records.side("outbound").len(), 3, "{records:#?}");
 }
+
+/// HTTP/1 has no such target, and it would be another way to write one that is escaped.
+#[tokio::test]
+async fn a_path_with_characters_that_are_to_be_escaped() {
+    let app = App::echo().await;
+    let mesh = ratings(&app).await;
+    for path in ["/café", "/a?q=é"] {
+        let fields =
+            [(":method", "GET"), (":scheme", "http"), (":path", path), (":authority", "ratings:9080")];
+        let mut client = mesh.client().await;
+        let answers = H2Frames::new().headers(1, &fields, true).exchange(&mut client, 1).await;
+        assert!(answers.first().is_some_and(|(_, block)| is_status_400(block)), "{path}: {answers:?}");
+    }
+    assert_eq!(app.connections(), 0);
+    mesh.stop().await;
+}

@@ -176,7 +176,7 @@ kind: AuthorizationPolicy
 metadata: {name: deny-admin, namespace: bookinfo}
 spec:
   action: DENY
-  rules: [{to: [{operation: {paths: [/admin, /admin/*]}}]}]
+  rules: [{to: [{operation: {paths: [/admin, /admin/*, '/caf%c3%a9']}}]}]
 ";
     let app = App::echo().await;
     let mesh = World::new().server(Server::new("ratings", &app)).policy(DENY_ADMIN).start().await;
@@ -191,7 +191,10 @@ spec:
         ("/x/..;/admin", 400, None),
         ("/x/%c0%ae%c0%ae/admin", 400, None),
         ("/x/../public/./y", 200, Some("/public/y")),
-        ("/@scope%2Fname", 200, Some("/@scope%2Fname")),
+        ("/@scope%2fname", 200, Some("/@scope%2Fname")),
+        ("/caf%c3%a9", 403, None),
+        ("/caf%C3%A9", 403, None),
+        ("/caf%c3%A8", 200, Some("/caf%C3%A8")),
     ] {
         let before = app.requests();
         // On a connection of its own: straight to the server's sidecar, as the mesh's own client would normalise first.

@@ -7,6 +7,7 @@ mod catalog;
 mod destination;
 mod endpoint;
 mod objects;
+mod one_form;
 mod peer;
 mod port;
 mod provider;
@@ -112,6 +113,7 @@ pub(crate) fn compile(
         limiters,
     };
     objects.finish(&mut policy);
+    one_form::apply(&mut policy);
     Compiled {
         policy: keep_if_equal(policy, previous.policy.as_ref()),
         endpoints,

@@ -397,6 +397,10 @@ mod tests {
             ("  targetRefs: [{kind: Servce, name: x}]\n", "can't be attached"),
             ("  selector: {matchLabels: {a: 'b*'}}\n", "exactly"),
             ("  rules: [{from: [{source: {}}]}]\n", "at least one"),
+            (
+                "  rules: [{from: [{source: {ipBlocks: ['::ffff:10.0.0.0/90']}}]}]\n",
+                "spec.rules[0].from[0].source.ipBlocks[0]: `::ffff:10.0.0.0/90` is wider than IPv4 in IPv6",
+            ),
             ("  rules: [{from: [{}]}]\n", "source: is required"),
             ("  rules: [{from: }]\n", "must not be empty"),
             ("  rules: [{to: [{operation: {paths: ['/a/{x}']}}]}]\n", "{*}"),

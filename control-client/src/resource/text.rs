@@ -1,10 +1,11 @@
 //! Small languages inside of fields: names, durations, protocols, selectors.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::read::At;
 use crate::snapshot::Protocol;
@@ -119,14 +120,52 @@ fn parse_duration(text: &str) -> Option<Duration> {
     (0.0..1e15).contains(&micros).then(|| Duration::from_micros(micros as u64))
 }
 
-/// An address or a range of addresses.
+/// An address or a range of addresses. IPv4 in IPv6 (`::ffff:10.0.0.0/104`, RFC 4291 section 2.5.5.2) is what it stands
+/// for, as addresses of connections are.
 pub(crate) fn cidr(at: At<'_>) -> Option<IpNet> {
     let text = at.str()?;
     let found = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
-    if found.is_none() {
+    let Some(net) = found else {
         at.error(format!("`{text}` is neither an IP address nor a range such as 10.0.0.0/8"));
+        return None;
+    };
+    let IpNet::V6(mapped) = net else { return Some(net) };
+    let Some(address) = mapped.addr().to_ipv4_mapped() else { return Some(net) };
+    let inner = mapped.prefix_len().checked_sub(MAPPED_PREFIX);
+    let inner = inner.and_then(|length| Ipv4Net::new(address, length).ok());
+    if inner.is_none() {
+        at.error(format!("`{text}` is wider than IPv4 in IPv6, ::ffff:0:0/{MAPPED_PREFIX}, and matches no IPv4 address; write IPv4 ranges as such"));
     }
-    found
+    inner.map(IpNet::V4)
+}
+
+/// Bits of an IPv6 address before the IPv4 address in it.
+const MAPPED_PREFIX: u8 = 96;
+
+/// Writes the digits of percent-escapes in upper case, also of one that is cut short.
+pub(crate) fn upper_escapes(text: &mut String) {
+    let mut digits_left = 0;
+    let upper = |character: char| {
+        let is_digit = digits_left > 0 && character.is_ascii_hexdigit();
+        digits_left = match character {
+            '%' => 2,
+            _ if is_digit => digits_left - 1,
+            _ => 0,
+        };
+        if is_digit { character.to_ascii_uppercase() } else { character }
+    };
+    if text.contains('%') {
+        *text = text.chars().map(upper).collect();
+    }
+}
+
+/// An IPv6 address in brackets as RFC 5952 writes it, and what follows it; other hosts stay as they are.
+pub(crate) fn plain_literal(host: &str) -> Cow<'_, str> {
+    let literal = host.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    match literal.map(|(address, rest)| (address.parse::<Ipv6Addr>(), rest)) {
+        Some((Ok(address), rest)) => Cow::Owned(format!("[{address}]{rest}")),
+        _ => Cow::Borrowed(host),
+    }
 }
 
 /// An IP address.
@@ -212,6 +251,28 @@ mod tests {
         assert_eq!(ms("2s500ms"), Some(2500));
         for bad in ["", "10", "s", "10x", "-1s", "1..2s", "99999999999999h", "1s "] {
             assert_eq!(ms(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn one_form() {
+        for (written, plain) in [
+            ("/caf%c3%a9/%2fabc", "/caf%C3%A9/%2Fabc"),
+            ("/a%c", "/a%C"),
+            ("/a%zza%%cd", "/a%zza%%CD"),
+            ("/abc", "/abc"),
+        ] {
+            let mut text = written.to_owned();
+            upper_escapes(&mut text);
+            assert_eq!(text, plain);
+        }
+        for (written, plain) in [
+            ("[0:0:0:0:0:0:0:1]:80", "[::1]:80"),
+            ("[2001:DB8::0]", "[2001:db8::]"),
+            ("[x]:80", "[x]:80"),
+            ("ratings:*", "ratings:*"),
+        ] {
+            assert_eq!(plain_literal(written), plain);
         }
     }
 

@@ -21,8 +21,9 @@ const HOP_BY_HOP: [HeaderName; 5] = [
 ];
 
 /// Makes a request unambiguous, so that what policies match is what is forwarded: its authority agrees with itself and is
-/// a plain `HOST[:PORT]` (no trailing dot, no empty port, no escapes; case is kept and doesn't count), its path is in the
-/// one form that [`normalize`] gives it, and headers of the hop it came by are gone. `Upgrade` survives where the connection can be switched ([`CanUpgrade`]).
+/// a plain `HOST[:PORT]` (no trailing dot, no empty port, no escapes, an IPv6 address as RFC 5952 writes it; case is kept
+/// and doesn't count), its path is in the one form that [`normalize`] gives it, and headers of the hop it came by are gone.
+/// `Upgrade` survives where the connection can be switched ([`CanUpgrade`]).
 pub fn request<B>(request: &mut Request<B>, mesh: &Mesh) -> Result<(), Reject> {
     authority_agrees(request)?;
     plain_authority(request)?;
@@ -118,6 +119,12 @@ fn authority_agrees<B>(request: &Request<B>) -> Result<(), Reject> {
 fn plain_authority<B>(request: &mut Request<B>) -> Result<(), Reject> {
     let plain = |authority: &str| {
         let (host, port) = split_authority(authority)?;
+        if authority.starts_with('[') {
+            // RFC 5952: an address that is written in several ways would be several hosts.
+            let literal = format!("[{}]", host.parse::<std::net::Ipv6Addr>().ok()?);
+            let plain = port.map_or_else(|| literal.clone(), |port| format!("{literal}:{port}"));
+            return Some((plain != authority).then_some(plain));
+        }
         let trimmed = host.strip_suffix('.').unwrap_or(host);
         if trimmed.is_empty() || trimmed.ends_with('.') {
             return None;
@@ -125,8 +132,6 @@ fn plain_authority<B>(request: &mut Request<B>) -> Result<(), Reject> {
         let untouched = trimmed.len() == host.len() && !authority.ends_with(':');
         Some((!untouched).then(|| match port {
             Some(port) => format!("{trimmed}:{port}"),
-            // Of an address in brackets only the colon goes.
-            None if authority.starts_with('[') => format!("[{trimmed}]"),
             None => trimmed.to_owned(),
         }))
     };
@@ -150,6 +155,10 @@ fn normalize_path<B>(request: &mut Request<B>, mesh: &Mesh) -> Result<(), Reject
     let uri = request.uri();
     if request.method() == Method::CONNECT || uri.path() == "*" {
         return Ok(());
+    }
+    // HTTP/1 can't even say it, and it would be a second way to write what is escaped.
+    if uri.path_and_query().is_some_and(|target| !target.as_str().is_ascii()) {
+        return Err(malformed("the path has characters that are not ASCII; they must be escaped"));
     }
     let refused = |error| Reject::because(Stage::Sanitize, Reason::MalformedRequest, error);
     let normal = normalize::path(uri.path(), mesh.path_normalization).map_err(refused)?;
@@ -330,6 +339,12 @@ mod tests {
             ("ratings:", Some("ratings")),
             ("[::1]:", Some("[::1]")),
             ("[::1]:80", Some("[::1]:80")),
+            ("[0:0:0:0:0:0:0:1]", Some("[::1]")),
+            ("[2001:DB8:0::1]:80", Some("[2001:db8::1]:80")),
+            ("[::ffff:7f00:1]:80", Some("[::ffff:127.0.0.1]:80")),
+            ("[v1.a]", None),
+            ("[a]", None),
+            ("[::1].", None),
             ("ratings..", None),
             (".", None),
             ("ratings:080", None),
@@ -346,6 +361,19 @@ mod tests {
         }
         let r = sanitized(Request::get("http://Ratings.:9080/a?b").version(Version::HTTP_2)).unwrap();
         assert_eq!(r.uri(), "http://Ratings:9080/a?b");
+    }
+
+    #[test]
+    fn an_escape_has_one_form_and_is_the_only_one() {
+        for (sent, forwarded) in [
+            ("/caf%c3%a9?q=%c3%a9", Some("/caf%C3%A9?q=%c3%a9")),
+            ("/caf%C3%A9", Some("/caf%C3%A9")),
+            ("/café", None),
+            ("/a?q=é", None),
+        ] {
+            let r = sanitized(Request::get(sent).version(Version::HTTP_2).header("host", "a"));
+            assert_eq!(r.ok().map(|r| r.uri().to_string()).as_deref(), forwarded, "{sent}");
+        }
     }
 
     #[test]

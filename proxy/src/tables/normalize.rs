@@ -44,6 +44,9 @@ impl std::error::Error for PathError {}
 /// is; BASE decodes unreserved characters, turns `\` into `/` and removes dot segments (RFC 3986 section 5.2.4);
 /// MERGE_SLASHES also makes one `/` of several; DECODE_AND_MERGE_SLASHES first decodes `%2F` and `%5C`.
 ///
+/// Unlike there, all but NONE write the digits of escapes that stay in upper case, as the control client does with the paths
+/// of policies.
+///
 /// Normalising twice changes nothing: what could still mean two things after once is refused.
 pub fn path(path: &str, normalization: PathNormalization) -> Result<Cow<'_, str>, PathError> {
     // A fragment is never sent on; the target's parser strips it as well.
@@ -172,6 +175,7 @@ fn is_normal(path: &[u8], merge: bool) -> bool {
 }
 
 /// Decodes escapes of unreserved characters (RFC 3986 section 2.3) and turns `\` into `/`; escaped slashes too if asked.
+/// Escapes that stay have upper-case digits (section 6.2.2.1).
 fn decode(path: &str, slashes: bool) -> Result<String, PathError> {
     let mut decoded = String::with_capacity(path.len());
     let mut rest = path;
@@ -193,7 +197,7 @@ fn decode(path: &str, slashes: bool) -> Result<String, PathError> {
             }
             b'/' | b'\\' if slashes => decoded.push('/'),
             0..=0x1f | 0x7f => return Err(PathError::ControlCharacter),
-            _ => decoded.push_str(escape),
+            _ => decoded.extend(escape.chars().map(|digit| digit.to_ascii_uppercase())),
         }
         rest = &tail[3..];
     }
@@ -255,14 +259,14 @@ mod tests {
         ["/app/", "/app/", "/app/", "/app/", "/app/"],
         ["/app/../admin", "/app/../admin", "/admin", "/admin", "/admin"],
         ["/app//", "/app//", "/app//", "/app/", "/app/"],
-        ["/app/%2f", "/app/%2f", "/app/%2f", "/app/%2f", "/app/"],
-        ["/app%2f/", "/app%2f/", "/app%2f/", "/app%2f/", "/app/"],
+        ["/app/%2f", "/app/%2f", "/app/%2F", "/app/%2F", "/app/"],
+        ["/app%2f/", "/app%2f/", "/app%2F/", "/app%2F/", "/app/"],
         ["/xyz%30..//abc", "/xyz%30..//abc", "/xyz0..//abc", "/xyz0../abc", "/xyz0../abc"],
         ["/app/%2E./admin", "/app/%2E./admin", "/admin", "/admin", "/admin"],
         ["/app\\admin", "/app\\admin", "/app/admin", "/app/admin", "/app/admin"],
         ["/app/\\/\\/\\admin", "/app/\\/\\/\\admin", "/app//////admin", "/app/admin", "/app/admin"],
-        ["/%2Fapp%5cadmin", "/%2Fapp%5cadmin", "/%2Fapp%5cadmin", "/%2Fapp%5cadmin", "/app/admin"],
-        ["/%5Capp%2f%2e%2e%2fx", "/%5Capp%2f%2e%2e%2fx", "/%5Capp%2f..%2fx", "/%5Capp%2f..%2fx", "/x"],
+        ["/%2Fapp%5cadmin", "/%2Fapp%5cadmin", "/%2Fapp%5Cadmin", "/%2Fapp%5Cadmin", "/app/admin"],
+        ["/%5Capp%2f%2e%2e%2fx", "/%5Capp%2f%2e%2e%2fx", "/%5Capp%2F..%2Fx", "/%5Capp%2F..%2Fx", "/x"],
         ["/app//../admin", "/app//../admin", "/app/admin", "/app/admin", "/app/admin"],
         ["/app//../../admin", "/app//../../admin", "/admin", "/admin", "/admin"],
         ["/../..", "/../..", "/", "/", "/"],
@@ -274,7 +278,8 @@ mod tests {
             "/%252e%252e/admin",
             "/%252e%252e/admin",
         ],
-        ["/%c0%ae/admin", "/%c0%ae/admin", "/%c0%ae/admin", "/%c0%ae/admin", "/%c0%ae/admin"],
+        ["/%c0%ae/admin", "/%c0%ae/admin", "/%C0%AE/admin", "/%C0%AE/admin", "/%C0%AE/admin"],
+        ["/caf%c3%a9", "/caf%c3%a9", "/caf%C3%A9", "/caf%C3%A9", "/caf%C3%A9"],
         ["/.../..;/a;b=c", "/.../..;/a;b=c", "/.../..;/a;b=c", "/.../..;/a;b=c", "/.../..;/a;b=c"],
         ["*", "*", "*", "*", "*"],
     ];
@@ -289,9 +294,9 @@ mod tests {
         "/%25c1%259cadmin",
         "/%252e%252e/admin",
         "/%252e%252e%252fadmin",
-        "/%c1%9cadmin",
-        "/%c0%ae%c0%ae/admin",
-        "/%c0%afadmin",
+        "/%C1%9Cadmin",
+        "/%C0%AE%C0%AE/admin",
+        "/%C0%AFadmin",
         "/.../admin",
         "/..../admin",
         "/..;/admin",
@@ -325,7 +330,7 @@ mod tests {
                     _ if byte.is_ascii_alphanumeric() => format!("/app/{}", char::from(byte)),
                     b'/' | b'\\' if slashes => "/app/".to_owned(),
                     0x7f => continue,
-                    _ => sent.clone(),
+                    _ => upper.clone(),
                 };
                 assert_eq!(path(sent, normalization).as_deref(), Ok(&*expected), "{sent}");
             }

@@ -215,3 +215,23 @@ fn custom_policies_name_providers_that_can_be_asked() {
         assert_eq!(known, index.map(|index| index < 2), "{name}");
     }
 }
+
+#[test]
+fn escapes_in_paths_have_the_form_that_requests_get() {
+    let policy = "{rules: [{to: [{operation: {paths: ['/caf%c3%a9', '/a%2fb*'], notPaths: ['*%c3%a9', '/%c3/{*}']}}]}]}";
+    let paths = |normalization: &str| {
+        let settings = object(
+            "MeshSettings",
+            "m",
+            &format!("{{pathNormalization: {{normalization: {normalization}}}}}"),
+        );
+        let snapshot = clean(&(settings + &object("AuthorizationPolicy", "a", policy)));
+        let condition = &snapshot.policy.authorization[0].rules[0].to[0][0];
+        let all = condition.values.iter().chain(&condition.not_values);
+        all.map(|value| format!("{value:?}")).collect::<Vec<_>>().join(" ")
+    };
+    let written = r#"Exact("/caf%c3%a9") Prefix("/a%2fb") Suffix("%c3%a9") PathTemplate("/%c3/{*}")"#;
+    assert_eq!(paths("NONE"), written);
+    let upper = r#"Exact("/caf%C3%A9") Prefix("/a%2Fb") Suffix("%C3%A9") PathTemplate("/%C3/{*}")"#;
+    assert_eq!(paths("BASE"), upper);
+}

@@ -129,6 +129,7 @@ fn value(meta: &Meta, at: At<'_>, attribute: &Attribute) -> Option<ValueMatch> {
         Attribute::SourceServiceAccount => service_account(meta, at, text).map(ValueMatch::Exact),
         Attribute::Method => Some(method(at, &text)),
         Attribute::Path => path(at, text),
+        Attribute::Host => Some(string_match(&text::plain_literal(&text))),
         _ => Some(string_match(&text)),
     }
 }
@@ -259,7 +260,7 @@ spec:
     - source:
         principals: ["principal", "prefix-*", "*-suffix", "*"]
         namespaces: ["ns", "ns-*"]
-        ipBlocks: ["1.2.3.4", "5.6.0.0/16"]
+        ipBlocks: ["1.2.3.4", "5.6.0.0/16", "::ffff:10.0.0.0/104", "::ffff:1.2.3.4", "2001:db8::/32"]
         notPrincipals: ["not"]
     - source: {serviceAccounts: ["my-ns/my-sa", "sa-only"]}
     to:
@@ -292,7 +293,9 @@ spec:
             }
         );
         assert_eq!(rule.from[0][1].values, [exact("ns"), ValueMatch::Glob("ns-*".into())]);
-        assert_eq!(rule.from[0][2].values[0], ValueMatch::Cidr("1.2.3.4/32".parse().unwrap()));
+        let net = |text: &str| ValueMatch::Cidr(text.parse().unwrap());
+        let nets = ["1.2.3.4/32", "5.6.0.0/16", "10.0.0.0/8", "1.2.3.4/32", "2001:db8::/32"];
+        assert_eq!(rule.from[0][2].values, nets.map(net));
         assert_eq!(rule.from[1][0].values, [exact("my-ns/my-sa"), exact("foo/sa-only")]);
         assert_eq!(rule.to[0][1].values, [ValueMatch::Port(80)]);
         assert_eq!(rule.to[0][2].field, "to.notMethods");
