@@ -50,6 +50,7 @@ pub(crate) fn warnings(in_force: &Objects) -> Vec<Diagnostic> {
         warnings.extend(found.selects_nobody(item));
     }
     warnings.extend(found.beside_http());
+    warnings.extend(in_force.values().filter_map(|each| found.is_nowhere(&each.object)));
     warnings
 }
 
@@ -135,6 +136,7 @@ impl<'a> Found<'a> {
                     root_namespace = &settings.root_namespace;
                     http_providers = settings.providers.iter().filter_map(by_http).collect();
                 }
+                Resource::PeerAuthentication(_) => {}
                 _ => places.add(object),
             }
         }
@@ -215,6 +217,23 @@ impl<'a> Found<'a> {
             }
             _ => Vec::new(),
         }
+    }
+
+    /// A policy in a namespace of nobody, as one whose name is misspelt.
+    fn is_nowhere(&self, object: &Object) -> Option<Diagnostic> {
+        let namespace = &*object.meta.namespace;
+        let is_policy = matches!(
+            object.resource,
+            Resource::AuthorizationPolicy(_)
+                | Resource::PeerAuthentication(_)
+                | Resource::RequestAuthentication(_)
+                | Resource::RateLimit(_)
+        );
+        if !is_policy || namespace == self.root_namespace || !self.places.is_empty(namespace) {
+            return None;
+        }
+        let message = format!("nothing else that is here is in namespace {namespace}, so this is for nobody");
+        Some(object.diagnostic(Severity::Warning, "metadata.namespace", 0, message))
     }
 
     fn selects_nobody(&self, item: &Item<'_>) -> Option<Diagnostic> {

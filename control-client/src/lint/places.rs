@@ -18,6 +18,8 @@ pub(super) struct Places<'a> {
     by_selector: HashMap<[&'a str; 3], Vec<usize>>,
     /// Namespaces of which Pods are here.
     with_pods: BTreeSet<&'a str>,
+    /// Namespaces in which something is that policies can be for, or that are here themselves.
+    inhabited: BTreeSet<&'a str>,
 }
 
 struct Workload<'a> {
@@ -30,6 +32,7 @@ impl<'a> Places<'a> {
     pub(super) fn add(&mut self, object: &'a Object) {
         let namespace = &*object.meta.namespace;
         let own = object.meta.labels.iter();
+        self.inhabited.insert(if object.meta.kind == "Namespace" { &object.meta.name } else { namespace });
         match &object.resource {
             Resource::Pod(pod) => {
                 self.with_pods.insert(namespace);
@@ -62,6 +65,11 @@ impl<'a> Places<'a> {
             self.by_label.entry([namespace, key, value]).or_default().push(self.workloads.len());
         }
         self.workloads.push(Workload { labels, ports });
+    }
+
+    /// Whether nothing of a namespace is here, though something of others is.
+    pub(super) fn is_empty(&self, namespace: &str) -> bool {
+        !self.inhabited.is_empty() && !self.inhabited.contains(namespace)
     }
 
     /// Whether nobody has these labels; said only of a namespace of which Pods are here: else what runs there is made by

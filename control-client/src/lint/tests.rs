@@ -115,6 +115,25 @@ fn what_is_not_certain_is_not_said() {
 }
 
 #[test]
+fn a_policy_in_a_namespace_of_nobody() {
+    let service = |namespace: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: a, namespace: {namespace}}}\nspec: {{ports: [{{port: 80}}]}}\n---\n"
+        )
+    };
+    let policy = policy("p", "  rules: [{}]");
+    let warned = |yaml: &str| warned(&(yaml.to_owned() + &policy));
+    assert_eq!(warned(&service("foo")), [""; 0]);
+    let found = warned(&service("fooo"));
+    assert!(
+        found[0].contains("metadata.namespace: nothing else that is here is in namespace foo"),
+        "{found:?}"
+    );
+    assert_eq!(warned("apiVersion: v1\nkind: Namespace\nmetadata: {name: foo}\n---\n"), [""; 0]);
+    assert_eq!(warned(""), [""; 0], "nothing at all is known");
+}
+
+#[test]
 fn selectors_and_ports_of_nobody() {
     const CLUSTER: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: a-1, namespace: foo, labels: {app: a}}\nspec: {serviceAccountName: a}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: foo}\nspec: {selector: {app: a}, ports: [{port: 80, targetPort: 8080}]}\n---\n";
     let of = |label: &str, port: &str| {
