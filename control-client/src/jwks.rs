@@ -1,5 +1,7 @@
 //! Key sets of issuers (RFC 7517): bytes that nobody vouches for, to keys that can verify tokens.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fips::jws::{Algorithm, Curve, KeyRefused, VerifyingKey};
@@ -52,7 +54,7 @@ impl std::fmt::Display for LeftOut {
 #[derive(Debug, Clone, PartialEq)]
 struct Key {
     id: Option<Box<str>>,
-    key: std::sync::Arc<VerifyingKey>,
+    key: Arc<VerifyingKey>,
 }
 
 /// A key as written. What it says beside (`x5u`, `x5c`, ..) is not looked at.
@@ -115,12 +117,17 @@ impl KeySet {
         self.keys.is_empty()
     }
 
+    /// Whether a key is one of the set.
+    pub fn holds(&self, key: &Arc<VerifyingKey>) -> bool {
+        self.keys.iter().any(|each| Arc::ptr_eq(&each.key, key) || each.key == *key)
+    }
+
     /// The keys that a token with this `kid` and `alg` may be signed with: a key without an id stands for any.
     pub fn candidates(
         &self,
         id: Option<&str>,
         algorithm: Algorithm,
-    ) -> impl Iterator<Item = &std::sync::Arc<VerifyingKey>> {
+    ) -> impl Iterator<Item = &Arc<VerifyingKey>> {
         let fits = move |key: &&Key| match (id, &key.id) {
             (Some(wanted), Some(id)) => **id == *wanted,
             _ => true,

@@ -517,6 +517,7 @@ impl Shared {
                 Rc::clone(&shard),
                 draining.clone(),
                 self.identity.clone(),
+                Arc::clone(&self.keys),
                 Rc::clone(&upstream),
                 max_connection_duration,
             ),

@@ -24,6 +24,7 @@ use crate::decision::Reason;
 use crate::drain::{DrainSignal, DrainWatch};
 use crate::generation::Held;
 use crate::identity::{Identity, Proof};
+use crate::jwks::Store;
 use crate::peer::Peer;
 use crate::telemetry::{Record, Shard};
 use crate::upstream::Upstream;
@@ -34,6 +35,8 @@ pub struct Live {
     draining: DrainSignal,
     /// Says who is believed.
     identity: Option<Arc<Identity>>,
+    /// Proves end users.
+    keys: Arc<Store>,
     upstream: Rc<Upstream>,
     /// Longest life of an HTTP connection.
     max_duration: Option<Duration>,
@@ -44,6 +47,8 @@ pub struct Live {
     /// When the next connection of now is old enough, or its caller's certificate has expired (seconds since the epoch).
     next_old: Cell<Option<Instant>>,
     next_expiry: Cell<Option<i64>>,
+    /// End users have to be asked about again, though the policy has not changed.
+    keys_moved: Cell<bool>,
     /// Something came that does not wait for the next change.
     again: Notify,
 }
@@ -77,6 +82,7 @@ impl Live {
         shard: Rc<Shard>,
         draining: DrainSignal,
         identity: Option<Arc<Identity>>,
+        keys: Arc<Store>,
         upstream: Rc<Upstream>,
         max_duration: Duration,
     ) -> Rc<Self> {
@@ -84,6 +90,7 @@ impl Live {
             shard,
             draining,
             identity,
+            keys,
             upstream,
             max_duration: (!max_duration.is_zero()).then_some(max_duration),
             next_old: Cell::new(None),
@@ -91,6 +98,7 @@ impl Live {
             connections: RefCell::default(),
             places: RefCell::default(),
             number: Cell::new(0),
+            keys_moved: Cell::new(false),
             again: Notify::new(),
         })
     }
@@ -159,6 +167,11 @@ impl Live {
         }
         connection.busy.set(connection.busy.get() + 1);
         let slot = Slot::new(Rc::clone(connection), held, asked);
+        if slot.user(held, &self.keys).is_err() {
+            // The keys have changed since its user's token was verified.
+            self.keys_moved.set(true);
+            self.again.notify_one();
+        }
         if let Some(until) = slot.user_until() {
             self.expects_expiry(until);
         }

@@ -129,6 +129,11 @@ impl Issuer {
         self.published.keys.lock().unwrap().push(self.jwk());
     }
 
+    /// Publishes a key no longer.
+    pub fn withdraw(&self, key_id: &str) {
+        self.published.keys.lock().unwrap().retain(|key| key["kid"] != key_id);
+    }
+
     /// The public half of the key that it signs by.
     pub fn jwk(&self) -> Value {
         let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);

@@ -491,6 +491,64 @@ spec:
     assert_eq!(provider.connections(), 1, "and over one connection");
 }
 
+/// Whoever matches what is forwarded is asked about it, and so is who matched it as it came.
+#[tokio::test]
+async fn a_provider_is_asked_about_what_another_made_of_the_request() {
+    const POLICIES: &str = "
+apiVersion: writ.dev/v1alpha1
+kind: MeshSettings
+metadata: {name: mesh}
+spec:
+  extensionProviders:
+  - {name: authz, envoyExtAuthzGrpc: {service: authz.bookinfo.svc.cluster.local, port: 9080}}
+  - name: second
+    envoyExtAuthzGrpc:
+      service: second.bookinfo.svc.cluster.local
+      port: 9080
+      includeRequestBodyInCheck: {maxRequestBytes: 100}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: gold, namespace: bookinfo}
+spec:
+  selector: {matchLabels: {app: ratings}}
+  action: CUSTOM
+  provider: {name: second}
+  rules: [{when: [{key: 'request.headers[x-tier]', values: [gold]}]}]
+";
+    let app = App::echo().await;
+    let tier = std::sync::Arc::new(std::sync::Mutex::new("gold"));
+    let given = std::sync::Arc::clone(&tier);
+    let first = App::grpc(move |_| {
+        ok().message(3, Message::default().message(2, header("x-tier", &given.lock().unwrap())))
+    })
+    .await;
+    let second = App::grpc(|_| denied(403, "not for gold")).await;
+    let mesh = World::new()
+        .server(Server::new("ratings", &app))
+        .server(Server::new("authz", &first).without_sidecar())
+        .server(Server::new("second", &second).without_sidecar())
+        .policy(POLICIES)
+        .policy(ASK)
+        .start()
+        .await;
+    let mut client = mesh.client().await;
+    let post = "POST /asked/made HTTP/1.1\r\nHost: ratings:9080\r\nContent-Length: 4\r\n\r\nbody";
+    client.send(post).await;
+    assert_eq!(client.reply().await.status, 403);
+    assert_eq!(protobuf::text(protobuf::question(&second.only()), &[1, 4, 2, 11]), "body");
+    *tier.lock().unwrap() = "silver";
+    let mut client = mesh.client().await;
+    assert_eq!(client.get("/asked/silver", "").await.status, 200);
+    assert_eq!(client.get("/asked/came", "X-Tier: gold\r\n").await.status, 403, "not evaded by an edit");
+    assert_eq!(second.requests(), 2);
+    let records = mesh.stop().await;
+    assert_eq!(
+        records.of("inbound", "/asked/made").decision(),
+        "deny at consult: provider-denied by AuthorizationPolicy bookinfo/gold rule 0"
+    );
+}
+
 #[tokio::test]
 async fn an_opaque_connection_is_asked_about_by_who_its_peer_is() {
     const OPAQUE: &str = "

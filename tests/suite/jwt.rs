@@ -1,15 +1,13 @@
 //! End users, by tokens of an issuer that proxies ask for its keys over TLS: over mutual TLS, with what records say.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fips::jws::Algorithm;
 use serde_json::{Value, json};
-use tests::{App, Client, H2Client, Issuer, Mesh, Record, Reply, Server, World, request};
+use tests::{App, Client, Issuer, Mesh, Record, Reply, Server, World};
 
 /// productpage may call for anyone; `/ratings/*` is for users of the issuer, `/admin` for those of a group.
-fn policies(issuer: &Issuer, more: &str) -> String {
+pub(crate) fn policies(issuer: &Issuer, more: &str) -> String {
     format!(
         "
 apiVersion: security.istio.io/v1
@@ -42,7 +40,7 @@ spec:
     )
 }
 
-async fn mesh(app: &App, issuer: &Issuer, more: &str) -> Mesh {
+pub(crate) async fn mesh(app: &App, issuer: &Issuer, more: &str) -> Mesh {
     let server = Server::new("ratings", app);
     World::new().server(server).issuer(issuer).policy(&policies(issuer, more)).start().await
 }
@@ -357,36 +355,4 @@ async fn plaintext_callers_have_users_too() {
     assert_eq!(reply.status, 200);
     let records = mesh.stop().await;
     assert!(records.of("inbound", "/open").check("user-authentication").starts_with("pass jwt-verified"));
-}
-
-/// A stream outlives nobody's token: what its user began ends with it, and what another user began goes on.
-#[tokio::test]
-async fn what_a_user_began_ends_with_the_token() {
-    let (app, issuer) = (App::streaming().await, Issuer::start(Algorithm::Es256).await);
-    let mesh = mesh(&app, &issuer, "").await;
-    let client = H2Client::connect(mesh.entrance).await;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
-    let open = async |path, expires: i64| {
-        let token = issuer.token(&with(issuer.claims(), "exp", expires));
-        let mut head = request("POST", path, ());
-        head.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
-        let mut stream = client.open(head).await;
-        stream.send("one").await;
-        assert_eq!(stream.data().await.unwrap(), "one");
-        stream
-    };
-    let mut long = open("/ratings/long", now + 600).await;
-    // In force for as long as clocks may differ.
-    let mut brief = open("/ratings/brief", now + 3 - proxy::jwt::CLOCK_SKEW).await;
-    assert!(brief.is_reset().await);
-    let of_brief = |record: &Record| record.side() == "inbound" && record.path() == "/ratings/brief";
-    let record = mesh.record("the inbound record", of_brief).await;
-    assert_eq!(record.ended(), "credential-expired at relay", "{record:?}");
-    assert!(record.decision().starts_with("allow at authorize: matched-allow"), "{record:?}");
-    long.send("two").await;
-    assert_eq!(long.data().await.unwrap(), "two");
-    long.finish();
-    assert!(!long.is_reset().await);
-    let records = mesh.stop().await;
-    assert_eq!(records.pair("/ratings/long").1.ended(), "complete at relay");
 }

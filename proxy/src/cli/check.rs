@@ -196,8 +196,9 @@ mod tests {
         assert!(lines[0].starts_with(
             "<memory>:4: error: PeerAuthentication default/p: spec.mtls.mode: unknown value `X`"
         ));
-        assert_eq!(lines[1], "kinds that are not read: 1 Deployment.apps");
-        assert!(lines[2].starts_with("1 object, 1 error, 0 warnings; policy sha256:"), "{text}");
+        assert!(lines[1].starts_with("1 object with errors: a running proxy keeps"), "{text}");
+        assert_eq!(lines[2], "kinds that are not read: 1 Deployment.apps");
+        assert!(lines[3].starts_with("1 object, 1 error, 0 warnings; policy sha256:"), "{text}");
         assert!(to_text(&loaded(), true).contains("\x1b[1;31merror:\x1b[0m PeerAuthentication"));
     }
 

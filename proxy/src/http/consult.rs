@@ -16,7 +16,8 @@ use crate::tables::{Consultations, ProviderPhase, UserAttributes};
 use crate::telemetry::Record;
 use crate::worker::Worker;
 
-/// Asks everyone who has to be asked in a phase. True: the request's headers or query are others now.
+/// Asks everyone who has to be asked in a phase: of the request as it came, or of what somebody who was asked made of it. True:
+/// its headers or query are others now.
 pub async fn request(
     phase: ProviderPhase,
     line: &Line,
@@ -25,18 +26,19 @@ pub async fn request(
     request: &mut Request<Body>,
     record: &mut Record,
 ) -> Result<bool, Reject> {
-    let consultations = consultations(phase, &line.peer, user, held, request, record);
+    let mut consultations = consultations(phase, &line.peer, user, held, request, record);
     if consultations.is_empty() {
         return Ok(false);
     }
-    let beginning = body(&consultations, held, request, &line.worker).await.inspect_err(|reject| {
+    let mut beginning = body(&consultations, held, request, &line.worker).await.inspect_err(|reject| {
         stages::charge_consultation(record, consultations.first(), reject);
     })?;
     let caller = Caller { peer: &line.peer, user };
-    let mut changed = false;
-    for consultation in &consultations {
+    let (mut changed, mut asked) = (false, 0);
+    while let Some(&consultation) = consultations.get(asked) {
+        asked += 1;
         let provider = held.tables.provider(consultation.provider);
-        let body = provider.body.map(|limit| {
+        let shown_body = provider.body.map(|limit| {
             let end = beginning.bytes.len().min(limit.max_bytes as usize);
             beginning.bytes.slice(..end)
         });
@@ -47,14 +49,29 @@ pub async fn request(
             version: request.version(),
             authority: sanitize::authority(request),
             headers: request.headers(),
-            body: body.as_ref(),
+            body: shown_body.as_ref(),
             size,
         };
-        let said = consult::ask(&line.worker, provider, consultation, caller, Some(shown), record).await;
+        let said = consult::ask(&line.worker, provider, &consultation, caller, Some(shown), record).await;
         match said.and_then(|said| take(said, request, record)) {
-            Ok(edited) => changed |= edited,
+            Ok(false) => {}
+            Ok(true) => {
+                changed = true;
+                let known = consultations.len();
+                let now = self::consultations(phase, &line.peer, user, held, request, record);
+                let more = now
+                    .into_iter()
+                    .filter(|each| consultations.iter().all(|known| known.provider != each.provider));
+                consultations.extend(more.collect::<Consultations>());
+                if consultations.len() > known {
+                    beginning =
+                        body(&consultations, held, request, &line.worker).await.inspect_err(|reject| {
+                            stages::charge_consultation(record, consultations.get(known), reject);
+                        })?;
+                }
+            }
             Err(reject) => {
-                stages::charge_consultation(record, Some(consultation), &reject);
+                stages::charge_consultation(record, Some(&consultation), &reject);
                 return Err(reject);
             }
         }

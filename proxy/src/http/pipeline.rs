@@ -4,7 +4,6 @@ use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use ::http::{Method, Request, Response, StatusCode};
 
@@ -20,7 +19,7 @@ use crate::clock;
 use crate::decision::{PolicyRef, Reason, Stage};
 use crate::error::Reject;
 use crate::generation::Held;
-use crate::jwt::{self, Outcome, Tokens};
+use crate::jwt::{Outcome, Tokens, Verified};
 use crate::live::{self, Asked, Kept, Place};
 use crate::memory::{Memory, Splits};
 use crate::peer::Peer;
@@ -51,7 +50,7 @@ pub type Answer = Pin<Box<dyn Future<Output = Response<RecordedBody>>>>;
 /// Where a request goes, as decided.
 pub enum Chosen<'t> {
     /// The local application, for this end user.
-    Application(Application, Option<Arc<UserAttributes>>),
+    Application(Application, Option<Rc<Verified>>),
     /// A backend of a service, by a rule's choice or by default.
     Backend(&'t tables::Backend, Option<Choice<'t>>),
     /// An address as it is: a pod's own, or one that no service owns.
@@ -62,7 +61,7 @@ impl Chosen<'_> {
     /// The end user, where that is known.
     pub fn user(&self) -> Option<&UserAttributes> {
         match self {
-            Self::Application(_, user) => user.as_deref(),
+            Self::Application(_, user) => user.as_deref().map(|user| &*user.attributes),
             Self::Backend(..) | Self::Address(_) => None,
         }
     }
@@ -439,8 +438,8 @@ fn inbound<'t>(
     memory: &Memory,
 ) -> Result<Chosen<'t>, Reject> {
     let user = stages::authenticate(record, user)?;
-    let user = user.map(|user| Arc::clone(&user.attributes));
-    authorize(peer, held, user.as_deref(), request, record, memory)?;
+    let attributes = user.as_deref().map(|user| &*user.attributes);
+    authorize(peer, held, attributes, request, record, memory)?;
     if request.method() == Method::CONNECT {
         return Err(Reject::because(Stage::Route, Reason::NoRoute, "CONNECT to a workload"));
     }
@@ -482,10 +481,8 @@ pub fn attributes<'r>(
 fn asked_of(chosen: &Chosen<'_>, held: &Held, request: &Request<Body>, record: &Record) -> Asked {
     match *chosen {
         Chosen::Application(_, ref user) => {
-            let attributes = attributes(request, record, user.as_deref());
-            let expires = record.user.as_ref().and_then(|user| user.expires);
-            let user_until = expires.map(jwt::honoured_until);
-            Asked::Request(Kept { user: user.clone(), user_until, ..kept(&attributes, held, record) })
+            let attributes = attributes(request, record, chosen.user());
+            Asked::Request(Kept { user: user.clone(), ..kept(&attributes, held, record) })
         }
         // No service owns it, unless it is a workload's own.
         Chosen::Address(address) if record.decision.reason == Reason::NoPolicy => Asked::Outside(address),
@@ -508,7 +505,7 @@ fn kept(attributes: &RequestAttributes<'_>, held: &Held, record: &Record) -> Kep
         remote_ip: attributes.remote_ip,
         forwarders: Rc::clone(&held.forwarders),
         user: None,
-        user_until: None,
+        asks_users: !held.tables.authentication().rules.is_empty(),
         custom: held.custom.clone(),
     }
 }

@@ -43,8 +43,10 @@ pub struct Options {
 /// Every set that some rule names.
 pub struct Store {
     sets: ArcSwap<Sets>,
-    /// The sets are others now.
+    /// Other sets are to be kept now.
     changed: Notify,
+    /// Counts changes of keys.
+    moved: watch::Sender<u64>,
     fetcher: Fetcher,
     started: Instant,
 }
@@ -91,6 +93,7 @@ impl Store {
         Arc::new(Self {
             sets: ArcSwap::default(),
             changed: Notify::new(),
+            moved: watch::Sender::new(0),
             fetcher: Fetcher::new(options),
             started: Instant::now(),
         })
@@ -111,6 +114,16 @@ impl Store {
     /// The keys of a set as they are now.
     pub fn keys(&self, source: &RemoteKeys) -> Option<Arc<KeySet>> {
         self.sets.load().get(source)?.keys.load_full()
+    }
+
+    /// Whether a set was asked for once, with or without success: until then nobody knows what its keys are.
+    pub fn was_asked_for(&self, source: &RemoteKeys) -> bool {
+        self.sets.load().get(source).is_some_and(|cell| *cell.ended.borrow() > 0)
+    }
+
+    /// Tells of each change of keys, and of the end of each set's first fetch.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.moved.subscribe()
     }
 
     /// Why the last fetch of a set failed, if it did.
@@ -202,8 +215,9 @@ impl Store {
         cell.fetching.store(true, Ordering::Release);
         let fetched = self.fetcher.keys(&cell.source).await;
         let ok = fetched.is_ok();
+        let mut moved = *cell.ended.borrow() == 0;
         match fetched {
-            Ok(keys) => cell.take(keys),
+            Ok(keys) => moved |= cell.take(keys),
             Err(problem) => {
                 let kept = if cell.keys.load().is_some() { "; the last good ones stay in use" } else { "" };
                 let Problem { failure, detail } = &problem;
@@ -214,6 +228,9 @@ impl Store {
         }
         cell.fetching.store(false, Ordering::Release);
         cell.ended.send_modify(|ended| *ended += 1);
+        if moved {
+            self.moved.send_modify(|moved| *moved += 1);
+        }
         ok
     }
 }
@@ -234,13 +251,14 @@ impl Cell {
         })
     }
 
-    /// The same set again is no other one: tokens that it verified need not be verified again.
-    fn take(&self, keys: KeySet) {
+    /// The same set again is no other one: tokens that it verified need not be verified again. True: it is another.
+    fn take(&self, keys: KeySet) -> bool {
         self.problem.store(None);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.fetched.store(now.as_secs(), Ordering::Relaxed);
         self.fetches.fetch_add(1, Ordering::Relaxed);
-        if self.keys.load().as_deref() != Some(&keys) {
+        let other = self.keys.load().as_deref() != Some(&keys);
+        if other {
             tracing::info!(keys = %self.source.location, number = keys.len(), "keys of an issuer are new");
             for key in &keys.left_out {
                 if fips::required() && matches!(key.why, Unusable::NotApproved(_)) {
@@ -251,6 +269,7 @@ impl Cell {
             }
             self.keys.store(Some(Arc::new(keys)));
         }
+        other
     }
 
     fn failed(&self, problem: Problem) {

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use control_client::jwks::KeySet;
+use fips::jws::VerifyingKey;
 use foldhash::quality::RandomState;
 use http::{HeaderName, HeaderValue};
 use smallvec::SmallVec;
@@ -22,6 +23,8 @@ pub struct Verified {
     pub attributes: Arc<UserAttributes>,
     /// As records show it, with the time until which it is valid.
     pub evidence: Rc<UserEvidence>,
+    /// The key that signed it.
+    pub(super) key: Arc<VerifyingKey>,
     token: Rc<str>,
     expires: Option<i64>,
     not_before: Option<i64>,
@@ -93,12 +96,12 @@ impl Cache {
         }
     }
 
-    /// Remembers that a rule verified a token.
+    /// Remembers that a rule verified a token by one of its keys.
     pub fn keep(
         &mut self,
         token: &str,
         rule: &TokenRule,
-        keys: &Arc<KeySet>,
+        (keys, key): (&Arc<KeySet>, &Arc<VerifyingKey>),
         claims: Claims,
         outputs: Outputs,
     ) -> (Rc<Verified>, Outputs) {
@@ -109,7 +112,7 @@ impl Cache {
             entry.by.push(by);
             return (Rc::clone(&entry.verified), outputs);
         }
-        let verified = Rc::new(Verified::new(token, claims));
+        let verified = Rc::new(Verified::new(token, key, claims));
         let entry = Entry { verified: Rc::clone(&verified), by: SmallVec::from_iter([by]) };
         self.put(Rc::clone(&verified.token), entry);
         (verified, outputs)
@@ -125,7 +128,7 @@ impl Cache {
 }
 
 impl Verified {
-    fn new(token: &str, claims: Claims) -> Self {
+    fn new(token: &str, key: &Arc<VerifyingKey>, claims: Claims) -> Self {
         let evidence = UserEvidence {
             issuer: claims.issuer.as_str().into(),
             subject: claims.subject.as_str().into(),
@@ -133,6 +136,7 @@ impl Verified {
         };
         Self {
             evidence: Rc::new(evidence),
+            key: Arc::clone(key),
             token: token.into(),
             expires: claims.expires,
             not_before: claims.not_before,
@@ -149,6 +153,11 @@ impl Verified {
     /// The token itself.
     pub fn token(&self) -> &str {
         &self.token
+    }
+
+    /// Until when it counts, seconds since the epoch.
+    pub fn honoured_until(&self) -> Option<i64> {
+        self.expires.map(super::token::honoured_until)
     }
 
     fn valid_at(&self, now: i64) -> bool {

@@ -7,6 +7,7 @@ mod cache;
 mod json;
 mod output;
 mod place;
+mod standing;
 mod token;
 
 use std::borrow::Cow;
@@ -15,11 +16,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use control_client::jwks::KeySet;
+use fips::jws::VerifyingKey;
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
 use http::{HeaderMap, Method, Request};
 
 pub use cache::Verified;
-pub use token::{CLOCK_SKEW, MAX_BYTES, honoured_until};
+pub use standing::standing;
+pub use token::{CLOCK_SKEW, MAX_BYTES};
 
 use cache::{Cache, Known, Outputs};
 use token::Token;
@@ -153,19 +156,21 @@ impl Tokens {
             return Err(Failure::OtherIssuer);
         }
         token::valid_at(token.claims.expires, token.claims.not_before, now).map_err(Failure::Invalid)?;
-        if !token.claims.is_for(&rule.audiences) {
+        if !token::is_for(&token.claims.audiences, &rule.audiences) {
             return Err(Failure::Audience);
         }
         let keys = match keys {
             Some(keys) if knows(&keys, &token) => keys,
             keys => return Err(self.key_unknown(rule, keys.is_some())),
         };
-        let mut candidates = keys.candidates(token.key_id.as_deref(), token.algorithm);
-        if !candidates.any(|key| key.verify(token.algorithm, token.signed.as_bytes(), &token.signature)) {
+        let signed = |key: &&Arc<_>| {
+            VerifyingKey::verify(key, token.algorithm, token.signed.as_bytes(), &token.signature)
+        };
+        let Some(key) = keys.candidates(token.key_id.as_deref(), token.algorithm).find(signed) else {
             return Err(Failure::Invalid("no key of its issuer made this signature".into()));
-        }
+        };
         let outputs = output::headers(rule, &token);
-        Ok(cache.keep(text, rule, &keys, token.claims, outputs))
+        Ok(cache.keep(text, rule, (&keys, key), token.claims, outputs))
     }
 
     fn key_unknown(&self, rule: &TokenRule, some_keys: bool) -> Failure {

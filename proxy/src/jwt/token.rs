@@ -106,11 +106,11 @@ impl Claims {
             },
         })
     }
+}
 
-    /// Whether it is for one of these.
-    pub fn is_for(&self, audiences: &[Box<str>]) -> bool {
-        audiences.is_empty() || self.audiences.iter().any(|own| audiences.iter().any(|each| **each == *own))
-    }
+/// Whether a token with these `aud` is for one of `audiences`.
+pub fn is_for(own: &[String], audiences: &[Box<str>]) -> bool {
+    audiences.is_empty() || own.iter().any(|own| audiences.iter().any(|each| **each == **own))
 }
 
 /// Whether `now`, in seconds since the epoch, lies in a time of validity, by clocks that differ by up to [`CLOCK_SKEW`].

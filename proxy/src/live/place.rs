@@ -17,6 +17,8 @@ use crate::decision::{CheckOutcome, Outcome, PolicyRef, Reason, Stage};
 use crate::error::Reject;
 use crate::generation::Held;
 use crate::identity::Proof;
+use crate::jwks::Store;
+use crate::jwt::{self, Verified};
 use crate::peer::Peer;
 use crate::tables::{
     self, CustomPolicies, Forwarders, HeaderNames, KeptHeaders, Reauthorization, RequestAttributes,
@@ -57,9 +59,9 @@ pub struct Kept {
     /// Whose word was believed about it.
     pub forwarders: Rc<Arc<Forwarders>>,
     /// The verified end user.
-    pub user: Option<Arc<UserAttributes>>,
-    /// Until when the end user's token counts, seconds since the epoch.
-    pub user_until: Option<i64>,
+    pub user: Option<Rc<Verified>>,
+    /// Whether it was asked who the end user is.
+    pub asks_users: bool,
     /// CUSTOM policies that it was asked about by.
     pub custom: Custom,
 }
@@ -244,8 +246,20 @@ impl Slot {
     /// Until when the end user is one, seconds since the epoch.
     pub(super) fn user_until(&self) -> Option<i64> {
         match &self.asked {
-            Asked::Request(kept) => kept.user_until,
+            Asked::Request(kept) => kept.user.as_ref()?.honoured_until(),
             Asked::Nothing | Asked::Connection(_) | Asked::Outside(_) => None,
+        }
+    }
+
+    /// Who the end user is by these rules and the keys of now.
+    pub(super) fn user(
+        &self,
+        held: &Held,
+        keys: &Store,
+    ) -> Result<Option<&UserAttributes>, (PolicyRef, Reason)> {
+        match &self.asked {
+            Asked::Request(kept) => jwt::standing(held.tables.authentication(), keys, kept.user.as_deref()),
+            Asked::Nothing | Asked::Connection(_) | Asked::Outside(_) => Ok(None),
         }
     }
 
@@ -260,6 +274,7 @@ impl Slot {
     pub(super) fn judge(
         &self,
         held: &Held,
+        keys: &Store,
         names_known: impl Fn(&Rc<Arc<HeaderNames>>) -> bool,
     ) -> Option<Ended> {
         let refused = |why, policy| Some(policy_changed(held, Some(why), policy, None));
@@ -295,7 +310,12 @@ impl Slot {
         };
         let remote_ip = kept.remote_ip_by(held.tables.forwarders(), &self.connection.peer);
         let lacks = (!names_known(&kept.names)).then_some(&**kept.names);
-        let known = tables::Kept { headers: lacks, remote_ip: remote_ip.is_some() };
+        let user = match self.user(held, keys) {
+            Ok(user) => user,
+            Err((policy, why)) => return refused(why, policy),
+        };
+        let user_known = kept.asks_users || held.tables.authentication().rules.is_empty();
+        let known = tables::Kept { headers: lacks, remote_ip: remote_ip.is_some(), user: user_known };
         let headers = kept.headers.to_map();
         let request = RequestAttributes {
             method: kept.method.as_str(),
@@ -303,7 +323,7 @@ impl Slot {
             path: &kept.path,
             headers: &headers,
             remote_ip,
-            user: kept.user.as_deref(),
+            user,
         };
         let reauthorized = match held.tables.reauthorize(&admission.remainder, &request, known) {
             Reauthorization::Allowed => {
@@ -359,17 +379,18 @@ impl Loose {
     }
 }
 
-/// The end of what belongs to somebody who is no longer believed, for this reason, and since when.
-pub(super) fn disbelieved(held: &Held, why: Reason, after: Duration) -> Ended {
+/// The end of what belongs to somebody who is no longer believed: for this reason, by this policy, and since when.
+pub(super) fn disbelieved(held: &Held, why: Reason, policy: PolicyRef, after: Duration) -> Ended {
     let config = Arc::clone(&held.config);
-    let cut = Cut { config, policy: PolicyRef::NONE, why: Some(why), after };
+    let cut = Cut { config, policy, why: Some(why), after };
     Ended { reason: ends_as(why), detail: None, cut: Some(Box::new(cut)) }
 }
 
 /// How a request ends whose caller or server is no longer believed.
 pub(super) fn ends_as(why: Reason) -> Reason {
     match why {
-        Reason::Expired => Reason::CredentialExpired,
+        // An end user has nothing but the token.
+        Reason::Expired | Reason::JwtInvalid | Reason::JwtAudience => Reason::CredentialExpired,
         _ => Reason::CertificateRevoked,
     }
 }

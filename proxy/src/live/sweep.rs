@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::place::{Slot, disbelieved, ends_as};
 use super::{Connection, Live};
 use crate::clock::now;
-use crate::decision::Reason;
+use crate::decision::{PolicyRef, Reason};
 use crate::drain::Word;
 use crate::generation::Held;
 use crate::identity::Proof;
@@ -31,15 +31,21 @@ impl Live {
     pub async fn run(self: Rc<Self>, mut moved: watch::Receiver<u64>, current: impl Fn() -> Rc<Held>) {
         self.number.set(current().number);
         let mut trust = self.identity.as_ref().map(|identity| identity.subscribe_trust());
+        let mut keys = self.keys.watch();
         loop {
             tokio::select! {
                 changed = moved.changed() => if changed.is_err() { return },
                 () = moved_trust(&mut trust) => {}
+                changed = keys.changed() => match changed {
+                    Ok(()) => self.keys_moved.set(true),
+                    Err(_) => return,
+                },
                 () = self.again.notified() => {}
                 () = tokio::time::sleep(TICK) => if !self.is_due() { continue },
             }
             let mut round = Round::begin(&self, current());
             self.sweep_connections(&round).await;
+            round.keys_moved = self.keys_moved.take();
             round.sent = self.upstream.disbelieve(|proof| round.doubt(proof).map(ends_as));
             self.sweep_places(round, &mut moved, &current).await;
         }
@@ -121,7 +127,8 @@ impl Live {
             asked += u64::from(self.ask(at, &round));
             if pace.breathe().await && moved.has_changed().unwrap_or_default() {
                 moved.borrow_and_update();
-                round = Round { sent: round.sent, ..Round::begin(self, current()) };
+                let Round { sent, keys_moved, .. } = round;
+                round = Round { sent, keys_moved, ..Round::begin(self, current()) };
                 size = self.places.borrow().capacity();
                 (at, left) = (at.min(size), size);
             }
@@ -143,11 +150,15 @@ impl Live {
         let mut ended = slot
             .doubted(&|proof| round.doubt(proof))
             .or_else(|| self.outlived(slot, round))
-            .map(|why| disbelieved(&round.held, why, round.since.elapsed()));
+            .map(|why| disbelieved(&round.held, why, PolicyRef::NONE, round.since.elapsed()));
         if ended.is_none() && slot.number < round.held.number {
             slot.number = round.held.number;
-            ended = slot.judge(&round.held, |names| round.knows(names));
+            ended = slot.judge(&round.held, &self.keys, |names| round.knows(names));
             asked = true;
+        } else if ended.is_none() && round.keys_moved {
+            let user = slot.user(&round.held, &self.keys);
+            ended =
+                user.err().map(|(policy, why)| disbelieved(&round.held, why, policy, round.since.elapsed()));
         }
         if let Some(ended) = ended {
             let loose = slot.end(ended);
@@ -225,6 +236,8 @@ struct Round<'l> {
     since: Instant,
     /// Some server that requests are sent to is no longer believed.
     sent: bool,
+    /// Keys that prove end users have changed.
+    keys_moved: bool,
     /// Names that were looked at last, and whether they cover those of this generation: nearly all places share one.
     seen: RefCell<Option<(Names, bool)>>,
 }
@@ -232,7 +245,7 @@ struct Round<'l> {
 impl<'l> Round<'l> {
     fn begin(live: &'l Live, held: Rc<Held>) -> Self {
         live.number.set(held.number);
-        Self { live, held, since: Instant::now(), sent: false, seen: RefCell::default() }
+        Self { live, held, since: Instant::now(), sent: false, keys_moved: false, seen: RefCell::default() }
     }
 
     /// Why what was proven once no longer counts.

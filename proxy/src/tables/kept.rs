@@ -24,6 +24,8 @@ pub struct Kept<'a> {
     pub headers: Option<&'a HeaderNames>,
     /// Its client's address, as it would be read by now.
     pub remote_ip: bool,
+    /// Whether it has an end user.
+    pub user: bool,
 }
 
 /// What a rule asks for of a request that no longer has it.
@@ -33,11 +35,13 @@ pub enum Lacking {
     Header(HeaderName),
     /// Its client's address.
     RemoteIp,
+    /// Its end user.
+    User,
 }
 
 impl Kept<'_> {
     /// All that these tables look at.
-    pub const ALL: Self = Self { headers: None, remote_ip: true };
+    pub const ALL: Self = Self { headers: None, remote_ip: true, user: true };
 
     /// Whether a test asks for what may have been there, unseen.
     pub(super) fn lacks(self, test: &RequestTest) -> Option<Lacking> {
@@ -46,12 +50,13 @@ impl Kept<'_> {
                 Some(Lacking::Header(name.clone()))
             }
             RequestTest::RemoteIp(_) if !self.remote_ip => Some(Lacking::RemoteIp),
+            RequestTest::User(_) if !self.user => Some(Lacking::User),
             _ => None,
         }
     }
 
     pub(super) fn is_all(self) -> bool {
-        self.headers.is_none() && self.remote_ip
+        self.headers.is_none() && self.remote_ip && self.user
     }
 }
 
@@ -60,6 +65,7 @@ impl fmt::Display for Lacking {
         match self {
             Self::Header(name) => write!(f, "header {name}, which was not kept"),
             Self::RemoteIp => f.write_str("the client's address, which would be read from elsewhere by now"),
+            Self::User => f.write_str("the end user, whom nobody asked for when this began"),
         }
     }
 }

@@ -314,14 +314,15 @@ impl Tables {
             return Reauthorization::Allowed;
         }
         // Who is asked before the user is known never sees one.
-        let early = RequestAttributes { user: None, ..*request };
-        for (phase, request) in
-            [(ProviderPhase::BeforeAuthentication, &early), (ProviderPhase::AfterAuthorization, request)]
-        {
+        let early = (RequestAttributes { user: None, ..*request }, Kept { user: true, ..kept });
+        for (phase, (request, kept)) in [
+            (ProviderPhase::BeforeAuthentication, early),
+            (ProviderPhase::AfterAuthorization, (*request, kept)),
+        ] {
             let is_new = |policy, provider| {
                 self.provider(provider).phase == phase && self.is_new_custom(policy, known)
             };
-            let reauthorization = self.authorizer.asks_anew(remainder, request, kept, is_new);
+            let reauthorization = self.authorizer.asks_anew(remainder, &request, kept, is_new);
             if reauthorization != Reauthorization::Allowed {
                 return reauthorization;
             }

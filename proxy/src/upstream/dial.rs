@@ -22,7 +22,9 @@ pub(super) type Dial<'a> = Pin<Box<dyn Future<Output = Result<Connected, Reject>
 
 impl Upstream {
     /// Connects to the hop's endpoint within its connect timeout.
-    pub(super) fn dial<'a>(&'a self, hop: &'a Hop) -> Dial<'a> {
+    pub(super) fn dial<'a>(self: &'a Rc<Self>, hop: &'a Hop) -> Dial<'a> {
+        // Whether or not a connection comes of it, its target must not stay for ever.
+        self.ensure_swept();
         Box::pin(async move {
             let deadline = Instant::now() + hop.connect_timeout;
             let stream = timeout_at(deadline, self.dial_tcp(hop)).await;

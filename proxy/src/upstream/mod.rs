@@ -205,7 +205,7 @@ impl Upstream {
     }
 
     /// Opens a connection of its own, for a tunnel. ALPN follows from the hop's protocol.
-    pub async fn connect(&self, hop: &Hop) -> Result<Connected, Reject> {
+    pub async fn connect(self: &Rc<Self>, hop: &Hop) -> Result<Connected, Reject> {
         self.dial(hop).await
     }
 

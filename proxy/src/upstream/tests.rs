@@ -334,6 +334,23 @@ fn idle_connections_grow_old() {
 }
 
 #[test]
+fn destinations_that_keep_no_connection_are_forgotten() {
+    local_paused(async {
+        let closed = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+        let (server, upstream) = (Server::answering(closed).await, upstream());
+        server.get(&upstream).await;
+        for port in 1..100 {
+            let nobody = SocketAddr::from(([127, 0, 0, 1], port));
+            let hop = upstream.hop_to(nobody, HopTls::Plaintext, HopProtocol::Tcp, Duration::from_secs(1));
+            assert!(upstream.connect(&hop).await.is_err());
+        }
+        assert_eq!(upstream.targets.borrow().len(), 100);
+        tokio::time::sleep(upstream.settings.idle_timeout).await;
+        assert!(upstream.targets.borrow().is_empty() && !upstream.sweeping.get());
+    });
+}
+
+#[test]
 fn the_sweeper_drops_what_the_server_closed() {
     local_paused(async {
         let (server, upstream) = (Server::answering_once(OK).await, upstream());

@@ -374,7 +374,7 @@ fn what_was_not_kept_ends_what_it_could_end_and_nothing_else() {
         let tables = tables(&with_authorization(policies));
         let remainder = tables.admit(&from(None));
         let headers = HeaderMap::new();
-        let kept = Kept { headers: Some(kept), remote_ip: true };
+        let kept = Kept { headers: Some(kept), remote_ip: true, user: true };
         let said = tables.reauthorize(&remainder, &get("/", &headers), kept);
         assert_eq!(said, expected, "{what}");
     }
@@ -389,7 +389,7 @@ fn what_was_not_kept_ends_what_it_could_end_and_nothing_else() {
     ] {
         let (tables, headers) = (tables(&with_authorization(policies)), HeaderMap::new());
         let request = RequestAttributes { remote_ip: None, ..get("/", &headers) };
-        let kept = Kept { headers: None, remote_ip: false };
+        let kept = Kept { headers: None, remote_ip: false, user: true };
         assert_eq!(tables.reauthorize(&tables.admit(&from(None)), &request, kept), expected);
     }
 }
@@ -494,7 +494,7 @@ fn what_has_begun_is_only_asked_about_by_custom_policies_that_are_others() {
         let (before, after) = (compile(before, same), compile(after, change));
         let (remainder, headers) = (after.admit(&from(None)), HeaderMap::new());
         let request = RequestAttributes { user, ..get(at, &headers) };
-        let kept = Kept { headers: Some(&**before.header_names()), remote_ip: true };
+        let kept = Kept { headers: Some(&**before.header_names()), remote_ip: true, user: true };
         let known = before.custom().map(|custom| &**custom);
         assert_eq!(after.asks_anew(&remainder, &request, kept, known), expected, "{what}");
     }

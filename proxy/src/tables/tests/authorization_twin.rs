@@ -312,7 +312,7 @@ fn compare(seed: u64) -> Result<(), TestCaseError> {
             let names = HeaderNames::of(HEADERS.iter().filter(|_| dice.chance(50)));
             let some = names.keep(&headers).to_map();
             let remote_ip = dice.chance(70);
-            let kept = Kept { headers: Some(&names), remote_ip };
+            let kept = Kept { headers: Some(&names), remote_ip, user: true };
             let known = request.remote_ip.filter(|_| remote_ip);
             let stays =
                 reauthorized(&RequestAttributes { headers: &some, remote_ip: known, ..request }, kept);
