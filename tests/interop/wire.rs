@@ -1,6 +1,7 @@
 //! What a listener on the wire sees: TLS records, and nothing of what they carry.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tests::program::{Finished, Program};
@@ -10,6 +11,10 @@ use crate::namespace::available;
 
 /// Stands in paths, headers and bodies of both directions.
 const MARKER: &str = "marker-6f2d41";
+/// Ends a capture.
+const LAST: &str = "last-90b1c3";
+/// A server without TLS.
+const PLAIN: &str = "http://10.77.0.66:8000";
 
 #[test]
 fn the_wire_shows_tls_only() {
@@ -36,7 +41,7 @@ fn the_wire_shows_tls_only() {
 
     // That this method would have seen it: the same in plaintext.
     let capture = Capture::start(&mesh);
-    let url = format!("http://10.77.0.66:8000/{MARKER}");
+    let url = format!("{PLAIN}/{MARKER}");
     let wire = &mesh.wire.namespace;
     assert!(Finished::of(curl(wire.command("curl")).arg(url)).well().contains(MARKER));
     let seen = capture.stop();
@@ -73,10 +78,19 @@ impl<'m> Capture<'m> {
         Self { mesh, tcpdump }
     }
 
-    /// It ends when asked to, and has written by then what came before.
+    /// It ends when asked to, and has written by then what came before: it has once it shows what was sent last.
     fn stop(self) -> Seen {
+        let url = format!("{PLAIN}/{LAST}");
+        Finished::of(curl(self.mesh.wire.namespace.command("curl")).arg(url)).well();
+        let pcap = self.mesh.file("wire.pcap");
+        let has = |bytes: &[u8], wanted: &[u8]| bytes.windows(wanted.len()).any(|window| window == wanted);
+        let soon = Instant::now() + Duration::from_secs(20);
+        while !has(&std::fs::read(&pcap).unwrap(), LAST.as_bytes()) {
+            assert!(Instant::now() < soon, "tcpdump writes nothing");
+            std::thread::sleep(Duration::from_millis(10));
+        }
         self.tcpdump.stop(Signal::INT);
-        let bytes = std::fs::read(self.mesh.file("wire.pcap")).unwrap();
+        let bytes = std::fs::read(pcap).unwrap();
         let count = |wanted: &[u8]| bytes.windows(wanted.len()).filter(|window| *window == wanted).count();
         // Application data of TLS 1.2 and 1.3 (RFC 8446, 5.1).
         Seen { records_of_tls: count(&[23, 3, 3]), markers: count(MARKER.as_bytes()) }
