@@ -79,8 +79,8 @@ pub fn authenticate(record: &mut Record, outcome: jwt::Outcome) -> Result<Option
         jwt::Outcome::NotAsked | jwt::Outcome::NoToken => Ok(None),
         jwt::Outcome::Verified(_, user) => Ok(Some(user)),
         jwt::Outcome::Refused(policy, reason, why) => Err(not_taken(record, policy, reason, &why)),
-        jwt::Outcome::Asking(policy, _) => {
-            Err(not_taken(record, policy, Reason::JwtInvalid, "no key of its issuer has its kid and alg"))
+        jwt::Outcome::Asking(policy, unknown) => {
+            Err(not_taken(record, policy, Reason::JwtInvalid, &unknown.why))
         }
     }
 }

@@ -342,8 +342,8 @@ async fn decide_asking<'t>(
             (self::user(line.target, held, tokens, request, record), None)
         }
     };
-    if let Outcome::Asking(_, refetch) = user {
-        refetch.done().await;
+    if let Outcome::Asking(_, unknown) = user {
+        unknown.refetch.done().await;
         user = self::user(line.target, held, tokens, request, record);
     }
     let questions = match questions {

@@ -32,7 +32,7 @@ use crate::jwks::{Refetch, Store};
 use crate::tables::{Authentication, Keys, TokenRule};
 
 /// A text for the operator, that shows nothing of the token.
-type Text = Cow<'static, str>;
+pub type Text = Cow<'static, str>;
 
 /// Verifies tokens on one worker.
 pub struct Tokens {
@@ -51,7 +51,15 @@ pub enum Outcome {
     /// The request can't go on.
     Refused(PolicyRef, Reason, Text),
     /// Signed by a key that is not known, for which its issuer is being asked: worth another try then, and no more.
-    Asking(PolicyRef, Refetch),
+    Asking(PolicyRef, Box<Unknown>),
+}
+
+/// A token by a key that is not known.
+pub struct Unknown {
+    /// Its issuer is being asked.
+    pub refetch: Refetch,
+    /// What is wrong with it as things are.
+    pub why: Text,
 }
 
 impl Outcome {
@@ -69,7 +77,7 @@ enum Failure {
     OtherIssuer,
     Audience,
     Invalid(Text),
-    Asking(Refetch),
+    Asking(Box<Unknown>),
 }
 
 /// A rule, and the token that it takes.
@@ -177,13 +185,14 @@ impl Tokens {
         let Keys::Remote(source) = &rule.keys else {
             return Failure::Invalid("no key of the rule has its kid and alg".into());
         };
+        let why = match self.keys.problem(source) {
+            _ if some_keys => "no key of its issuer has its kid and alg".into(),
+            Some(problem) => format!("its issuer's keys are not there: {}", problem.detail).into(),
+            None => "its issuer's keys are not there yet".into(),
+        };
         match self.keys.refetch(source) {
-            Some(refetch) => Failure::Asking(refetch),
-            None if some_keys => Failure::Invalid("no key of its issuer has its kid and alg".into()),
-            None => Failure::Invalid(match self.keys.problem(source) {
-                Some(problem) => format!("its issuer's keys are not there: {}", problem.detail).into(),
-                None => "its issuer's keys are not there yet".into(),
-            }),
+            Some(refetch) => Failure::Asking(Box::new(Unknown { refetch, why })),
+            None => Failure::Invalid(why),
         }
     }
 }
@@ -219,7 +228,7 @@ impl Failure {
                 Outcome::Refused(policy, Reason::JwtAudience, "it is for another audience".into())
             }
             Self::Invalid(why) => Outcome::Refused(policy, Reason::JwtInvalid, why),
-            Self::Asking(refetch) => Outcome::Asking(policy, refetch),
+            Self::Asking(unknown) => Outcome::Asking(policy, unknown),
         }
     }
 }
