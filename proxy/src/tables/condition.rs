@@ -202,7 +202,7 @@ impl TrustDomains {
         values.iter().flat_map(|value| self.expand_one(value)).collect()
     }
 
-    fn expand_one(&self, value: &ValueMatch) -> Vec<ValueMatch> {
+    pub(super) fn expand_one(&self, value: &ValueMatch) -> Vec<ValueMatch> {
         let text = display(value);
         // Only `<trust domain>/ns/<namespace>/sa/<account>` names a trust domain.
         let Some((domain, path)) = text.split_once('/') else { return vec![value.clone()] };

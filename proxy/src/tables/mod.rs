@@ -46,11 +46,12 @@ pub use authorization::{Authorization, Consultations, Reauthorization};
 pub use consider::{Considered, NearMiss};
 pub use filters::{Filters, HeaderEdit};
 pub use kept::{CustomPolicies, HeaderNames, Kept, KeptHeaders, Lacking};
+pub use pattern::display;
 pub use providers::{Consultation, HttpCheck, Provider, ProviderProtocol};
 pub use rate_limits::{
     Counting, GlobalLimit, LimitPhase, LimitsOnConnection, LocalLimit, RateLimit, RateLimiter, RateLimits,
 };
-pub use reach::{Open, Probe, Reach, Unknowns};
+pub use reach::{Answers, Open, Probe, Reach, Unknowns, principals_meant};
 pub use remainder::Remainder;
 pub use routes::{RouteAttributes, RouteChoice, Rule, RuleBackend};
 pub use services::{Backend, ServicePort, ServicePortId};

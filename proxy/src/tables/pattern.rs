@@ -94,7 +94,7 @@ pub(super) fn wildcard(text: &str) -> ValueMatch {
 }
 
 /// A value as its user wrote it.
-pub(super) fn display(value: &ValueMatch) -> String {
+pub fn display(value: &ValueMatch) -> String {
     match value {
         ValueMatch::Exact(text) | ValueMatch::Glob(text) | ValueMatch::PathTemplate(text) => text.clone(),
         ValueMatch::Prefix(text) => format!("{text}*"),

@@ -27,6 +27,15 @@ pub struct Probe<'a> {
     pub request: Option<(&'a str, &'a str)>,
 }
 
+/// What a connection answers of all that policies ask of one. Connections with the same answers are alike to them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Answers {
+    /// Refused before any rule, by this.
+    shut_out: Option<PolicyRef>,
+    /// In order of the conditions.
+    holding: Vec<bool>,
+}
+
 /// What can't be known of a call, numbered; shared by all that are compared.
 #[derive(Debug, Default)]
 pub struct Unknowns {
@@ -109,27 +118,49 @@ impl Reach {
         self.has_allow
     }
 
-    /// What is left open of a call.
-    pub fn of(&self, probe: &Probe<'_>) -> Open {
+    /// What the connection of a call answers.
+    pub fn answers(&self, probe: &Probe<'_>) -> Answers {
+        // Those for opaque connections ask for nothing that these don't.
+        let parts = self.rules.iter().flat_map(|rule| {
+            let Conditions { from, to, when } = &rule.conditions;
+            from.iter().chain(to).chain([when]).flatten()
+        });
+        let answer = |part: &Part| match part {
+            Part::Known(condition @ Condition::Connection(_)) => Some(holds(condition, probe)),
+            Part::Known(Condition::Request(_)) | Part::Open(_) => None,
+        };
+        Answers { shut_out: self.shut_out(probe), holding: parts.filter_map(answer).collect() }
+    }
+
+    fn shut_out(&self, probe: &Probe<'_>) -> Option<PolicyRef> {
         let modes = &self.peers.ports;
         let mode =
             modes.iter().find(|(port, _)| *port == probe.port).map_or(self.peers.default, |(_, mode)| *mode);
-        let shut_out = match mode.mode {
+        let refused = match mode.mode {
             MtlsMode::Strict => probe.identity.is_none(),
             MtlsMode::Disable => probe.identity.is_some(),
             MtlsMode::Permissive => false,
         };
-        if shut_out {
-            return Open {
-                shut_out: Some(PolicyRef::from_object(mode.object)),
-                rules: Vec::new(),
-                has_allow: true,
-            };
+        refused.then(|| PolicyRef::from_object(mode.object))
+    }
+
+    /// What is left open of a call.
+    pub fn of(&self, probe: &Probe<'_>) -> Open {
+        if let Some(policy) = self.shut_out(probe) {
+            return Open { shut_out: Some(policy), rules: Vec::new(), has_allow: true };
         }
         let rules = if probe.request.is_some() { &self.rules } else { &self.opaque };
         let rules = rules.iter().filter_map(|rule| rule.of(probe)).collect();
         Open { shut_out: None, rules, has_allow: self.has_allow }
     }
+}
+
+/// The principals that one of a policy stands for: the same in each trust domain that is ours.
+pub fn principals_meant(
+    mesh: &snapshot::Mesh,
+    principal: &snapshot::ValueMatch,
+) -> Vec<snapshot::ValueMatch> {
+    TrustDomains::new(mesh).expand_one(principal)
 }
 
 /// Conditions as they were written.

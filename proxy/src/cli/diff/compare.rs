@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use control_client::snapshot::{self, Policy};
+use control_client::snapshot::Policy;
 
+use super::beside::{beside, named, same};
 use super::vocabulary::Vocabulary;
+use super::words::Dimension;
 use crate::decision::{Outcome, PolicyRef};
-use crate::tables::{Open, Probe, Reach, Unknowns};
+use crate::tables::{Answers, Open, Probe, Reach, Unknowns};
 
 /// What becomes of some calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,7 +52,7 @@ pub(super) struct Calls {
     pub(super) opaque: bool,
 }
 
-/// Calls that are tried; more are not told apart.
+/// Calls that are tried; where there are more, it is unknown what becomes of them.
 const MAX_CALLS: usize = 1_000_000;
 /// Unknowns that are tried both ways.
 const MAX_UNKNOWNS: usize = 10;
@@ -72,7 +74,7 @@ impl Findings {
 }
 
 /// What the change does.
-pub(super) fn compare(old: &Policy, new: &Policy, callers: &BTreeSet<String>) -> Findings {
+pub(super) fn compare(old: &Policy, new: &Policy) -> Findings {
     let mut findings = Findings { unknown: beside(old, new), ..Findings::default() };
     if same(old, new) {
         return findings;
@@ -86,104 +88,29 @@ pub(super) fn compare(old: &Policy, new: &Policy, callers: &BTreeSet<String>) ->
                 .to_owned(),
         );
     }
-    let vocabulary = Vocabulary::of([old, new], callers);
-    if vocabulary.calls() > MAX_CALLS {
-        let why = format!("the policies tell {} calls apart, more than are tried", vocabulary.calls());
-        findings.unknown.push(why);
+    let vocabulary = match Vocabulary::of([old, new]) {
+        Ok(vocabulary) => vocabulary,
+        Err(what) => {
+            findings
+                .unknown
+                .push(format!("the policies name {what} that overlap in more ways than are tried"));
+            return findings;
+        }
+    };
+    let tried = Tried { before, after, unknowns, names: [named(old), named(new)] };
+    let too_many = |calls: usize| format!("the policies tell {calls} calls apart, more than are tried");
+    if vocabulary.connections() > MAX_CALLS {
+        findings.unknown.push(too_many(vocabulary.connections()));
         return findings;
     }
-    let tried = Tried { before, after, unknowns, names: [named(old), named(new)] };
-    findings.changes = Cells::of(&vocabulary, &tried).changes(&vocabulary);
-    if findings.changes.is_empty() {
-        findings.unknown.push(format!(
-            "the policies differ, and not for any of the {} calls that were tried",
-            vocabulary.calls()
-        ));
+    let alike = alike(&vocabulary, &tried);
+    let calls = alike.len() * vocabulary.calls();
+    if calls > MAX_CALLS {
+        findings.unknown.push(too_many(calls));
+        return findings;
     }
+    findings.changes = changes(&vocabulary, &tried, alike);
     findings
-}
-
-/// What decides on access beside the policies that are compared, where it changed.
-fn beside(old: &Policy, new: &Policy) -> Vec<String> {
-    let mut found = Vec::new();
-    let tokens = |policy: &Policy| -> Vec<(String, snapshot::RequestAuthentication)> {
-        let each = policy.request_authentication.iter().cloned();
-        let named = named(policy);
-        each.map(|each| {
-            let name = named.get(each.object as usize).cloned().unwrap_or_default();
-            (name, snapshot::RequestAuthentication { object: 0, ..each })
-        })
-        .collect()
-    };
-    let (before, after) = (tokens(old), tokens(new));
-    let differing = before.iter().filter(|each| !after.contains(each));
-    let names: BTreeSet<_> =
-        differing.chain(after.iter().filter(|each| !before.contains(each))).map(|(name, _)| name).collect();
-    found.extend(names.into_iter().map(|name| format!("{name} changes which tokens of end users are taken")));
-    let limits = |policy: &Policy| -> Vec<(String, snapshot::RateLimit)> {
-        let named = named(policy);
-        let each = policy.rate_limits.iter().cloned();
-        each.map(|each| {
-            let name = named.get(each.object as usize).cloned().unwrap_or_default();
-            (name, snapshot::RateLimit { object: 0, ..each })
-        })
-        .collect()
-    };
-    let (before, after) = (limits(old), limits(new));
-    let differing = before.iter().filter(|each| !after.contains(each));
-    let names: BTreeSet<_> =
-        differing.chain(after.iter().filter(|each| !before.contains(each))).map(|(name, _)| name).collect();
-    found.extend(names.into_iter().map(|name| format!("{name} changes how often something may be done")));
-    let (a, b) = (&old.mesh, &new.mesh);
-    for (differs, field) in [
-        (
-            (a.path_normalization, a.ambiguous_paths) != (b.path_normalization, b.ambiguous_paths),
-            "pathNormalization: paths are read otherwise",
-        ),
-        (
-            a.trusted_forwarders != b.trusted_forwarders,
-            "trustedForwarders: others say whom a request is from",
-        ),
-        (a.proxy_protocol != b.proxy_protocol, "proxyProtocol: others say whom a connection is from"),
-        (a.outbound != b.outbound, "outboundTrafficPolicy: what may be called outside of the mesh"),
-        (a.expired_credentials != b.expired_credentials, "expiredCredentials: what stays open"),
-    ] {
-        if differs {
-            found.push(format!("MeshSettings changes {field}"));
-        }
-    }
-    found
-}
-
-/// Whether access can't differ: objects may have moved in their lists.
-fn same(old: &Policy, new: &Policy) -> bool {
-    let of = |policy: &Policy| -> Vec<(String, snapshot::AuthorizationPolicy)> {
-        let name = |object: u32| named(policy).get(object as usize).cloned().unwrap_or_default();
-        let mut all: Vec<_> = policy
-            .authorization
-            .iter()
-            .map(|each| (name(each.object), snapshot::AuthorizationPolicy { object: 0, ..each.clone() }))
-            .collect();
-        all.sort_by(|a, b| a.0.cmp(&b.0));
-        all
-    };
-    let modes = |policy: &Policy| {
-        let peers = &policy.peer_authentication;
-        let ports: Vec<_> = peers.ports.iter().map(|(port, mode)| (*port, mode.mode)).collect();
-        (peers.default.mode, ports)
-    };
-    let domains =
-        |policy: &Policy| (policy.mesh.trust_domain.clone(), policy.mesh.trust_domain_aliases.clone());
-    let no_rules = old.authorization.is_empty() && new.authorization.is_empty();
-    modes(old) == modes(new) && of(old) == of(new) && (no_rules || domains(old) == domains(new))
-}
-
-fn named(policy: &Policy) -> Vec<String> {
-    policy
-        .objects
-        .iter()
-        .map(|object| format!("{} {}/{}", object.kind, object.namespace, object.name))
-        .collect()
 }
 
 struct Tried {
@@ -271,81 +198,97 @@ impl Tried {
     }
 }
 
-/// Calls by what becomes of them: fate, principal and port, to (method, path), by number; `None`: opaque.
+/// Connections that are alike to the policies of both versions: principal and port, by number.
+type Connections = Vec<(usize, usize)>;
+
+/// Method and path, by number; `None`: opaque.
 type Call = Option<(usize, usize)>;
-struct Cells(BTreeMap<(Fate, usize), BTreeMap<usize, BTreeSet<Call>>>);
 
-impl Cells {
-    fn of(vocabulary: &Vocabulary, tried: &Tried) -> Self {
-        let mut cells: BTreeMap<(Fate, usize), BTreeMap<usize, BTreeSet<Call>>> = BTreeMap::new();
-        for (principal, (identity, _)) in vocabulary.principals.iter().enumerate() {
-            for (port_number, (port, _)) in vocabulary.ports.iter().enumerate() {
-                let probe = |request| Probe { identity: identity.as_deref(), port: *port, request };
-                let mut try_it = |request, call: Call| {
-                    if let Some(fate) = tried.fate(&probe(request)) {
-                        let ports = cells.entry((fate, principal)).or_default();
-                        ports.entry(port_number).or_default().insert(call);
-                    }
-                };
-                try_it(None, None);
-                for (method, method_word) in vocabulary.methods.iter().enumerate() {
-                    for (path, path_word) in vocabulary.paths.iter().enumerate() {
-                        try_it(Some((&*method_word.text, &*path_word.text)), Some((method, path)));
-                    }
-                }
-            }
+/// Connections by what they answer.
+fn alike(vocabulary: &Vocabulary, tried: &Tried) -> Vec<Connections> {
+    let mut alike: BTreeMap<[Answers; 2], Connections> = BTreeMap::new();
+    for (principal, identity) in vocabulary.principals().enumerate() {
+        for (port_number, (port, _)) in vocabulary.ports.iter().enumerate() {
+            let probe = Probe { identity: identity.as_deref(), port: *port, request: None };
+            let answers = [&tried.before, &tried.after].map(|reach| reach.answers(&probe));
+            alike.entry(answers).or_default().push((principal, port_number));
         }
-        Self(cells)
     }
+    alike.into_values().collect()
+}
 
-    /// In few words: ports, then principals, of which the same becomes are told together.
-    fn changes(self, vocabulary: &Vocabulary) -> Vec<Change> {
-        let mut alike: BTreeMap<(Fate, Vec<usize>, BTreeSet<Call>), Vec<usize>> = BTreeMap::new();
-        for ((fate, principal), ports) in self.0 {
-            let mut by_calls: BTreeMap<BTreeSet<Call>, Vec<usize>> = BTreeMap::new();
-            for (port, calls) in ports {
-                by_calls.entry(calls).or_default().push(port);
-            }
-            for (calls, ports) in by_calls {
-                alike.entry((fate.clone(), ports, calls)).or_default().push(principal);
-            }
+/// In few words: ports, then principals, of which the same becomes are told together.
+fn changes(vocabulary: &Vocabulary, tried: &Tried, alike: Vec<Connections>) -> Vec<Change> {
+    let mut connections: BTreeMap<(Fate, BTreeSet<Call>), Connections> = BTreeMap::new();
+    for group in alike {
+        let Some(&one) = group.first() else { continue };
+        for (fate, calls) in fates(vocabulary, tried, one) {
+            connections.entry((fate, calls)).or_default().extend(&group);
         }
-        let mut changes: Vec<_> = alike
-            .into_iter()
-            .map(|((fate, ports, calls), principals)| {
-                let all_ports = ports.len() == vocabulary.ports.len();
-                let port = |port: &usize| vocabulary.ports[*port].1.clone();
-                Change {
-                    kind: fate.kind,
-                    depends_on: fate.depends_on,
-                    before: fate.before,
-                    after: fate.after,
-                    principals: principals.iter().map(|at| vocabulary.principals[*at].1.clone()).collect(),
-                    ports: if all_ports { Vec::new() } else { ports.iter().map(port).collect() },
-                    calls: grouped(&calls, vocabulary),
-                }
-            })
-            .collect();
-        changes.sort_by_key(|change| change.kind);
-        changes
     }
+    let mut changes = Vec::new();
+    for ((fate, calls), connections) in connections {
+        let mut ports_of: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+        for (principal, port) in connections {
+            ports_of.entry(principal).or_default().insert(port);
+        }
+        let mut principals_of: BTreeMap<BTreeSet<usize>, BTreeSet<usize>> = BTreeMap::new();
+        for (principal, ports) in ports_of {
+            principals_of.entry(ports).or_default().insert(principal);
+        }
+        for (ports, principals) in principals_of {
+            let all_ports = ports.len() == vocabulary.ports.len();
+            let port = |port: &usize| vocabulary.ports[*port].1.clone();
+            changes.push(Change {
+                kind: fate.kind,
+                depends_on: fate.depends_on.clone(),
+                before: fate.before.clone(),
+                after: fate.after.clone(),
+                principals: vocabulary.principal_words(&principals),
+                ports: if all_ports { Vec::new() } else { ports.iter().map(port).collect() },
+                calls: grouped(&calls, vocabulary),
+            });
+        }
+    }
+    changes.sort_by_key(|change| change.kind);
+    changes
+}
+
+/// What becomes of all calls on a connection.
+fn fates(
+    vocabulary: &Vocabulary,
+    tried: &Tried,
+    (principal, port): (usize, usize),
+) -> BTreeMap<Fate, BTreeSet<Call>> {
+    let identity = vocabulary.identity(principal);
+    let (port, _) = vocabulary.ports[port];
+    let mut fates: BTreeMap<Fate, BTreeSet<Call>> = BTreeMap::new();
+    let mut try_it = |request, call: Call| {
+        if let Some(fate) = tried.fate(&Probe { identity: identity.as_deref(), port, request }) {
+            fates.entry(fate).or_default().insert(call);
+        }
+    };
+    try_it(None, None);
+    for (method, methods) in vocabulary.methods.classes.iter().enumerate() {
+        for (path, paths) in vocabulary.paths.classes.iter().enumerate() {
+            try_it(Some((&*methods.text, &*paths.text)), Some((method, path)));
+        }
+    }
+    fates
 }
 
 /// Paths with the same methods together.
 fn grouped(calls: &BTreeSet<Call>, vocabulary: &Vocabulary) -> Vec<Calls> {
-    let mut methods_of: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    let mut methods_of: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
     for (method, path) in calls.iter().flatten() {
-        methods_of.entry(*path).or_default().push(*method);
+        methods_of.entry(*path).or_default().insert(*method);
     }
-    let mut paths_of: BTreeMap<Vec<usize>, Vec<usize>> = BTreeMap::new();
+    let mut paths_of: BTreeMap<BTreeSet<usize>, BTreeSet<usize>> = BTreeMap::new();
     for (path, methods) in methods_of {
-        paths_of.entry(methods).or_default().push(path);
+        paths_of.entry(methods).or_default().insert(path);
     }
-    let some = |numbers: &[usize], of: &[super::vocabulary::Word]| -> Vec<String> {
-        if numbers.len() == of.len() {
-            return Vec::new();
-        }
-        numbers.iter().map(|number| of[*number].shown.clone()).collect()
+    let some = |of: &BTreeSet<usize>, dimension: &Dimension| {
+        if of.len() == dimension.classes.len() { Vec::new() } else { dimension.words(of) }
     };
     let mut grouped: Vec<_> = paths_of
         .into_iter()

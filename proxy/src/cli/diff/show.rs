@@ -148,7 +148,11 @@ impl Calls {
         if self.opaque {
             return "opaque connections".into();
         }
-        let or = |list: &[String], any: &str| if list.is_empty() { any.to_owned() } else { list.join(", ") };
-        format!("{} {}", or(&self.methods, "any method"), or(&self.paths, "on any path"))
+        match (self.methods.join(", "), self.paths.join(", ")) {
+            (methods, paths) if methods.is_empty() && paths.is_empty() => "any method on any path".into(),
+            (methods, paths) if methods.is_empty() => format!("any method on {paths}"),
+            (methods, paths) if paths.is_empty() => format!("{methods} on any path"),
+            (methods, paths) => format!("{methods} {paths}"),
+        }
     }
 }

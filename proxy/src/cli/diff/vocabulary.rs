@@ -1,221 +1,212 @@
-//! The calls that two policies are asked about: each value that either names, one that only its pattern matches, and one
-//! that nobody names.
+//! The calls that two policies are asked about: one for each set of patterns of either that a call can match at once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use control_client::snapshot::{Attribute, Condition, Policy, ValueMatch};
+use control_client::snapshot::{
+    AmbiguousPaths, Attribute, AuthorizationAction, Condition, PathNormalization, Policy, ValueMatch,
+};
 
-/// A value, and how to call it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Word {
-    pub(super) text: String,
-    pub(super) shown: String,
-}
+use super::classes::Chars::{All, OfSegment, Only};
+use super::classes::Step::{Many, One};
+use super::classes::{Form, Pattern, Step, Texts};
+use super::words::Dimension;
+use crate::tables::{display, principals_meant};
 
-/// The values of each dimension. The last of each is what nobody names.
+/// What calls differ by.
 #[derive(Debug)]
 pub(super) struct Vocabulary {
-    /// `spiffe://..`; `None`: plaintext.
-    pub(super) principals: Vec<(Option<String>, String)>,
+    /// With the last `/` of `spiffe://`, as namespaces are looked for. Plaintext is none of them.
+    pub(super) identities: Dimension,
+    /// The last is one that nobody names.
     pub(super) ports: Vec<(u16, String)>,
-    pub(super) methods: Vec<Word>,
-    pub(super) paths: Vec<Word>,
+    pub(super) methods: Dimension,
+    pub(super) paths: Dimension,
 }
 
-/// Stands for any text where a pattern leaves it open. No policy is likely to name it.
-const ANY: &str = "~~";
-
 impl Vocabulary {
-    pub(super) fn of(policies: [&Policy; 2], callers: &BTreeSet<String>) -> Self {
-        let trust_domain = &policies[0].mesh.trust_domain;
-        let mut words = Words { trust_domain, ..Words::default() };
-        for caller in callers {
-            words.principal(caller.clone(), caller.clone());
-        }
+    /// `Err`: what patterns overlap in more ways than are tried.
+    pub(super) fn of(policies: [&Policy; 2]) -> Result<Self, &'static str> {
+        let mut words = Words::default();
         for policy in policies {
-            let authorization = policy.authorization.iter().filter(|each| !each.dry_run);
-            let rules = authorization.flat_map(|each| &each.rules);
+            let decide = policy
+                .authorization
+                .iter()
+                .filter(|each| !each.dry_run && each.action != AuthorizationAction::Audit);
+            let rules = decide.flat_map(|each| &each.rules);
             rules
                 .flat_map(|rule| rule.from.iter().chain(&rule.to).flatten().chain(&rule.when))
-                .for_each(|condition| words.add(condition));
+                .for_each(|condition| words.add(condition, policy));
             let by_port = &policy.peer_authentication.ports;
             words.ports.extend(by_port.iter().map(|(port, _)| *port));
         }
-        let aliases = policies.map(|policy| &policy.mesh.trust_domain_aliases);
-        if aliases[0] != aliases[1] {
-            words.add_aliases(aliases.into_iter().flatten());
+        let mut ports: Vec<_> = words.ports.iter().map(|port| (*port, port.to_string())).collect();
+        if let Some(free) = (1..=u16::MAX).rev().find(|port| !words.ports.contains(port)) {
+            ports.push((free, "any other port".into()));
         }
-        words.finish()
+        let empty_segments = policies.iter().any(|policy| has_empty_segments(policy));
+        let paths = Texts {
+            forms: vec![vec![One(Only('/')), Many(All)], literal("*")],
+            never_within: if empty_segments { Vec::new() } else { vec![literal("//")] },
+        };
+        let methods = Texts { forms: vec![vec![One(OfSegment), Many(OfSegment)]], never_within: Vec::new() };
+        let twice = |text| [literal(text), vec![Many(All)], literal(text)].concat();
+        let identities = Texts {
+            forms: vec![rooted(&[One(OfSegment)]), rooted(&[One(OfSegment), Many(All), One(OfSegment)])],
+            // Nobody is of two namespaces, or two service accounts: what matches each of many would be legion.
+            never_within: vec![literal("//"), twice("/ns/"), twice("/sa/")],
+        };
+        Ok(Self {
+            identities: Dimension::of("identity", words.identities, &identities).ok_or("identities")?,
+            ports,
+            methods: Dimension::of("method", words.methods, &methods).ok_or("methods")?,
+            paths: Dimension::of("path", words.paths, &paths).ok_or("paths")?,
+        })
     }
 
-    /// How many calls there are.
-    pub(super) fn calls(&self) -> usize {
-        // One more for opaque connections.
-        self.principals.len() * self.ports.len() * (self.methods.len() * self.paths.len() + 1)
+    /// How many connections there are.
+    pub(super) fn connections(&self) -> usize {
+        (self.identities.classes.len() + 1) * self.ports.len()
     }
+
+    /// How many calls each can make.
+    pub(super) fn calls(&self) -> usize {
+        // One more for being opaque.
+        self.methods.classes.len() * self.paths.classes.len() + 1
+    }
+
+    /// Identities by number; the number after them: plaintext.
+    pub(super) fn principals(&self) -> impl Iterator<Item = Option<String>> {
+        (0..=self.identities.classes.len()).map(|number| self.identity(number))
+    }
+
+    /// `spiffe://..`; `None`: plaintext.
+    pub(super) fn identity(&self, number: usize) -> Option<String> {
+        self.identities.classes.get(number).map(|class| format!("spiffe:/{}", class.text))
+    }
+
+    /// What to call them together.
+    pub(super) fn principal_words(&self, of: &BTreeSet<usize>) -> Vec<String> {
+        let plaintext = self.identities.classes.len();
+        if of.len() > plaintext {
+            return vec!["anybody".into()];
+        }
+        let identities: BTreeSet<_> = of.iter().copied().filter(|each| *each != plaintext).collect();
+        let mut words = self.identities.words(&identities);
+        if of.contains(&plaintext) {
+            words.push("callers without identity (plaintext)".into());
+        }
+        words
+    }
+}
+
+/// Whether policies see `//` in paths.
+fn has_empty_segments(policy: &Policy) -> bool {
+    let merged = matches!(
+        policy.mesh.path_normalization,
+        PathNormalization::MergeSlashes | PathNormalization::DecodeAndMergeSlashes
+    );
+    !merged && policy.mesh.ambiguous_paths != AmbiguousPaths::Refuse
 }
 
 #[derive(Default)]
-struct Words<'a> {
-    trust_domain: &'a str,
-    /// By identity.
-    principals: BTreeMap<String, String>,
+struct Words {
+    identities: BTreeSet<Pattern>,
     ports: BTreeSet<u16>,
-    methods: BTreeSet<Word>,
-    paths: BTreeSet<Word>,
-    path_prefixes: BTreeSet<String>,
-    path_suffixes: BTreeSet<String>,
+    methods: BTreeSet<Pattern>,
+    paths: BTreeSet<Pattern>,
 }
 
-impl Words<'_> {
-    fn principal(&mut self, principal: String, shown: String) {
-        // What stands for itself is called by its name, whatever else stands for it.
-        let named = principal == shown;
-        let known = self.principals.entry(principal).or_insert_with(|| shown.clone());
-        if named {
-            *known = shown;
-        }
-    }
-
-    fn add(&mut self, condition: &Condition) {
-        for value in condition.values.iter().chain(&condition.not_values) {
-            match &condition.attribute {
-                Attribute::SourcePrincipal => self.add_principal(value),
-                Attribute::SourceNamespace => self.add_namespace(value),
-                Attribute::SourceServiceAccount => {
-                    if let Some((namespace, account)) = text(value).split_once('/') {
-                        let principal = format!("{}/ns/{namespace}/sa/{account}", self.trust_domain);
-                        self.principal(principal.clone(), principal);
-                    }
-                }
-                Attribute::SourceTrustDomain => {
-                    let domain = stands_for(value, "");
-                    let shown = format!("identities of trust domain {}", text(value));
-                    self.principal(format!("{domain}/ns/{ANY}/sa/{ANY}"), shown);
-                }
-                Attribute::DestinationPort => {
-                    if let ValueMatch::Port(port) = value {
-                        self.ports.insert(*port);
-                    }
-                }
-                Attribute::Method => {
-                    let text = stands_for(value, "");
-                    self.methods.insert(Word { text, shown: shown(value) });
-                }
-                Attribute::Path => self.add_path(value),
-                _ => {}
+impl Words {
+    fn add(&mut self, condition: &Condition, policy: &Policy) {
+        let values = || condition.values.iter().chain(&condition.not_values);
+        let plain = |value: &ValueMatch| Pattern { shown: display(value), forms: vec![form(value)] };
+        match &condition.attribute {
+            Attribute::SourcePrincipal => {
+                let meant = values().flat_map(|value| principals_meant(&policy.mesh, value));
+                self.identities.extend(
+                    meant.map(|value| Pattern { shown: display(&value), forms: vec![rooted(&form(&value))] }),
+                );
             }
-        }
-    }
-
-    fn add_principal(&mut self, value: &ValueMatch) {
-        match value {
-            ValueMatch::Present => {}
-            ValueMatch::Exact(text) => {
-                let ours = text.strip_prefix("cluster.local/");
-                let principal =
-                    ours.map_or_else(|| text.clone(), |rest| format!("{}/{rest}", self.trust_domain));
-                self.principal(principal.clone(), principal);
-            }
-            value => {
-                let text = stands_for(value, "");
-                self.principal(text, format!("other identities like {}", shown(value)));
-            }
-        }
-    }
-
-    fn add_namespace(&mut self, value: &ValueMatch) {
-        let pattern = text(value);
-        if pattern == "*" {
-            return;
-        }
-        let principal = format!("{}/ns/{}/sa/{ANY}", self.trust_domain, pattern.replace('*', ANY));
-        self.principal(principal, format!("other service accounts of namespace {pattern}"));
-    }
-
-    /// Trust domains that become ours, or no longer are: each identity of ours, of theirs.
-    fn add_aliases<'a>(&mut self, aliases: impl Iterator<Item = &'a String>) {
-        let ours = format!("{}/", self.trust_domain);
-        let ours: Vec<_> = self.principals.keys().filter_map(|name| name.strip_prefix(&ours)).collect();
-        let ours: Vec<_> = ours.into_iter().filter(|rest| !rest.contains(ANY)).map(str::to_owned).collect();
-        for alias in aliases {
-            for rest in &ours {
-                let principal = format!("{alias}/{rest}");
-                self.principal(principal.clone(), principal);
-            }
-            let shown = format!("other identities of trust domain {alias}");
-            self.principal(format!("{alias}/ns/{ANY}/sa/{ANY}"), shown);
-        }
-    }
-
-    fn add_path(&mut self, value: &ValueMatch) {
-        match value {
-            ValueMatch::Present => return,
-            ValueMatch::Prefix(prefix) => drop(self.path_prefixes.insert(prefix.clone())),
-            ValueMatch::Suffix(suffix) => drop(self.path_suffixes.insert(suffix.clone())),
+            Attribute::SourceNamespace => self.identities.extend(values().map(namespace)),
+            Attribute::SourceServiceAccount => self.identities.extend(values().map(service_account)),
+            Attribute::SourceTrustDomain => self.identities.extend(values().map(trust_domain)),
+            Attribute::DestinationPort => self.ports.extend(values().filter_map(|value| match value {
+                ValueMatch::Port(port) => Some(*port),
+                _ => None,
+            })),
+            Attribute::Method => self.methods.extend(values().map(plain)),
+            Attribute::Path => self.paths.extend(values().map(plain)),
             _ => {}
         }
-        self.paths.insert(Word { text: stands_for(value, "/"), shown: shown(value) });
-    }
-
-    fn finish(mut self) -> Vocabulary {
-        // What a prefix and a suffix have in common. Beyond this many, what such pairs decide is not told apart.
-        const PAIRS: usize = 16;
-        if self.path_prefixes.len() <= PAIRS && self.path_suffixes.len() <= PAIRS {
-            for prefix in &self.path_prefixes {
-                for suffix in &self.path_suffixes {
-                    let shown = format!("{prefix}*{suffix}");
-                    self.paths.insert(Word { text: format!("{prefix}{ANY}{suffix}"), shown });
-                }
-            }
-        }
-        let identity = |(principal, shown): (String, String)| (Some(format!("spiffe://{principal}")), shown);
-        let other = format!("{}/ns/{ANY}/sa/{ANY}", self.trust_domain);
-        self.principals.remove(&other);
-        let mut principals: Vec<_> = self.principals.into_iter().map(identity).collect();
-        principals.push(identity((other, "any other identity".into())));
-        principals.push((None, "callers without identity (plaintext)".into()));
-        let mut ports: Vec<_> = self.ports.iter().map(|port| (*port, port.to_string())).collect();
-        // A port that nobody names: the highest that is free.
-        if let Some(free) = (1..=u16::MAX).rev().find(|port| !self.ports.contains(port)) {
-            ports.push((free, "any other port".into()));
-        }
-        let mut methods: Vec<_> = self.methods.into_iter().collect();
-        methods.push(Word { text: format!("{ANY}OTHER"), shown: "any other method".into() });
-        let mut paths: Vec<_> = self.paths.into_iter().collect();
-        paths.push(Word { text: format!("/{ANY}"), shown: "any other path".into() });
-        paths.dedup_by(|a, b| a.text == b.text);
-        Vocabulary { principals, ports, methods, paths }
     }
 }
 
-/// A text that the value matches, and hardly another.
-fn stands_for(value: &ValueMatch, root: &str) -> String {
+/// The texts that a value matches.
+fn form(value: &ValueMatch) -> Form {
     match value {
-        ValueMatch::Prefix(prefix) => format!("{prefix}{ANY}"),
-        ValueMatch::Suffix(suffix) => format!("{root}{ANY}{suffix}"),
-        ValueMatch::Present => format!("{root}{ANY}"),
-        ValueMatch::PathTemplate(template) => {
-            template.replace("{**}", &format!("{ANY}/{ANY}")).replace("{*}", ANY)
-        }
-        value => text(value),
+        ValueMatch::Prefix(prefix) => [literal(prefix), vec![Many(All)]].concat(),
+        ValueMatch::Suffix(suffix) => [vec![Many(All)], literal(suffix)].concat(),
+        ValueMatch::Present => vec![One(All), Many(All)],
+        ValueMatch::PathTemplate(template) => of_template(template),
+        value => literal(&display(value)),
     }
 }
 
-fn shown(value: &ValueMatch) -> String {
-    match value {
-        ValueMatch::Present => "any other".into(),
-        value => text(value),
-    }
+fn literal(text: &str) -> Form {
+    text.chars().map(|char| One(Only(char))).collect()
 }
 
-fn text(value: &ValueMatch) -> String {
-    match value {
-        ValueMatch::Exact(text) | ValueMatch::Glob(text) | ValueMatch::PathTemplate(text) => text.clone(),
-        ValueMatch::Prefix(text) => format!("{text}*"),
-        ValueMatch::Suffix(text) => format!("*{text}"),
-        ValueMatch::Present => "*".into(),
-        ValueMatch::Cidr(net) => net.to_string(),
-        ValueMatch::Port(port) => port.to_string(),
+fn of_template(template: &str) -> Form {
+    let segment = |segment: &str| match segment.strip_suffix('/').unwrap_or(segment) {
+        "{*}" => vec![One(OfSegment), Many(OfSegment)],
+        "{**}" => vec![Many(All)],
+        segment => literal(segment),
+    };
+    let with_slash =
+        |text: &str| [segment(text), literal(if text.ends_with('/') { "/" } else { "" })].concat();
+    template.split_inclusive('/').flat_map(with_slash).collect()
+}
+
+/// Of an identity, without the scheme.
+fn rooted(form: &[Step]) -> Form {
+    [&[One(Only('/'))], form].concat()
+}
+
+/// `*/ns/<pattern>/*`
+fn namespace(value: &ValueMatch) -> Pattern {
+    let pattern = display(value);
+    let pieces: Vec<Form> = format!("*/ns/{pattern}/*").split('*').map(literal).collect();
+    Pattern { shown: format!("namespace {pattern}"), forms: vec![pieces.join(&Many(All))] }
+}
+
+/// `.+/ns/<namespace>/(.+/|)sa/<name>(/.+)?`
+fn service_account(value: &ValueMatch) -> Pattern {
+    let name = display(value);
+    let (namespace, account) = name.split_once('/').unwrap_or((&name, ""));
+    let some = vec![One(All), Many(All)];
+    let begin = rooted(&[some.clone(), literal(&format!("/ns/{namespace}/"))].concat());
+    let account = literal(&format!("sa/{account}"));
+    let (inner, tail) = ([some.clone(), literal("/")].concat(), [literal("/"), some].concat());
+    let forms = vec![
+        [begin.clone(), account.clone()].concat(),
+        [begin.clone(), account.clone(), tail.clone()].concat(),
+        [begin.clone(), inner.clone(), account.clone()].concat(),
+        [begin, inner, account, tail].concat(),
+    ];
+    Pattern { shown: format!("service account {name}"), forms }
+}
+
+/// Whatever stands before the first `/`.
+fn trust_domain(value: &ValueMatch) -> Pattern {
+    let within = |step| match step {
+        One(All) => One(OfSegment),
+        Many(All) => Many(OfSegment),
+        step => step,
+    };
+    let domain: Form = form(value).into_iter().map(within).collect();
+    let and_path = [domain.clone(), literal("/"), vec![Many(All)]].concat();
+    Pattern {
+        shown: format!("trust domain {}", display(value)),
+        forms: vec![rooted(&domain), rooted(&and_path)],
     }
 }
