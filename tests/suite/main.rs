@@ -20,6 +20,7 @@ mod istio;
 mod jwt;
 mod limits;
 mod live;
+mod live_consult;
 mod live_users;
 mod policy;
 mod records;
