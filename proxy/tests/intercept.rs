@@ -1,6 +1,6 @@
 //! Interception against a real kernel: each test in a network namespace of its own, with a peer behind a cable.
 //!
-//! They need root, `unshare`, `ip` and `nft`; without root they say that they were skipped, and fail if `CI` is true.
+//! They need root, `unshare`, `ip`, `nft` and `iptables`; without them they say that they were skipped, and fail if `CI` is true.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
@@ -82,7 +82,7 @@ fn the_printed_script_does_the_same() {
 fn legacy_iptables() {
     in_namespace("legacy_iptables", |_| {
         if run("sh", &["-c", "command -v iptables-legacy || true"]).is_empty() {
-            eprintln!("SKIPPED: legacy_iptables needs iptables-legacy");
+            skipped("legacy_iptables", "iptables-legacy");
             return;
         }
         let plan = Plan::install_afresh(&spec(), Backend::Iptables).unwrap().to_string();
@@ -328,16 +328,31 @@ fn connect(uid: u32, mark: Option<u32>, source: Option<IpAddr>, target: SocketAd
     .unwrap()
 }
 
+/// Says aloud that a test could not run here; in CI that is a failure.
+fn skipped(name: &str, lacking: &str) {
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "{name} needs {lacking}");
+    // Past the capture of the test harness, which shows nothing of tests that end well.
+    let _ = io::stderr().write_all(format!("SKIPPED: {name} needs {lacking}\n").as_bytes());
+}
+
+/// What these tests need and is not here.
+fn lacking() -> Option<&'static str> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("root");
+    }
+    let is_here = |program: &&str| Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
+    let lacks = |program: &&str| !is_here(program).is_ok_and(|output| output.status.success());
+    ["unshare", "ip", "nft", "iptables"].into_iter().find(lacks)
+}
+
 /// Runs `test` in a new network namespace, by running this very test again in one.
 fn in_namespace(name: &str, test: impl FnOnce(&Peer)) {
     const INSIDE: &str = "WRIT_TEST_IN_NAMESPACE";
     if std::env::var_os(INSIDE).is_some() {
         return test(&Peer::connected());
     }
-    if !rustix::process::geteuid().is_root() {
-        assert!(std::env::var("CI").as_deref() != Ok("true"), "{name} needs root");
-        eprintln!("SKIPPED: {name} needs root");
-        return;
+    if let Some(lacking) = lacking() {
+        return skipped(name, lacking);
     }
     let status = Command::new("unshare")
         .arg("--net")

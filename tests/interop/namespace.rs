@@ -9,12 +9,22 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tests::program::Finished;
 
-/// Whether these tests can run here. Without root they are skipped aloud, or fail where nothing may be skipped.
+/// What these tests run.
+const PROGRAMS: [&str; 7] = ["curl", "ip", "iptables", "nft", "python3", "setpriv", "tcpdump"];
+
+/// Whether these tests can run here. Without root and their programs they are skipped aloud, or fail where nothing may be
+/// skipped.
 pub fn available(test: &str) -> bool {
-    if rustix::process::geteuid().is_root() {
-        return true;
+    if !rustix::process::geteuid().is_root() {
+        crate::skipped(test, "root, for network namespaces");
+        return false;
     }
-    crate::skipped(test, "root, for network namespaces");
+    let lacks = |program: &&str| {
+        let asked = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
+        !asked.is_ok_and(|output| output.status.success())
+    };
+    let Some(lacking) = PROGRAMS.into_iter().find(lacks) else { return true };
+    crate::skipped(test, &format!("{lacking}, which tests/peers.sh installs"));
     false
 }
 

@@ -259,7 +259,11 @@ fn installed(program: &str, argument: &str) -> bool {
             Ok("true"),
             "{program} is not installed, and CI must not miss it"
         );
-        eprintln!("NOT TESTED: {program} is not installed");
+        // Past the capture of the test harness, which shows nothing of tests that end well.
+        let _ = std::io::Write::write_all(
+            &mut std::io::stderr(),
+            format!("SKIPPED: what needs {program}, which is not installed\n").as_bytes(),
+        );
     }
     found
 }
