@@ -16,6 +16,7 @@ if [[ ! -e $root/.made ]]; then
   echo "== a minimal Debian"
   debootstrap --variant=minbase --include=ca-certificates,gcc,libc6-dev bookworm "$root" >/dev/null
   cp -aL "$(rustc --print sysroot)" "$root/opt/rust"
+  echo '127.0.0.1 localhost' >"$root/etc/hosts"
   touch "$root/.made"
 fi
 

@@ -32,3 +32,14 @@ pub fn skipped(test: &str, wants: &str) {
         format!("SKIPPED: {test} needs {wants}\n").as_bytes(),
     );
 }
+
+/// Whether all of these programs are here; else says so as [`skipped`] does.
+pub fn installed(test: &str, programs: &[&str]) -> bool {
+    let lacks = |program: &&&str| {
+        let asked = std::process::Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
+        !asked.is_ok_and(|output| output.status.success())
+    };
+    let Some(lacking) = programs.iter().find(lacks) else { return true };
+    skipped(test, &format!("{lacking}, which tests/peers.sh installs"));
+    false
+}

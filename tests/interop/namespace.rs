@@ -19,13 +19,7 @@ pub fn available(test: &str) -> bool {
         crate::skipped(test, "root, for network namespaces");
         return false;
     }
-    let lacks = |program: &&str| {
-        let asked = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
-        !asked.is_ok_and(|output| output.status.success())
-    };
-    let Some(lacking) = PROGRAMS.into_iter().find(lacks) else { return true };
-    crate::skipped(test, &format!("{lacking}, which tests/peers.sh installs"));
-    false
+    crate::installed(test, &PROGRAMS)
 }
 
 /// A bridge in a namespace of its own, to which machines are connected.

@@ -5,12 +5,12 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use fips::ca::KeyType;
-
 use tests::App;
 use tests::program::{Finished, Program};
 
 use super::house::{Application, House, Identity, KEYS, agreed, id, of_path, status};
 use super::suites::Choice;
+use crate::installed;
 use crate::records::text;
 
 /// Every choice that this OpenSSL has, and for TLS 1.3 each suite.
@@ -44,6 +44,9 @@ fn openssl(mode: &str, identity: &Identity, choice: &Choice, suite: Option<&str>
 
 #[test]
 fn s_client_calls_a_sidecar_by_every_suite_and_group() {
+    if !installed("s_client_calls_a_sidecar_by_every_suite_and_group", &["curl", "openssl"]) {
+        return;
+    }
     let app = Application::start(App::echo);
     let house = House::new();
     let servers = KEYS.map(|key| house.serving(&house.identity("server", key), app.address()));
@@ -65,6 +68,9 @@ fn s_client_calls_a_sidecar_by_every_suite_and_group() {
 
 #[test]
 fn a_sidecar_calls_s_server_by_every_suite_and_group() {
+    if !installed("a_sidecar_calls_s_server_by_every_suite_and_group", &["curl", "openssl"]) {
+        return;
+    }
     let house = House::new();
     let identities = KEYS.map(|key| house.identity("server", key));
     let choices = choices();
@@ -93,6 +99,9 @@ fn a_sidecar_calls_s_server_by_every_suite_and_group() {
 
 #[test]
 fn s_client_without_a_certificate_is_refused() {
+    if !installed("s_client_without_a_certificate_is_refused", &["curl", "openssl"]) {
+        return;
+    }
     let app = Application::start(App::echo);
     let house = House::new();
     let sidecar = house.serving(&house.identity("server", KeyType::P256), app.address());
