@@ -46,9 +46,6 @@ pub async fn serve(
     source: SocketAddr,
     guard: Guard,
 ) {
-    if net::socket::prepare(&socket, Some(net::socket::Keepalive::default())).is_err() {
-        return;
-    }
     let _open = worker.shard.connection(listener.side);
     let arrival = Arrival {
         worker,

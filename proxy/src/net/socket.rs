@@ -26,7 +26,7 @@ impl Default for ListenOptions {
     }
 }
 
-/// Listens on `address`. `[::]` takes IPv4 as well, and becomes `0.0.0.0` on a host without IPv6.
+/// Listens on `address`, with `TCP_NODELAY` and [`Keepalive`] for what is accepted. `[::]` takes IPv4 as well, and becomes `0.0.0.0` on a host without IPv6.
 ///
 /// The socket is non-blocking, as `tokio::net::TcpListener::from_std` asks for.
 pub fn listen(address: SocketAddr, options: ListenOptions) -> io::Result<TcpListener> {
@@ -123,12 +123,6 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
     v6.ip().to_ipv4_mapped().map_or(address, |v4| SocketAddr::new(v4.into(), v6.port()))
 }
 
-/// `TCP_NODELAY` and keepalive on an accepted connection. An error means that the peer is already gone.
-pub fn prepare(stream: &TcpStream, keepalive: Option<Keepalive>) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    keepalive.map_or(Ok(()), |keepalive| keepalive.apply(stream))
-}
-
 /// Makes dropping the connection reset it, so that the peer doesn't take a failure for an orderly end.
 pub fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_linger(Some(Duration::ZERO))
@@ -146,11 +140,11 @@ pub struct Keepalive {
 }
 
 impl Keepalive {
-    /// Sets it on a connection. Times are rounded to seconds by the kernel.
-    pub fn apply(self, stream: &TcpStream) -> io::Result<()> {
+    /// Sets it on a connection, or on a listener for those that it accepts. Times are rounded to seconds by the kernel.
+    pub fn apply<'s>(self, socket: impl Into<SockRef<'s>>) -> io::Result<()> {
         let keepalive =
             TcpKeepalive::new().with_time(self.after).with_interval(self.interval).with_retries(self.probes);
-        SockRef::from(stream).set_tcp_keepalive(&keepalive)
+        socket.into().set_tcp_keepalive(&keepalive)
     }
 }
 
@@ -179,6 +173,9 @@ fn listen_exactly(address: SocketAddr, options: ListenOptions) -> io::Result<Tcp
             SocketAddr::V6(_) => socket.set_ip_transparent_v6(true)?,
         }
     }
+    // The kernel gives them to whatever is accepted, which then needs no call of its own.
+    socket.set_tcp_nodelay(true)?;
+    Keepalive::default().apply(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(options.backlog)?;
     Ok(socket.into())
@@ -241,13 +238,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn prepares_an_accepted_connection() {
+    async fn an_accepted_connection_has_what_its_listener_was_given() {
         let listener = tokio_listener("127.0.0.1:0");
         let _client = connect(listener.local_addr().unwrap(), None).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
-        prepare(&server, Some(Keepalive::default())).unwrap();
         assert!(server.nodelay().unwrap());
-        assert!(SockRef::from(&server).keepalive().unwrap());
+        let (socket, keepalive) = (SockRef::from(&server), Keepalive::default());
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), keepalive.after);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), keepalive.interval);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), keepalive.probes);
     }
 
     #[test]
