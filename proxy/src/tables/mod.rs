@@ -51,7 +51,7 @@ pub use providers::{Consultation, HttpCheck, Provider, ProviderProtocol};
 pub use rate_limits::{
     Counting, GlobalLimit, LimitPhase, LimitsOnConnection, LocalLimit, RateLimit, RateLimiter, RateLimits,
 };
-pub use reach::{Answers, Open, Probe, Reach, Unknowns, principals_meant};
+pub use reach::{Answers, Open, Probe, Probed, Reach, Unknowns, principals_meant};
 pub use remainder::Remainder;
 pub use routes::{RouteAttributes, RouteChoice, Rule, RuleBackend};
 pub use services::{Backend, ServicePort, ServicePortId};

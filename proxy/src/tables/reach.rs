@@ -3,7 +3,7 @@
 //!
 //! For `writ diff`, which asks two configurations about the same calls. Nothing of it serves traffic.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use control_client::snapshot::{self, AuthorizationAction, MtlsMode};
@@ -79,13 +79,21 @@ pub struct Reach {
 #[derive(Debug)]
 struct Numbered {
     policy: PolicyRef,
+    says: Says,
+    /// The version that this one is compared with has it too.
+    is_in_both: bool,
+}
+
+/// All that a rule decides by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Says {
     action: AuthorizationAction,
     /// That the provider allows.
     provider: Option<usize>,
     conditions: Conditions<Part>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Part {
     Known(Condition),
     Open(usize),
@@ -93,7 +101,7 @@ enum Part {
 
 impl Reach {
     /// Of a policy. Dry-run and AUDIT rules decide nothing.
-    pub fn new(policy: &snapshot::Policy, unknowns: &mut Unknowns) -> Self {
+    fn new(policy: &snapshot::Policy, unknowns: &mut Unknowns) -> Self {
         let domains = TrustDomains::new(&policy.mesh);
         let (compiled, _) = understand(policy, &domains);
         let written = written(policy, &domains);
@@ -113,6 +121,29 @@ impl Reach {
         }
     }
 
+    /// Of two versions of a policy.
+    pub fn both(versions: [&snapshot::Policy; 2], unknowns: &mut Unknowns) -> [Self; 2] {
+        let [mut old, mut new] = versions.map(|policy| Self::new(policy, unknowns));
+        mark(&mut old.rules, &mut new.rules);
+        mark(&mut old.opaque, &mut new.opaque);
+        [old, new]
+    }
+
+    /// Whether more than rules differs: then any call may be concerned.
+    pub fn differs_beside_rules(&self, other: &Self) -> bool {
+        let modes = |peers: &snapshot::PeerAuthentication| {
+            let ports: Vec<_> = peers.ports.iter().map(|(port, mode)| (*port, mode.mode)).collect();
+            (peers.default.mode, ports)
+        };
+        self.has_allow != other.has_allow || modes(&self.peers) != modes(&other.peers)
+    }
+
+    /// Whether a call of which only this is known may be one that a rule decides about which is not in both versions.
+    pub fn concerns(&self, known: &Probed<'_>) -> bool {
+        let own = self.rules.iter().chain(&self.opaque).filter(|rule| !rule.is_in_both);
+        own.into_iter().any(|rule| rule.says.may_match(known))
+    }
+
     /// Whether some ALLOW policy is in force, so that what none of them matches is refused.
     pub fn has_allow(&self) -> bool {
         self.has_allow
@@ -122,7 +153,7 @@ impl Reach {
     pub fn answers(&self, probe: &Probe<'_>) -> Answers {
         // Those for opaque connections ask for nothing that these don't.
         let parts = self.rules.iter().flat_map(|rule| {
-            let Conditions { from, to, when } = &rule.conditions;
+            let Conditions { from, to, when } = &rule.says.conditions;
             from.iter().chain(to).chain([when]).flatten()
         });
         let answer = |part: &Part| match part {
@@ -152,6 +183,58 @@ impl Reach {
         let rules = if probe.request.is_some() { &self.rules } else { &self.opaque };
         let rules = rules.iter().filter_map(|rule| rule.of(probe)).collect();
         Open { shut_out: None, rules, has_allow: self.has_allow }
+    }
+}
+
+/// Marks the rules that are in both lists.
+fn mark(old: &mut [Numbered], new: &mut [Numbered]) {
+    let before: HashSet<Says> = old.iter().map(|rule| rule.says.clone()).collect();
+    let after: HashSet<&Says> = new.iter().map(|rule| &rule.says).collect();
+    old.iter_mut().for_each(|rule| rule.is_in_both = after.contains(&rule.says));
+    new.iter_mut().for_each(|rule| rule.is_in_both = before.contains(&rule.says));
+}
+
+/// Part of a call.
+#[derive(Debug, Clone, Copy)]
+pub enum Probed<'a> {
+    /// Its connection.
+    Connection(Option<&'a str>, u16),
+    /// Its method.
+    Method(&'a str),
+    /// Its path.
+    Path(&'a str),
+}
+
+impl Probed<'_> {
+    /// Whether a condition holds, if this is all that it asks of.
+    fn may_hold(&self, condition: &Condition) -> bool {
+        let (nobody, nothing) = (None, 0);
+        match (self, condition) {
+            (&Self::Connection(identity, port), Condition::Connection(_)) => {
+                holds(condition, &Probe { identity, port, request: None })
+            }
+            (&Self::Method(method), Condition::Request(test)) if matches!(**test, RequestTest::Method(_)) => {
+                holds(condition, &Probe { identity: nobody, port: nothing, request: Some((method, "/")) })
+            }
+            (&Self::Path(path), Condition::Request(test)) if matches!(**test, RequestTest::Path(_)) => {
+                holds(condition, &Probe { identity: nobody, port: nothing, request: Some(("GET", path)) })
+            }
+            _ => true,
+        }
+    }
+}
+
+impl Says {
+    fn may_match(&self, known: &Probed<'_>) -> bool {
+        let may_hold = |part: &Part| match part {
+            Part::Known(condition) => known.may_hold(condition),
+            Part::Open(_) => true,
+        };
+        let any = |clauses: &[Box<[Part]>]| {
+            clauses.is_empty() || clauses.iter().any(|clause| clause.iter().all(may_hold))
+        };
+        let Conditions { from, to, when } = &self.conditions;
+        any(from) && any(to) && when.iter().all(may_hold)
     }
 }
 
@@ -211,7 +294,8 @@ impl Numbered {
             let text = format!("the provider of {name} allows");
             unknowns.number(Unknown::Provider(name), || text)
         });
-        Self { policy: rule.label.policy, action: rule.label.action, provider, conditions }
+        let says = Says { action: rule.label.action, provider, conditions };
+        Self { policy: rule.label.policy, says, is_in_both: false }
     }
 
     /// What is left of it; `None`: it can't match.
@@ -237,13 +321,15 @@ impl Numbered {
                 _ => Some(left),
             }
         };
+        let Says { action, provider, conditions } = &self.says;
         Some(OpenRule {
             policy: self.policy,
-            action: self.action,
-            provider: self.provider,
-            from: clauses(&self.conditions.from)?,
-            to: clauses(&self.conditions.to)?,
-            when: clause(&self.conditions.when)?,
+            action: *action,
+            provider: *provider,
+            from: clauses(&conditions.from)?,
+            to: clauses(&conditions.to)?,
+            when: clause(&conditions.when)?,
+            is_in_both: self.is_in_both,
         })
     }
 }
@@ -299,6 +385,7 @@ struct OpenRule {
     from: Vec<Vec<usize>>,
     to: Vec<Vec<usize>>,
     when: Vec<usize>,
+    is_in_both: bool,
 }
 
 impl OpenRule {
@@ -320,14 +407,42 @@ impl Open {
         self.rules.iter().flat_map(OpenRule::unknowns).collect()
     }
 
+    /// What those of its rules depend on that are not in both versions.
+    pub fn own_unknowns(&self) -> BTreeSet<usize> {
+        self.rules.iter().filter(|rule| !rule.is_in_both).flat_map(OpenRule::unknowns).collect()
+    }
+
+    /// Whether rules of both versions may allow it, or refuse it; what they depend on is not told apart.
+    pub fn others_may(&self, allow: bool) -> bool {
+        let open = self.rules.iter().filter(|rule| rule.is_in_both && rule.unknowns().next().is_some());
+        open.into_iter().any(|rule| (rule.action == AuthorizationAction::Allow) == allow)
+    }
+
     /// Whether the call may go on, and which rule says so (NONE: a default), if this is true of the unknowns.
     pub fn under(&self, truth: impl Fn(usize) -> bool) -> (Outcome, PolicyRef) {
+        self.first(|rule| rule.matches(&truth), &truth)
+    }
+
+    /// The same, where rules of both versions that depend on anything allow or not, as they are told, and refuse nothing.
+    pub fn under_own(&self, others_allow: bool, truth: impl Fn(usize) -> bool) -> (Outcome, PolicyRef) {
+        let matches = |rule: &OpenRule| match rule.is_in_both && rule.unknowns().next().is_some() {
+            true => others_allow && rule.action == AuthorizationAction::Allow,
+            false => rule.matches(&truth),
+        };
+        self.first(matches, &truth)
+    }
+
+    fn first(
+        &self,
+        matches: impl Fn(&OpenRule) -> bool,
+        truth: &impl Fn(usize) -> bool,
+    ) -> (Outcome, PolicyRef) {
         if let Some(policy) = self.shut_out {
             return (Outcome::Deny, policy);
         }
-        for rule in self.rules.iter().filter(|rule| rule.matches(&truth)) {
+        for rule in self.rules.iter().filter(|rule| matches(rule)) {
             match rule.action {
-                AuthorizationAction::Custom if rule.provider.is_some_and(&truth) => {}
+                AuthorizationAction::Custom if rule.provider.is_some_and(truth) => {}
                 AuthorizationAction::Custom | AuthorizationAction::Deny => {
                     return (Outcome::Deny, rule.policy);
                 }

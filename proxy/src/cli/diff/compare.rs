@@ -8,7 +8,7 @@ use super::beside::{beside, named, same};
 use super::vocabulary::Vocabulary;
 use super::words::Dimension;
 use crate::decision::{Outcome, PolicyRef};
-use crate::tables::{Answers, Open, Probe, Reach, Unknowns};
+use crate::tables::{Answers, Open, Probe, Probed, Reach, Unknowns};
 
 /// What becomes of some calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,8 +80,7 @@ pub(super) fn compare(old: &Policy, new: &Policy) -> Findings {
         return findings;
     }
     let mut unknowns = Unknowns::default();
-    let before = Reach::new(old, &mut unknowns);
-    let after = Reach::new(new, &mut unknowns);
+    let [before, after] = Reach::both([old, new], &mut unknowns);
     if before.has_allow() && !after.has_allow() {
         findings.warnings.push(
             "the last ALLOW policy in force is gone: from now on everything is allowed that no other policy refuses"
@@ -104,13 +103,39 @@ pub(super) fn compare(old: &Policy, new: &Policy) -> Findings {
         return findings;
     }
     let alike = alike(&vocabulary, &tried);
-    let calls = alike.len() * vocabulary.calls();
+    let concerned = Concerned::of(&vocabulary, &tried);
+    let calls = alike.len() * concerned.calls();
     if calls > MAX_CALLS {
         findings.unknown.push(too_many(calls));
         return findings;
     }
-    findings.changes = changes(&vocabulary, &tried, alike);
+    findings.changes = changes(&vocabulary, &tried, &concerned, alike);
     findings
+}
+
+/// Methods and paths, by number, that a call can have of which anything else becomes now.
+struct Concerned {
+    methods: Vec<usize>,
+    paths: Vec<usize>,
+}
+
+impl Concerned {
+    fn of(vocabulary: &Vocabulary, tried: &Tried) -> Self {
+        let of = |dimension: &Dimension, probed: fn(&str) -> Probed<'_>| {
+            let texts = dimension.classes.iter().map(|class| &*class.text).enumerate();
+            texts.filter(|(_, text)| tried.may_concern(&probed(text))).map(|(number, _)| number).collect()
+        };
+        Self {
+            methods: of(&vocabulary.methods, |text| Probed::Method(text)),
+            paths: of(&vocabulary.paths, |text| Probed::Path(text)),
+        }
+    }
+
+    /// How many calls each connection can make of these.
+    fn calls(&self) -> usize {
+        // One more for being opaque.
+        self.methods.len() * self.paths.len() + 1
+    }
 }
 
 struct Tried {
@@ -130,20 +155,75 @@ struct Fate {
     after: String,
 }
 
+/// Both versions of what is left open of a call, and what is tried both ways.
+struct Cases {
+    before: Open,
+    after: Open,
+    unknowns: Vec<usize>,
+    /// There are too many unknowns: of rules that both versions have, only whether they allow is tried, as one more.
+    others: Option<Others>,
+}
+
+#[derive(Clone, Copy)]
+struct Others {
+    allow: bool,
+    refuse: bool,
+}
+
+impl Cases {
+    /// `Err`: too many, and which.
+    fn of(before: Open, after: Open) -> Result<Self, Vec<usize>> {
+        let all: Vec<usize> = before.unknowns().union(&after.unknowns()).copied().collect();
+        if all.len() <= MAX_UNKNOWNS {
+            return Ok(Self { before, after, unknowns: all, others: None });
+        }
+        let unknowns: Vec<usize> = before.own_unknowns().union(&after.own_unknowns()).copied().collect();
+        if unknowns.len() > MAX_UNKNOWNS {
+            return Err(unknowns);
+        }
+        let may = |allow| before.others_may(allow) || after.others_may(allow);
+        let others = Some(Others { allow: may(true), refuse: may(false) });
+        Ok(Self { before, after, unknowns, others })
+    }
+
+    /// How many bits tell them apart.
+    fn bits(&self) -> usize {
+        self.unknowns.len() + usize::from(self.others.is_some_and(|others| others.allow))
+    }
+
+    /// What both versions rule.
+    fn rulings(&self, case: u32) -> [(Outcome, PolicyRef); 2] {
+        let bit = |bit: usize| case & (1 << bit) != 0;
+        let truth = |unknown: usize| self.unknowns.binary_search(&unknown).is_ok_and(bit);
+        [&self.before, &self.after].map(|open| match self.others {
+            None => open.under(truth),
+            Some(others) => open.under_own(others.allow && bit(self.unknowns.len()), truth),
+        })
+    }
+}
+
 impl Tried {
+    /// Whether anything else may become of a call of which only this is known.
+    fn may_concern(&self, known: &Probed<'_>) -> bool {
+        self.before.differs_beside_rules(&self.after)
+            || self.before.concerns(known)
+            || self.after.concerns(known)
+    }
+
     fn fate(&self, probe: &Probe<'_>) -> Option<Fate> {
         let (before, after) = (self.before.of(probe), self.after.of(probe));
         if before.is_like(&after) {
             return None;
         }
-        let open: Vec<usize> = before.unknowns().union(&after.unknowns()).copied().collect();
-        if open.len() > MAX_UNKNOWNS {
-            return Some(self.unknown(&open));
-        }
-        let (mut granted, mut taken, mut same) = (None, None, false);
-        for case in 0..1u32 << open.len() {
-            let truth = |unknown: usize| open.binary_search(&unknown).is_ok_and(|bit| case & (1 << bit) != 0);
-            let rulings = (before.under(truth), after.under(truth));
+        let cases = match Cases::of(before, after) {
+            Ok(cases) => cases,
+            Err(open) => return Some(self.unknown(&open)),
+        };
+        let (mut granted, mut taken) = (None, None);
+        let mut same = cases.others.is_some_and(|others| others.refuse);
+        for case in 0..1u32 << cases.bits() {
+            let [was, is] = cases.rulings(case);
+            let rulings = (was, is);
             match (rulings.0.0, rulings.1.0) {
                 (Outcome::Deny, Outcome::Allow) => granted = granted.or(Some(rulings)),
                 (Outcome::Allow, Outcome::Deny) => taken = taken.or(Some(rulings)),
@@ -161,7 +241,7 @@ impl Tried {
         let ((_, was), (_, is)) = granted.or(taken)?;
         let depends_on = match kind {
             Kind::Grants | Kind::Takes => Vec::new(),
-            _ => self.depends_on(&before, &after, &open),
+            _ => self.depends_on(&cases),
         };
         Some(Fate { kind, depends_on, before: self.name(0, was), after: self.name(1, is) })
     }
@@ -172,20 +252,23 @@ impl Tried {
     }
 
     /// Those unknowns that make a difference to the difference.
-    fn depends_on(&self, before: &Open, after: &Open, open: &[usize]) -> Vec<String> {
-        let differs = |case: u32| {
-            let truth = |unknown: usize| open.binary_search(&unknown).is_ok_and(|bit| case & (1 << bit) != 0);
-            (before.under(truth).0, after.under(truth).0)
-        };
+    fn depends_on(&self, cases: &Cases) -> Vec<String> {
+        let outcomes = |case: u32| cases.rulings(case).map(|(outcome, _)| outcome);
         let matters = |bit: &usize| {
-            (0..1u32 << open.len()).any(|case| {
-                let other = case ^ (1 << bit);
-                let (a, b) = (differs(case), differs(other));
-                a != b && (a.0 != a.1 || b.0 != b.1)
+            (0..1u32 << cases.bits()).any(|case| {
+                let (a, b) = (outcomes(case), outcomes(case ^ (1 << bit)));
+                a != b && (a[0] != a[1] || b[0] != b[1])
             })
         };
-        let bits = (0..open.len()).filter(matters);
-        bits.map(|bit| self.unknowns.text(open[bit]).to_owned()).collect()
+        let text = |bit: usize| match cases.unknowns.get(bit) {
+            Some(&unknown) => self.unknowns.text(unknown).to_owned(),
+            None => "other rules allow it as well".to_owned(),
+        };
+        let mut texts: Vec<_> = (0..cases.bits()).filter(matters).map(text).collect();
+        if cases.others.is_some_and(|others| others.refuse) {
+            texts.push("other rules refuse it".to_owned());
+        }
+        texts
     }
 
     fn name(&self, version: usize, policy: PolicyRef) -> String {
@@ -204,11 +287,14 @@ type Connections = Vec<(usize, usize)>;
 /// Method and path, by number; `None`: opaque.
 type Call = Option<(usize, usize)>;
 
-/// Connections by what they answer.
+/// Connections of whose calls anything else may become now, by what they answer.
 fn alike(vocabulary: &Vocabulary, tried: &Tried) -> Vec<Connections> {
     let mut alike: BTreeMap<[Answers; 2], Connections> = BTreeMap::new();
     for (principal, identity) in vocabulary.principals().enumerate() {
         for (port_number, (port, _)) in vocabulary.ports.iter().enumerate() {
+            if !tried.may_concern(&Probed::Connection(identity.as_deref(), *port)) {
+                continue;
+            }
             let probe = Probe { identity: identity.as_deref(), port: *port, request: None };
             let answers = [&tried.before, &tried.after].map(|reach| reach.answers(&probe));
             alike.entry(answers).or_default().push((principal, port_number));
@@ -218,11 +304,16 @@ fn alike(vocabulary: &Vocabulary, tried: &Tried) -> Vec<Connections> {
 }
 
 /// In few words: ports, then principals, of which the same becomes are told together.
-fn changes(vocabulary: &Vocabulary, tried: &Tried, alike: Vec<Connections>) -> Vec<Change> {
+fn changes(
+    vocabulary: &Vocabulary,
+    tried: &Tried,
+    concerned: &Concerned,
+    alike: Vec<Connections>,
+) -> Vec<Change> {
     let mut connections: BTreeMap<(Fate, BTreeSet<Call>), Connections> = BTreeMap::new();
     for group in alike {
         let Some(&one) = group.first() else { continue };
-        for (fate, calls) in fates(vocabulary, tried, one) {
+        for (fate, calls) in fates(vocabulary, tried, concerned, one) {
             connections.entry((fate, calls)).or_default().extend(&group);
         }
     }
@@ -258,6 +349,7 @@ fn changes(vocabulary: &Vocabulary, tried: &Tried, alike: Vec<Connections>) -> V
 fn fates(
     vocabulary: &Vocabulary,
     tried: &Tried,
+    concerned: &Concerned,
     (principal, port): (usize, usize),
 ) -> BTreeMap<Fate, BTreeSet<Call>> {
     let identity = vocabulary.identity(principal);
@@ -269,9 +361,10 @@ fn fates(
         }
     };
     try_it(None, None);
-    for (method, methods) in vocabulary.methods.classes.iter().enumerate() {
-        for (path, paths) in vocabulary.paths.classes.iter().enumerate() {
-            try_it(Some((&*methods.text, &*paths.text)), Some((method, path)));
+    for &method in &concerned.methods {
+        for &path in &concerned.paths {
+            let texts = (&*vocabulary.methods.classes[method].text, &*vocabulary.paths.classes[path].text);
+            try_it(Some(texts), Some((method, path)));
         }
     }
     fates

@@ -68,12 +68,6 @@ impl Vocabulary {
         (self.identities.classes.len() + 1) * self.ports.len()
     }
 
-    /// How many calls each can make.
-    pub(super) fn calls(&self) -> usize {
-        // One more for being opaque.
-        self.methods.classes.len() * self.paths.classes.len() + 1
-    }
-
     /// Identities by number; the number after them: plaintext.
     pub(super) fn principals(&self) -> impl Iterator<Item = Option<String>> {
         (0..=self.identities.classes.len()).map(|number| self.identity(number))

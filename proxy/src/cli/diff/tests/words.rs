@@ -216,3 +216,37 @@ spec:
     let again = asking(9000).replace("- name: other", "- name: new");
     assert_eq!(diff(&asking(9000), &again).to_json()["workloads"], serde_json::json!([]));
 }
+
+/// A grant among many rules that hang on headers, which nobody could try each both ways.
+#[test]
+fn what_many_others_may_allow_is_a_maybe_and_says_so_once() {
+    let others: String = (0..40)
+        .map(|number| {
+            format!(
+                "---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: other-{number}, namespace: bookinfo}}
+spec:
+  selector: {{matchLabels: {{app: ratings}}}}
+  rules: [{{when: [{{key: 'request.headers[x-{number}]', values: [a]}}]}}]
+"
+            )
+        })
+        .collect();
+    let from = "{principals: [cluster.local/ns/bookinfo/sa/reviews]}";
+    let versions = ["[GET]", "[GET, POST]"].map(|methods| {
+        format!("{}{others}", viewer(from, &format!("{{paths: [/ratings/*], methods: {methods}}}")))
+    });
+    assert_eq!(
+        diff(&versions[0], &versions[1]).to_text(Paint::plain()),
+        "bookinfo app=ratings (ratings-v1, ratings-v2)
+  may grant cluster.local/ns/bookinfo/sa/reviews
+    POST /ratings/*
+    depends on whether other rules allow it as well
+    now by AuthorizationPolicy bookinfo/viewer rule 0
+
+changed: AuthorizationPolicy bookinfo/viewer
+"
+    );
+}
