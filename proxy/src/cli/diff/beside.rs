@@ -1,8 +1,8 @@
 //! What changed beside what calls show.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use control_client::snapshot::{self, AuthorizationAction, Policy};
+use control_client::snapshot::{self, AuthorizationAction, Policy, Protocol};
 
 /// What decides on access beside the policies that are compared, where it changed.
 pub(super) fn beside(old: &Policy, new: &Policy) -> Vec<String> {
@@ -42,6 +42,11 @@ pub(super) fn beside(old: &Policy, new: &Policy) -> Vec<String> {
     found.extend(says(names, "asks another provider, or in another way"));
     let names = in_both(differing(ends(old), ends(new)));
     found.extend(says(names, "changes until when it allows"));
+    let asks =
+        |policy: &Policy| !policy.authorization.is_empty() || !policy.request_authentication.is_empty();
+    if asks(old) || asks(new) {
+        found.extend(read_otherwise(old, new));
+    }
     let (a, b) = (&old.mesh, &new.mesh);
     for (differs, field) in [
         (
@@ -61,6 +66,20 @@ pub(super) fn beside(old: &Policy, new: &Policy) -> Vec<String> {
         }
     }
     found
+}
+
+/// Ports whose declared protocol is another: what is not read as HTTP is judged as an opaque connection. One that nobody
+/// declares anything for is read as its first bytes are.
+fn read_otherwise(old: &Policy, new: &Policy) -> impl Iterator<Item = String> {
+    let declared = |policy: &Policy| -> BTreeMap<u16, Protocol> {
+        policy.inbound_ports.iter().filter_map(|each| Some((each.port, each.protocol?))).collect()
+    };
+    let (before, after) = (declared(old), declared(new));
+    let numbers: BTreeSet<u16> = before.keys().chain(after.keys()).copied().collect();
+    let differs = move |number: &u16| before.get(number) != after.get(number);
+    numbers.into_iter().filter(differs).map(|number| {
+        format!("port {number} is declared to be of another protocol: which of its traffic is judged as HTTP")
+    })
 }
 
 /// Names of those that are not the same in both.

@@ -182,7 +182,19 @@ spec:
   selector: {matchLabels: {app: ratings}}
   rules: [{local: {requests: 1, per: 1s}}]
 ";
+    let service = |protocol: &str| {
+        format!(
+            "---
+apiVersion: v1
+kind: Service
+metadata: {{name: ratings, namespace: bookinfo}}
+spec: {{selector: {{app: ratings}}, ports: [{{name: {protocol}, port: 9080}}]}}
+"
+        )
+    };
+    let [http, tcp] = ["http", "tcp"].map(service);
     for (with, what) in [
+        (&*http, "port 9080 is declared to be of another protocol"),
         (settings, "MeshSettings changes path"),
         (tokens, "RequestAuthentication bookinfo/users"),
         (limits, "RateLimit bookinfo/calls changes how often"),
@@ -192,6 +204,8 @@ spec:
         let json = diff.to_json();
         assert!(json["workloads"][0]["unknown"][0].as_str().unwrap().contains(what), "{json:#}");
     }
+    let otherwise = diff(&format!("{VIEWER}{http}"), &format!("{VIEWER}{tcp}"));
+    assert!(otherwise.does(FailOn::Unknown));
 }
 
 #[test]
