@@ -30,7 +30,8 @@ pub async fn request(
     if consultations.is_empty() {
         return Ok(false);
     }
-    let mut beginning = body(&consultations, held, request, &line.worker).await.inspect_err(|reject| {
+    let mut beginning = Beginning::default();
+    read(&mut beginning, &consultations, held, request, &line.worker).await.inspect_err(|reject| {
         stages::charge_consultation(record, consultations.first(), reject);
     })?;
     let caller = Caller { peer: &line.peer, user };
@@ -38,7 +39,7 @@ pub async fn request(
     while let Some(&consultation) = consultations.get(asked) {
         asked += 1;
         let provider = held.tables.provider(consultation.provider);
-        let shown_body = provider.body.map(|limit| {
+        let body = provider.body.map(|limit| {
             let end = beginning.bytes.len().min(limit.max_bytes as usize);
             beginning.bytes.slice(..end)
         });
@@ -49,7 +50,7 @@ pub async fn request(
             version: request.version(),
             authority: sanitize::authority(request),
             headers: request.headers(),
-            body: shown_body.as_ref(),
+            body: body.as_ref(),
             size,
         };
         let said = consult::ask(&line.worker, provider, &consultation, caller, Some(shown), record).await;
@@ -64,10 +65,10 @@ pub async fn request(
                     .filter(|each| consultations.iter().all(|known| known.provider != each.provider));
                 consultations.extend(more.collect::<Consultations>());
                 if consultations.len() > known {
-                    beginning =
-                        body(&consultations, held, request, &line.worker).await.inspect_err(|reject| {
-                            stages::charge_consultation(record, consultations.get(known), reject);
-                        })?;
+                    let reading = read(&mut beginning, &consultations, held, request, &line.worker);
+                    reading.await.inspect_err(|reject| {
+                        stages::charge_consultation(record, consultations.get(known), reject);
+                    })?;
                 }
             }
             Err(reject) => {
@@ -107,19 +108,20 @@ fn consultations(
     held.tables.consult(phase, &peer.admission(held).remainder, &attributes)
 }
 
-/// As much of the body as the most curious provider sees.
-async fn body(
+/// Reads as much of the body as the most curious provider sees, unless so much of it was read before.
+async fn read(
+    beginning: &mut Beginning,
     consultations: &Consultations,
     held: &Held,
     request: &mut Request<Body>,
     worker: &Worker,
-) -> Result<Beginning, Reject> {
+) -> Result<(), Reject> {
     let limits = consultations.iter().filter_map(|each| held.tables.provider(each.provider).body);
-    let Some(max) = limits.clone().map(|limit| limit.max_bytes as usize).max() else {
-        return Ok(Beginning::default());
-    };
-    let within = worker.deadlines.body;
-    let beginning = buffered::beginning(request.body_mut(), max, within, &worker.held_bodies).await?;
+    let Some(max) = limits.clone().map(|limit| limit.max_bytes as usize).max() else { return Ok(()) };
+    if !beginning.whole && beginning.bytes.len() < max {
+        let within = worker.deadlines.body;
+        *beginning = buffered::beginning(request.body_mut(), max, within, &worker.held_bodies).await?;
+    }
     // Those that see whole bodies only.
     let whole = limits.filter(|limit| !limit.allow_partial).map(|limit| limit.max_bytes as usize).min();
     match whole {
@@ -136,7 +138,7 @@ async fn body(
             let why = "the body did not come in time to be shown to a provider";
             Err(Reject::because(Stage::Consult, Reason::ClientStalled, why))
         }
-        _ => Ok(beginning),
+        _ => Ok(()),
     }
 }
 

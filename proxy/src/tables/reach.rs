@@ -3,7 +3,7 @@
 //!
 //! For `writ diff`, which asks two configurations about the same calls. Nothing of it serves traffic.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use control_client::snapshot::{self, AuthorizationAction, MtlsMode};
@@ -41,6 +41,8 @@ pub struct Answers {
 pub struct Unknowns {
     numbers: HashMap<Unknown, usize>,
     texts: Vec<String>,
+    /// Those that are true before a time, in order of it.
+    before: BTreeMap<i64, usize>,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -48,12 +50,26 @@ enum Unknown {
     Condition(Condition),
     /// That the provider of a CUSTOM policy, by the policy's name, allows.
     Provider(String),
+    /// That it is before a time (seconds since the epoch), up to which an ALLOW policy allows.
+    Before(i64),
 }
 
 impl Unknowns {
     /// How an unknown was written: `when[request.headers[x]] is one of [a]`.
     pub fn text(&self, number: usize) -> &str {
         self.texts.get(number).map_or("", String::as_str)
+    }
+
+    /// Whether these can be true and false as they are: what is before a time is before every later one.
+    pub fn are_possible(&self, truth: impl Fn(usize) -> Option<bool>) -> bool {
+        let known = self.before.values().filter_map(|unknown| truth(*unknown));
+        known.is_sorted()
+    }
+
+    fn before(&mut self, expires: snapshot::Expires) -> usize {
+        let number = self.number(Unknown::Before(expires.at), || format!("it is before {expires}"));
+        self.before.insert(expires.at, number);
+        number
     }
 
     fn number(&mut self, unknown: Unknown, text: impl FnOnce() -> String) -> usize {
@@ -107,8 +123,12 @@ impl Reach {
         let written = written(policy, &domains);
         let ordered = in_order(compiled.iter().flat_map(|each| &each.rules));
         let rules: Vec<_> = ordered.consulting.into_iter().chain(ordered.enforced).collect();
+        let ends: HashMap<u32, snapshot::Expires> =
+            policy.authorization.iter().filter_map(|each| Some((each.object, each.expires?))).collect();
         let mut numbered = |rules: Vec<Rule>| -> Vec<Numbered> {
-            rules.iter().map(|rule| Numbered::new(rule, &policy.objects, &written, unknowns)).collect()
+            let ends_of = |rule: &Rule| ends.get(&rule.label.policy.object_index()?).copied();
+            let numbered = |rule| Numbered::new(rule, ends_of(rule), &policy.objects, &written, unknowns);
+            rules.iter().map(numbered).collect()
         };
         let opaque = numbered(rules.iter().filter_map(Rule::for_tcp).collect());
         let has_allow =
@@ -267,6 +287,7 @@ fn written(policy: &snapshot::Policy, domains: &TrustDomains) -> HashMap<Conditi
 impl Numbered {
     fn new(
         rule: &Rule,
+        ends: Option<snapshot::Expires>,
         objects: &[snapshot::ObjectRef],
         written: &HashMap<Condition, String>,
         unknowns: &mut Unknowns,
@@ -286,6 +307,13 @@ impl Numbered {
             from: rule.conditions.from.iter().map(|clause| clause.iter().map(&mut part).collect()).collect(),
             to: rule.conditions.to.iter().map(|clause| clause.iter().map(&mut part).collect()).collect(),
             when: rule.conditions.when.iter().map(&mut part).collect(),
+        };
+        let conditions = match ends {
+            Some(ends) => {
+                let when = conditions.when.into_iter().chain([Part::Open(unknowns.before(ends))]);
+                Conditions { when: when.collect(), ..conditions }
+            }
+            None => conditions,
         };
         let provider = rule.label.consults().then(|| {
             let object = rule.label.policy.object_index().and_then(|object| objects.get(object as usize));

@@ -28,20 +28,14 @@ pub(super) fn beside(old: &Policy, new: &Policy) -> Vec<String> {
     found.extend(says(names, "changes which tokens of end users are taken"));
     let names = differing(limits(old), limits(new));
     found.extend(says(names, "changes how often something may be done"));
-    // What a policy decides that came or went, calls show.
-    let in_both = |mut names: BTreeSet<String>| {
-        let of = |policy: &Policy| -> BTreeSet<String> {
-            let named = named(policy);
-            policy.authorization.iter().map(|each| name_in(&named, each.object)).collect()
-        };
-        let (before, after) = (of(old), of(new));
-        names.retain(|name| before.contains(name) && after.contains(name));
-        names
-    };
-    let names = in_both(differing(providers(old), providers(new)));
+    // Those that came or went, calls show.
+    let (before, after) = (providers(old), providers(new));
+    let names =
+        |of: &[(String, Option<Asked>)]| of.iter().map(|(name, _)| name.clone()).collect::<BTreeSet<_>>();
+    let in_both: BTreeSet<String> = names(&before).intersection(&names(&after)).cloned().collect();
+    let mut names = differing(before, after);
+    names.retain(|name| in_both.contains(name));
     found.extend(says(names, "asks another provider, or in another way"));
-    let names = in_both(differing(ends(old), ends(new)));
-    found.extend(says(names, "changes until when it allows"));
     let asks =
         |policy: &Policy| !policy.authorization.is_empty() || !policy.request_authentication.is_empty();
     if asks(old) || asks(new) {
@@ -104,12 +98,6 @@ fn providers(policy: &Policy) -> Vec<(String, Option<Asked>)> {
         Some((snapshot::Provider { backend: None, ..provider.clone() }, backend))
     };
     asking.map(|each| (name_in(&named, each.object), resolved(each))).collect()
-}
-
-/// Until when policies allow.
-fn ends(policy: &Policy) -> Vec<(String, Option<snapshot::Expires>)> {
-    let named = named(policy);
-    policy.authorization.iter().map(|each| (name_in(&named, each.object), each.expires)).collect()
 }
 
 /// Whether access can't differ: objects may have moved in their lists.

@@ -191,8 +191,17 @@ impl Cases {
         self.unknowns.len() + usize::from(self.others.is_some_and(|others| others.allow))
     }
 
-    /// What both versions rule.
-    fn rulings(&self, case: u32) -> [(Outcome, PolicyRef); 2] {
+    /// What both versions rule in each case; `None`: it can't be.
+    fn rulings(&self, unknowns: &Unknowns) -> Vec<Option<[(Outcome, PolicyRef); 2]>> {
+        let ruling = |case: u32| {
+            let found = |unknown: usize| self.unknowns.binary_search(&unknown).ok();
+            let possible = unknowns.are_possible(|unknown| found(unknown).map(|bit| case & (1 << bit) != 0));
+            possible.then(|| self.ruling(case))
+        };
+        (0..1u32 << self.bits()).map(ruling).collect()
+    }
+
+    fn ruling(&self, case: u32) -> [(Outcome, PolicyRef); 2] {
         let bit = |bit: usize| case & (1 << bit) != 0;
         let truth = |unknown: usize| self.unknowns.binary_search(&unknown).is_ok_and(bit);
         [&self.before, &self.after].map(|open| match self.others {
@@ -221,9 +230,9 @@ impl Tried {
         };
         let (mut granted, mut taken) = (None, None);
         let mut same = cases.others.is_some_and(|others| others.refuse);
-        for case in 0..1u32 << cases.bits() {
-            let [was, is] = cases.rulings(case);
-            let rulings = (was, is);
+        let all = cases.rulings(&self.unknowns);
+        for [was, is] in all.iter().flatten() {
+            let rulings = (*was, *is);
             match (rulings.0.0, rulings.1.0) {
                 (Outcome::Deny, Outcome::Allow) => granted = granted.or(Some(rulings)),
                 (Outcome::Allow, Outcome::Deny) => taken = taken.or(Some(rulings)),
@@ -241,7 +250,7 @@ impl Tried {
         let ((_, was), (_, is)) = granted.or(taken)?;
         let depends_on = match kind {
             Kind::Grants | Kind::Takes => Vec::new(),
-            _ => self.depends_on(&cases),
+            _ => self.depends_on(&cases, &all),
         };
         Some(Fate { kind, depends_on, before: self.name(0, was), after: self.name(1, is) })
     }
@@ -252,12 +261,12 @@ impl Tried {
     }
 
     /// Those unknowns that make a difference to the difference.
-    fn depends_on(&self, cases: &Cases) -> Vec<String> {
-        let outcomes = |case: u32| cases.rulings(case).map(|(outcome, _)| outcome);
+    fn depends_on(&self, cases: &Cases, rulings: &[Option<[(Outcome, PolicyRef); 2]>]) -> Vec<String> {
+        let outcomes = |case: usize| Some(rulings.get(case)?.as_ref()?.map(|(outcome, _)| outcome));
         let matters = |bit: &usize| {
-            (0..1u32 << cases.bits()).any(|case| {
-                let (a, b) = (outcomes(case), outcomes(case ^ (1 << bit)));
-                a != b && (a[0] != a[1] || b[0] != b[1])
+            (0..rulings.len()).any(|case| match (outcomes(case), outcomes(case ^ (1 << bit))) {
+                (Some(a), Some(b)) => a != b && (a[0] != a[1] || b[0] != b[1]),
+                _ => false,
             })
         };
         let text = |bit: usize| match cases.unknowns.get(bit) {

@@ -49,7 +49,15 @@ impl Vocabulary {
             never_within: if empty_segments { Vec::new() } else { vec![literal("//")] },
         };
         let methods = Texts { forms: vec![vec![One(OfSegment), Many(OfSegment)]], never_within: Vec::new() };
-        let twice = |text| [literal(text), vec![Many(All)], literal(text)].concat();
+        let domains = policies.iter().flat_map(|policy| {
+            [&policy.mesh.trust_domain].into_iter().chain(&policy.mesh.trust_domain_aliases)
+        });
+        // A trust domain that is called so is not meant.
+        let begin = match domains.into_iter().any(|domain| matches!(&**domain, "ns" | "sa")) {
+            true => vec![One(OfSegment)],
+            false => Vec::new(),
+        };
+        let twice = |text| [begin.clone(), literal(text), vec![Many(All)], literal(text)].concat();
         let identities = Texts {
             forms: vec![rooted(&[One(OfSegment)]), rooted(&[One(OfSegment), Many(All), One(OfSegment)])],
             // Nobody is of two namespaces, or two service accounts: what matches each of many would be legion.

@@ -163,18 +163,46 @@ fn what_overlaps_in_too_many_ways_is_unknown() {
     assert!(diff.does(FailOn::Grants) && diff.does(FailOn::Takes) && diff.does(FailOn::Unknown));
 }
 
+/// Access that ends, and access that doesn't: whatever policies are called that give it.
 #[test]
-fn until_when_a_policy_allows_is_no_call() {
-    let with = |end: &str| {
+fn until_when_a_policy_allows() {
+    let until = |end: &str| {
         VIEWER.replace(
             "name: viewer,",
             &format!("annotations: {{writ.dev/expires-at: '{end}'}}, name: viewer,"),
         )
     };
-    let diff = diff(&with("2999-01-01T00:00:00Z"), &with("2998-01-01T00:00:00Z"));
-    let found = only(&diff);
-    assert_eq!(found["unknown"][0], "AuthorizationPolicy bookinfo/viewer changes until when it allows");
-    assert!(diff.does(FailOn::Takes));
+    let temporary = until("2998-01-01T00:00:00Z");
+    let for_ever = VIEWER.replace("name: viewer,", "name: for-ever,");
+    let wider = for_ever.replace("methods: [GET], ", "");
+    let (early, late) = ("it is before 2998-01-01T00:00:00Z", "it is before 2999-01-01T00:00:00Z");
+    for (old, new, kind, depends_on) in [
+        (&temporary, &until("2999-01-01T00:00:00Z"), Kind::MayGrant, vec![early, late]),
+        (&until("2999-01-01T00:00:00Z"), &temporary, Kind::MayTake, vec![late, early]),
+        (&temporary, &VIEWER.to_owned(), Kind::MayGrant, vec![early]),
+        (&temporary, &for_ever, Kind::MayGrant, vec![early]),
+        (&temporary, &format!("{temporary}---{for_ever}"), Kind::MayGrant, vec![early]),
+        (&temporary, &format!("{temporary}---{wider}"), Kind::MayGrant, vec![early]),
+    ] {
+        let diff = diff(old, new);
+        let changes: Vec<_> = diff.workloads.iter().flat_map(|workload| &workload.found.changes).collect();
+        let found = changes.iter().find(|change| change.kind == kind && change.depends_on == depends_on);
+        assert!(found.is_some(), "{:#}", diff.to_json());
+        assert!(diff.does(if kind == Kind::MayGrant { FailOn::Grants } else { FailOn::Takes }));
+    }
+}
+
+/// A trust domain may have the name of a part of identities.
+#[test]
+fn trust_domains_called_sa_and_ns() {
+    for domain in ["sa", "ns"] {
+        let read = |account: &str| {
+            let from = format!("{{principals: [{domain}/ns/ns/sa/{account}]}}");
+            Resources::of_yaml(&format!("{CLUSTER}{}", viewer(&from, "{methods: [GET]}")))
+        };
+        let diff = Diff::of(&read("sa"), &read("other"), domain);
+        assert!(diff.does(FailOn::Grants) && diff.does(FailOn::Takes), "{:#}", diff.to_json());
+    }
 }
 
 #[test]
