@@ -39,7 +39,12 @@ pub(crate) fn update(before: &Objects, files: &Files) -> Objects {
     }
     let broken: BTreeSet<&str> =
         files.iter().filter(|(_, file)| !file.broken.is_empty()).map(|(name, _)| &**name).collect();
-    for (key, old) in before.iter().filter(|(_, old)| broken.contains(&*old.object.meta.file)) {
+    // A directory that can't be looked into is broken with all that was read in it.
+    let is_broken = |file: &str| {
+        let above = file.match_indices('/').map(|(end, _)| &file[..end]);
+        above.chain([file]).any(|name| broken.contains(name))
+    };
+    for (key, old) in before.iter().filter(|(_, old)| is_broken(&old.object.meta.file)) {
         now.entry(key.clone()).or_insert_with(|| keep_through_broken_file(old));
     }
     now
@@ -89,7 +94,7 @@ fn keep_through_broken_file(old: &InForce) -> InForce {
             Severity::Error,
             "",
             0,
-            "its file is not YAML at the moment; the last good version stays in force".into(),
+            "its file can't be read at the moment; the last good version stays in force".into(),
         )];
     }
     kept
@@ -136,6 +141,35 @@ mod tests {
         let healed = update(&third, &files(&[("a", &(policy("a", "DISABLE") + &policy("b", "STRICT")))]));
         assert_eq!(states(&healed), [("a".into(), Accepted, 0), ("b".into(), Accepted, 0)]);
         assert_eq!(update(&healed, &files(&[])).len(), 0);
+    }
+
+    #[test]
+    fn a_directory_that_can_not_be_looked_into_keeps_what_was_in_it() {
+        let first = update(
+            &Objects::new(),
+            &files(&[("c/team/a", &policy("a", "STRICT")), ("c/teams", &policy("b", "STRICT"))]),
+        );
+        let second = update(&first, &files(&[("c/team", "a: [\n")]));
+        assert_eq!(states(&second), [("a".into(), KeptLastGood, 1)]);
+    }
+
+    #[test]
+    fn what_can_not_be_attributed_keeps_the_objects_of_its_file() {
+        let good = policy("a", "STRICT");
+        let list = |items: &str| {
+            format!(
+                "apiVersion: v1\nkind: List\n{items}:\n- {}",
+                good.trim_end_matches("---\n").replace('\n', "\n  ")
+            )
+        };
+        let numbered =
+            |namespace: &str| good.replace("{name: a}", &format!("{{name: a, namespace: {namespace}}}"));
+        for (before, after) in [(list("items"), list("item")), (numbered("'123'"), numbered("123"))] {
+            let first = update(&Objects::new(), &files(&[("f", &before)]));
+            assert_eq!(states(&first), [("a".into(), Accepted, 0)], "{before}");
+            let second = update(&first, &files(&[("f", &after)]));
+            assert_eq!(states(&second), [("a".into(), KeptLastGood, 1)], "{after}");
+        }
     }
 
     #[test]

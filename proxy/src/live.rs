@@ -167,6 +167,10 @@ impl Live {
         }
         connection.busy.set(connection.busy.get() + 1);
         let slot = Slot::new(Rc::clone(connection), held, asked);
+        if connection.peer.distrusted().is_some() {
+            // The sweep that found out came before it had a place.
+            self.again.notify_one();
+        }
         if slot.user(held, &self.keys).is_err() {
             // The keys have changed since its user's token was verified.
             self.keys_moved.set(true);

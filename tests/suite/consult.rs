@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fips::jws::Algorithm;
 use http::Response;
+use proxy::worker::Deadlines;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::json;
@@ -454,6 +455,24 @@ async fn bodies_are_shown_up_to_a_bound_and_sent_on_whole() {
         let records = mesh.stop().await;
         assert_eq!(records.of("inbound", "/asked").number("/request/bytes"), 100, "{settings}");
     }
+}
+
+/// What may be shown by part is what is too long, not what comes too slowly.
+#[tokio::test]
+async fn a_body_that_drips_is_not_shown_by_part() {
+    let (app, provider) = (App::echo().await, App::grpc(|_| ok()).await);
+    let settings = ", includeRequestBodyInCheck: {maxRequestBytes: 60, allowPartialMessage: true}";
+    let deadlines = Deadlines { body: Duration::from_millis(500), ..Deadlines::default() };
+    let mesh = world(&app, &provider, GRPC, settings, BEFORE).deadlines(deadlines).start().await;
+    let mut client = mesh.client().await;
+    client.send("POST /asked HTTP/1.1\r\nHost: ratings:9080\r\nContent-Length: 5\r\n\r\n").await;
+    for byte in ["e", "v", "i", "l"] {
+        let _ = client.try_send(byte).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(client.reply().await.status, 408);
+    assert_eq!((provider.requests(), app.requests()), (0, 0));
+    mesh.stop().await;
 }
 
 #[tokio::test]

@@ -152,3 +152,22 @@ async fn a_stream_that_its_client_resets_is_recorded_as_left() {
     assert_eq!(inbound.text("/ended/reason"), "client-closed");
     records.pair("/after");
 }
+
+/// As in Envoy, where `host` is another name of `:authority`.
+#[tokio::test]
+async fn policies_find_header_host_over_http2_too() {
+    const DENY: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: by-host, namespace: bookinfo}
+spec:
+  action: DENY
+  rules: [{when: [{key: 'request.headers[host]', values: ['ratings:9080']}]}]
+";
+    let app = App::echo().await;
+    let mesh = World::new().server(Server::new("ratings", &app)).policy(DENY).start().await;
+    assert_eq!(H2Client::connect(mesh.entrance).await.get("/x").await.status, 403);
+    assert_eq!(mesh.get("/x").await.status, 403);
+    assert_eq!(app.requests(), 0);
+    mesh.stop().await;
+}

@@ -1,7 +1,9 @@
 //! What is open when somebody is to be asked who was not, or another than was: it ends.
 
+use std::time::Duration;
+
 use tests::protobuf::Message;
-use tests::{App, H2Client, Server, request};
+use tests::{App, H2Client, Record, Server, request, soon};
 
 use crate::consult::{AFTER, ASK, BEFORE, GRPC, header, mesh, ok, provider_of, world};
 
@@ -146,4 +148,27 @@ async fn an_open_connection_ends_when_a_provider_would_have_to_be_asked_that_was
         records.all().iter().filter(|record| record.ended() == "policy-changed at relay").collect();
     assert_eq!(cut.len(), 1, "{cut:?}");
     assert_eq!(cut[0].text("/ended/policy/name"), "late");
+}
+
+/// Trust changes while nobody knows yet whether a request goes on.
+#[tokio::test]
+async fn a_caller_that_is_revoked_while_a_provider_is_asked_loses_what_then_begins() {
+    let app = App::answering_bytes("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nbegun").await;
+    let provider = App::silent().await;
+    let mesh = mesh(&app, &provider, GRPC, ", timeout: 4s, failOpen: true", BEFORE).await;
+    let caller = mesh.pki.caller("productpage");
+    let mut client = caller.connect(mesh.inbound("ratings")).await;
+    client.send("GET /asked/late HTTP/1.1\r\nHost: ratings:9080\r\n\r\n").await;
+    soon("the question", async {
+        while provider.connections() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    mesh.pki.revoke(&caller.leaf());
+    client.rest().await;
+    let of_path = |record: &Record| record.side() == "inbound" && record.path() == "/asked/late";
+    let record = mesh.record("the cut", of_path).await;
+    assert!(record.ended().starts_with("certificate-revoked"), "{record:?}");
+    mesh.stop().await;
 }

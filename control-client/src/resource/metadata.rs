@@ -69,7 +69,7 @@ pub(crate) fn read(
     }
     let namespaced = kind.is_none_or(|kind| kind.namespaced);
     let namespace = match metadata.get("namespace") {
-        Some(at) => at.text().unwrap_or_default(),
+        Some(at) => at.text()?,
         None if namespaced => "default".to_owned(),
         None => String::new(),
     };

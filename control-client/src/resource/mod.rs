@@ -190,11 +190,14 @@ fn read_document(file: &Arc<str>, root: &Node, parsed: &mut ParsedFile) {
     let text = |key| root.get(key).and_then(Node::as_str);
     match (&root.value, text("apiVersion"), text("kind")) {
         (Value::Null, ..) => {}
-        (Value::Map(_), Some("v1"), Some("List")) => {
-            if let Some(Value::List(items)) = root.get("items").map(|items| &items.value) {
-                items.iter().for_each(|item| read_document(file, item, parsed));
-            }
-        }
+        (Value::Map(_), Some("v1"), Some("List")) => match root.get("items").map(|items| &items.value) {
+            Some(Value::List(items)) => items.iter().for_each(|item| read_document(file, item, parsed)),
+            _ => parsed.broken.push(file_diagnostic(
+                file,
+                root.line,
+                "items is required (a list); without it nobody knows what is in this List".into(),
+            )),
+        },
         (Value::Map(_), Some(api_version), Some(kind)) => read_object(file, root, api_version, kind, parsed),
         (Value::Map(_), None, _) => {
             parsed.broken.push(file_diagnostic(file, root.line, no_identity("apiVersion")))

@@ -129,8 +129,9 @@ fn add(path: &Path, above: &mut Vec<(u64, u64)>, found: &mut Stamps) {
         return;
     }
     let Ok(metadata) = fs::metadata(path) else {
-        // What is gone again was there only while it was walked.
-        if let (true, Ok(link)) = (is_configuration(path), fs::symlink_metadata(path)) {
+        // What is gone again was there only while it was walked. What has no extension may have been a directory.
+        let may_matter = is_configuration(path) || path.extension().is_none();
+        if let (true, Ok(link)) = (may_matter, fs::symlink_metadata(path)) {
             found.insert(path.to_owned(), Stamp { unread: Some(Unread::Dangling), ..Stamp::of(&link) });
         }
         return;
@@ -145,7 +146,12 @@ fn add(path: &Path, above: &mut Vec<(u64, u64)>, found: &mut Stamps) {
             _ if above.len() >= MAX_DEPTH => drop(found.insert(path.to_owned(), unread(Unread::TooDeep))),
             Ok(entries) => {
                 above.push(inode(&metadata));
-                entries.flatten().for_each(|entry| add(&entry.path(), above, found));
+                for entry in entries {
+                    match entry {
+                        Ok(entry) => add(&entry.path(), above, found),
+                        Err(_) => drop(found.insert(path.to_owned(), unread(Unread::Unlisted))),
+                    }
+                }
                 above.pop();
             }
             Err(_) if !path.exists() => {}
@@ -226,13 +232,18 @@ mod tests {
             fs::write(root.join("notes.txt"), "")?;
             symlink("nowhere", root.join("link.yaml"))?;
             symlink("nowhere", root.join("link.txt"))?;
+            symlink("nowhere", root.join("team"))?;
             let deep = (0..MAX_DEPTH).fold(root.to_owned(), |path, _| path.join("d"));
             fs::create_dir_all(&deep)?;
             fs::write(deep.join("a.yaml"), "")
         });
         let deep = vec!["d"; MAX_DEPTH].join("/");
-        let expected =
-            [("Policy.YAML", None), (&deep, Some(Unread::TooDeep)), ("link.yaml", Some(Unread::Dangling))];
+        let expected = [
+            ("Policy.YAML", None),
+            (&deep, Some(Unread::TooDeep)),
+            ("link.yaml", Some(Unread::Dangling)),
+            ("team", Some(Unread::Dangling)),
+        ];
         assert_eq!(found, expected.map(|(name, unread)| (name.to_owned(), unread)));
     }
 

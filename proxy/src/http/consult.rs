@@ -122,6 +122,10 @@ async fn read(
         let within = worker.deadlines.body;
         *beginning = buffered::beginning(request.body_mut(), max, within, &worker.held_bodies).await?;
     }
+    if !beginning.whole && beginning.bytes.len() < max {
+        let why = "the body did not come in time to be shown to a provider";
+        return Err(Reject::because(Stage::Consult, Reason::ClientStalled, why));
+    }
     // Those that see whole bodies only.
     let whole = limits.filter(|limit| !limit.allow_partial).map(|limit| limit.max_bytes as usize).min();
     match whole {
@@ -133,10 +137,6 @@ async fn read(
             );
             let reject = Reject::because(Stage::Consult, Reason::BodyTooLarge, why);
             Err(Reject { status: Some(StatusCode::PAYLOAD_TOO_LARGE), ..reject })
-        }
-        Some(_) if !beginning.whole => {
-            let why = "the body did not come in time to be shown to a provider";
-            Err(Reject::because(Stage::Consult, Reason::ClientStalled, why))
         }
         _ => Ok(()),
     }

@@ -27,6 +27,7 @@ const HOP_BY_HOP: [HeaderName; 5] = [
 pub fn request<B>(request: &mut Request<B>, mesh: &Mesh) -> Result<(), Reject> {
     authority_agrees(request)?;
     plain_authority(request)?;
+    say_host(request)?;
     normalize_path(request, mesh)?;
     let upgrade = wants_upgrade(request);
     let te_trailers = request.headers().get(header::TE).is_some_and(accepts_trailers);
@@ -151,10 +152,27 @@ fn plain_authority<B>(request: &mut Request<B>) -> Result<(), Reject> {
     Ok(())
 }
 
+/// HTTP/2 says it once, as `:authority`. Who looks at header `host` finds it there too, as in Envoy.
+fn say_host<B>(request: &mut Request<B>) -> Result<(), Reject> {
+    if request.method() == Method::CONNECT || request.headers().contains_key(header::HOST) {
+        return Ok(());
+    }
+    let Some(authority) = request.uri().authority() else { return Ok(()) };
+    let host =
+        HeaderValue::from_str(authority.as_str()).map_err(|_| malformed("the authority is not text"))?;
+    request.headers_mut().insert(header::HOST, host);
+    Ok(())
+}
+
 fn normalize_path<B>(request: &mut Request<B>, mesh: &Mesh) -> Result<(), Reject> {
     let uri = request.uri();
-    if request.method() == Method::CONNECT || uri.path() == "*" {
+    if request.method() == Method::CONNECT {
         return Ok(());
+    }
+    if uri.path() == "*" {
+        // RFC 9113 section 8.3.1, as RFC 9112 section 3.2.4.
+        let fits = request.method() == Method::OPTIONS;
+        return if fits { Ok(()) } else { Err(malformed("the target `*` is for OPTIONS only")) };
     }
     // HTTP/1 can't even say it, and it would be a second way to write what is escaped.
     if uri.path_and_query().is_some_and(|target| !target.as_str().is_ascii()) {
@@ -327,6 +345,20 @@ mod tests {
     fn what_is_forwarded_is_what_is_matched() {
         let r = sanitized(Request::get("/a/../admin?x=/../").header("host", "a")).unwrap();
         assert_eq!(r.uri(), "/admin?x=/../");
+    }
+
+    #[test]
+    fn what_http2_calls_authority_is_header_host_too() {
+        let h2 = |target: &str| Request::builder().version(Version::HTTP_2).uri(target);
+        let r = sanitized(h2("http://Admin.internal.:80/x")).unwrap();
+        assert_eq!(r.headers()["host"], "Admin.internal:80");
+    }
+
+    #[test]
+    fn an_asterisk_is_for_options_only() {
+        let asterisk = |method: &str| Request::builder().method(method).uri("*").header("host", "a");
+        assert!(sanitized(asterisk("OPTIONS")).is_ok());
+        assert_eq!(sanitized(asterisk("GET")).unwrap_err().reason, Reason::MalformedRequest);
     }
 
     #[test]
