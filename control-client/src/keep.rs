@@ -144,6 +144,24 @@ mod tests {
     }
 
     #[test]
+    fn a_policy_whose_group_is_left_out_keeps_its_last_good_version_or_has_none() {
+        let good = policy("a", "STRICT");
+        for left_out in ["v1", "security.istio.io"] {
+            let bad = good.replace("security.istio.io/v1", left_out);
+            let first = update(&Objects::new(), &files(&[("f", &good)]));
+            let kept = update(&first, &files(&[("f", &bad)]));
+            assert_eq!(
+                kept.values().map(|each| each.state).collect::<Vec<_>>(),
+                [KeptLastGood],
+                "{left_out}"
+            );
+            let fresh = update(&Objects::new(), &files(&[("f", &bad)]));
+            assert_eq!(fresh.values().next().unwrap().state, Quarantined, "{left_out}");
+            assert!(fresh.values().next().unwrap().object.meta.group == "security.istio.io");
+        }
+    }
+
+    #[test]
     fn a_directory_that_can_not_be_looked_into_keeps_what_was_in_it() {
         let first = update(
             &Objects::new(),

@@ -150,6 +150,14 @@ pub(crate) fn misspelt_group(group: &str, name: &str) -> Option<&'static str> {
     closest(group, &with_kind.map(|kind| kind.group).collect::<Vec<_>>())
 }
 
+/// The group of a kind that is written without one.
+pub(crate) fn group_of(name: &str) -> Option<&'static str> {
+    if find("", name).is_some() {
+        return None;
+    }
+    KINDS.iter().find(|kind| kind.name == name).map(|kind| kind.group)
+}
+
 /// What to write instead of a kind that its group does not have.
 pub(crate) fn hint(group: &str, name: &str) -> String {
     let of_group = KINDS.iter().filter(|kind| kind.group == group && !matches!(kind.reading, Reading::Skip));

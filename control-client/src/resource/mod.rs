@@ -217,7 +217,11 @@ fn no_identity(field: &str) -> String {
 
 fn read_object(file: &Arc<str>, root: &Node, api_version: &str, kind_name: &str, parsed: &mut ParsedFile) {
     let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
-    let meant = if kinds::is_read(group) { None } else { kinds::misspelt_group(group, kind_name) };
+    let meant = match group {
+        "" => kinds::group_of(kind_name),
+        _ if kinds::is_read(group) => None,
+        _ => kinds::misspelt_group(group, kind_name),
+    };
     let (written, group) = (group, meant.unwrap_or(group));
     let kind = kinds::find(group, kind_name);
     if !kinds::is_read(group) || kind.is_some_and(|kind| matches!(kind.reading, Reading::Skip)) {
@@ -239,7 +243,10 @@ fn read_object(file: &Arc<str>, root: &Node, api_version: &str, kind_name: &str,
     if let (Some(meant), Some(at)) =
         (meant, reader.at_root().open_fields().and_then(|top| top.get("apiVersion")))
     {
-        at.error(format!("group {written} is not read; did you mean `{meant}`?"));
+        at.error(match written {
+            "" => format!("it names no group; did you mean `{meant}/v1`?"),
+            written => format!("group {written} is not read; did you mean `{meant}`?"),
+        });
     }
     let resource = read_resource(&reader, &meta, kind, version);
     let good = reader.is_good();

@@ -15,6 +15,8 @@ use crate::resource::{self, ParsedFile};
 const MAX_FILE_BYTES: u64 = 64 << 20;
 /// More files than this are not looked at; the rest is reported.
 const MAX_FILES: usize = 100_000;
+/// Directories that are looked into, however often links lead to the same.
+const MAX_DIRECTORIES: usize = 10_000;
 /// Directories within directories.
 const MAX_DEPTH: usize = 16;
 
@@ -51,6 +53,8 @@ enum Unread {
     TooDeep,
     /// The first beyond [`MAX_FILES`].
     TooMany,
+    /// Beyond [`MAX_DIRECTORIES`].
+    TooManyDirectories,
 }
 
 impl Dir {
@@ -113,16 +117,24 @@ pub(crate) fn stamps(root: &Path) -> io::Result<Stamps> {
         found.insert(root.to_owned(), Stamp::of(&metadata));
     } else {
         // The root must be readable; what lies deeper may come and go while it is walked.
-        let mut above = vec![inode(&metadata)];
+        let mut walk = Walk { above: vec![inode(&metadata)], directories: 0 };
         for entry in fs::read_dir(root)? {
-            add(&entry?.path(), &mut above, &mut found);
+            add(&entry?.path(), &mut walk, &mut found);
         }
     }
     Ok(found)
 }
 
-/// Adds what is at `path`, below the directories `above`.
-fn add(path: &Path, above: &mut Vec<(u64, u64)>, found: &mut Stamps) {
+/// Where a walk is.
+struct Walk {
+    /// The directories that it is in.
+    above: Vec<(u64, u64)>,
+    /// Those that it was in: links can make many of a few.
+    directories: usize,
+}
+
+/// Adds what is at `path`.
+fn add(path: &Path, walk: &mut Walk, found: &mut Stamps) {
     // Hidden files are editors' business, and `..data` is where Kubernetes keeps what its links point to.
     let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
     if hidden || found.len() > MAX_FILES {
@@ -137,22 +149,31 @@ fn add(path: &Path, above: &mut Vec<(u64, u64)>, found: &mut Stamps) {
         return;
     };
     if metadata.is_dir() {
-        if above.contains(&inode(&metadata)) {
+        if walk.above.contains(&inode(&metadata)) {
             // A link back up: all that is there has been seen.
             return;
         }
         let unread = |why| Stamp { unread: Some(why), ..Stamp::of(&metadata) };
+        walk.directories += 1;
         match fs::read_dir(path) {
-            _ if above.len() >= MAX_DEPTH => drop(found.insert(path.to_owned(), unread(Unread::TooDeep))),
+            _ if walk.directories > MAX_DIRECTORIES => {
+                // Once: there may be no end of them.
+                if walk.directories == MAX_DIRECTORIES + 1 {
+                    found.insert(path.to_owned(), unread(Unread::TooManyDirectories));
+                }
+            }
+            _ if walk.above.len() >= MAX_DEPTH => {
+                found.insert(path.to_owned(), unread(Unread::TooDeep));
+            }
             Ok(entries) => {
-                above.push(inode(&metadata));
+                walk.above.push(inode(&metadata));
                 for entry in entries {
                     match entry {
-                        Ok(entry) => add(&entry.path(), above, found),
+                        Ok(entry) => add(&entry.path(), walk, found),
                         Err(_) => drop(found.insert(path.to_owned(), unread(Unread::Unlisted))),
                     }
                 }
-                above.pop();
+                walk.above.pop();
             }
             Err(_) if !path.exists() => {}
             Err(_) => drop(found.insert(path.to_owned(), unread(Unread::Unlisted))),
@@ -183,6 +204,9 @@ fn read_text(path: &Path, stamp: &Stamp) -> Result<String, String> {
             return Err("a directory that can't be listed; check its permissions".into());
         }
         Some(Unread::TooDeep) => return Err(format!("below {MAX_DEPTH} directories; it is not looked into")),
+        Some(Unread::TooManyDirectories) => {
+            return Err(format!("more than {MAX_DIRECTORIES} directories; from here on none is looked into"));
+        }
         Some(Unread::TooMany) => {
             return Err(format!("more than {MAX_FILES} files; from here on none is read"));
         }
@@ -245,6 +269,20 @@ mod tests {
             ("team", Some(Unread::Dangling)),
         ];
         assert_eq!(found, expected.map(|(name, unread)| (name.to_owned(), unread)));
+    }
+
+    #[test]
+    fn links_that_make_many_directories_of_a_few_come_to_an_end() {
+        let found = found("clique", |root| {
+            for from in 0..12 {
+                fs::create_dir_all(root.join(from.to_string()))?;
+                for to in (0..12).filter(|to| *to != from) {
+                    symlink(root.join(to.to_string()), root.join(format!("{from}/{to}")))?;
+                }
+            }
+            Ok(())
+        });
+        assert_eq!(found.iter().filter(|(_, why)| *why == Some(Unread::TooManyDirectories)).count(), 1);
     }
 
     #[test]
