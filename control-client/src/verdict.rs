@@ -22,7 +22,7 @@ pub enum VerdictState {
     KeptLastGood,
     /// Nothing of it; a security object fails closed.
     Quarantined,
-    /// Refused because it would weaken an enforced object.
+    /// Refused, as far as it would weaken an enforced object.
     Ignored,
 }
 

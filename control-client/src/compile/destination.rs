@@ -171,7 +171,7 @@ fn weakens(
         }
     };
     if in_mesh {
-        findings.ignored(item.object, field, would_weaken(enforced));
+        findings.ignored(item.object, field, would_weaken(enforced, "this object"));
     }
     in_mesh
 }

@@ -1,6 +1,6 @@
 //! PeerAuthentication merged for a workload, as Istio's ComposePeerAuthentication does, and the enforced floor.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::catalog::{Catalog, Item};
 use super::objects::ObjectTable;
@@ -53,7 +53,7 @@ impl<'a> PeerPolicies<'a> {
         let mut items: Vec<&Item<'a, PeerAuthentication>> = catalog.peer_authentications.iter().collect();
         items.sort_by_key(|item| item.object.meta.age());
         let floor = enforced(&items, root, findings);
-        items.retain(|item| !floor.as_ref().is_some_and(|floor| floor.refuses(item, root, findings)));
+        items.retain(|item| floor.as_ref().is_none_or(|floor| floor.leaves(item, root, findings)));
         let mut all = Self {
             floor,
             mesh: None,
@@ -93,7 +93,7 @@ impl<'a> PeerPolicies<'a> {
                 findings.warn(item.object, "spec.selector", 0, message.into());
             }
             Scope::Labels(labels) => {
-                if may_weaken(item) {
+                if self.may_weaken(item) {
                     self.weakened.insert(namespace);
                 }
                 if let Some((key, value)) = labels.first_key_value() {
@@ -105,7 +105,19 @@ impl<'a> PeerPolicies<'a> {
 
     /// The merge for one workload.
     pub(super) fn merge(&self, namespace: &str, labels: &Labels) -> Merged<'a> {
-        let workload = self.workload_level(namespace, labels);
+        let chosen = self.workload_level(namespace, labels, |_| true);
+        let merged = self.merge_with(namespace, chosen);
+        let weakens =
+            |spec: &PeerAuthentication| self.floor.as_ref().is_some_and(|floor| floor.is_weakened_by(spec));
+        if !chosen.is_some_and(|level| !level.quarantined && weakens(level.spec)) {
+            return merged;
+        }
+        // What is left of an object that is ignored in part makes nothing weaker than it is without it.
+        let without = self.workload_level(namespace, labels, |item| item.quarantined || !weakens(item.spec));
+        merged.or_stricter(&self.merge_with(namespace, without))
+    }
+
+    fn merge_with(&self, namespace: &str, workload: Option<Level<'a>>) -> Merged<'a> {
         let levels = [self.mesh, self.namespaces.get(namespace).copied(), workload];
         let mut default = match &self.floor {
             Some(floor) => {
@@ -116,16 +128,14 @@ impl<'a> PeerPolicies<'a> {
         for level in levels.into_iter().flatten() {
             if level.quarantined {
                 default = Mode { mode: MtlsMode::Strict, object: Some(level.object), quarantined: true };
-            } else if let Some(mode) = level.spec.mode {
+            } else if let Some(mode) = self.allowed(level.spec.mode) {
                 default = Mode { mode, object: Some(level.object), quarantined: false };
             }
         }
         let ports = match workload {
             Some(level) if !level.quarantined => {
-                let port = |(port, mode): (&u16, &Option<MtlsMode>)| match mode {
-                    Some(mode) => {
-                        (*port, Mode { mode: *mode, object: Some(level.object), quarantined: false })
-                    }
+                let port = |(port, mode): (&u16, &Option<MtlsMode>)| match self.allowed(*mode) {
+                    Some(mode) => (*port, Mode { mode, object: Some(level.object), quarantined: false }),
                     None => (*port, default),
                 };
                 level.spec.ports.iter().map(port).collect()
@@ -135,7 +145,22 @@ impl<'a> PeerPolicies<'a> {
         Merged { default, ports }
     }
 
-    fn workload_level(&self, namespace: &str, labels: &Labels) -> Option<Level<'a>> {
+    /// What is said, unless it is less than is enforced.
+    fn allowed(&self, mode: Option<MtlsMode>) -> Option<MtlsMode> {
+        mode.filter(|mode| self.floor.as_ref().is_none_or(|floor| !floor.is_above(*mode)))
+    }
+
+    fn may_weaken(&self, item: &Item<'_, PeerAuthentication>) -> bool {
+        let weak = |mode: Option<MtlsMode>| self.allowed(mode).is_some_and(|mode| mode != MtlsMode::Strict);
+        !item.quarantined && (weak(item.spec.mode) || item.spec.ports.values().copied().any(weak))
+    }
+
+    fn workload_level(
+        &self,
+        namespace: &str,
+        labels: &Labels,
+        counts: impl Fn(&Item<'_, PeerAuthentication>) -> bool,
+    ) -> Option<Level<'a>> {
         if let Some(level) = self.blind.get(namespace) {
             return Some(*level);
         }
@@ -143,7 +168,7 @@ impl<'a> PeerPolicies<'a> {
             .iter()
             .filter_map(|(key, value)| self.by_label.get(&(namespace, key.as_str(), value.as_str())));
         let matching = candidates.flatten().filter(|item| match &item.spec.scope {
-            Scope::Labels(selector) => selects(selector, labels),
+            Scope::Labels(selector) => selects(selector, labels) && counts(item),
             _ => false,
         });
         // A quarantined one closes, whatever its age.
@@ -176,16 +201,33 @@ impl<'a> PeerPolicies<'a> {
     }
 }
 
-impl Merged<'_> {
+impl<'a> Merged<'a> {
     /// Whether plaintext to this port is refused.
     pub(super) fn is_strict(&self, port: u16) -> bool {
-        let of_port = self.ports.iter().find(|(number, _)| *number == port);
-        of_port.map_or(self.default.mode, |(_, mode)| mode.mode) == MtlsMode::Strict
+        self.of(port).mode == MtlsMode::Strict
+    }
+
+    /// Of each port the stricter mode of both.
+    fn or_stricter(self, other: &Self) -> Self {
+        let ports: BTreeSet<u16> = self.ports.iter().chain(&other.ports).map(|(port, _)| *port).collect();
+        let ports = ports.into_iter().map(|port| (port, self.of(port).or_stricter(other.of(port))));
+        Self { ports: ports.collect(), default: self.default.or_stricter(other.default) }
     }
 
     /// Whether plaintext is refused on ports not listed.
     pub(super) fn is_strict_by_default(&self) -> bool {
         self.default.mode == MtlsMode::Strict
+    }
+
+    fn of(&self, port: u16) -> Mode<'a> {
+        let of_port = self.ports.iter().find(|(number, _)| *number == port);
+        of_port.map_or(self.default, |(_, mode)| *mode)
+    }
+}
+
+impl Mode<'_> {
+    fn or_stricter(self, other: Self) -> Self {
+        if strength(other.mode) > strength(self.mode) { other } else { self }
     }
 }
 
@@ -194,11 +236,6 @@ fn oldest_or_closed<'a>(chosen: &mut Level<'a>, level: Level<'a>) {
     if level.quarantined && !chosen.quarantined {
         *chosen = level;
     }
-}
-
-fn may_weaken(item: &Item<'_, PeerAuthentication>) -> bool {
-    let weak = |mode: &Option<MtlsMode>| mode.is_some_and(|mode| mode != MtlsMode::Strict);
-    !item.quarantined && (weak(&item.spec.mode) || item.spec.ports.values().any(weak))
 }
 
 /// The enforced object that demands most.
@@ -253,30 +290,39 @@ fn strength(mode: MtlsMode) -> u8 {
 }
 
 impl Floor<'_> {
-    /// Reports an object that asks for less.
-    fn refuses(&self, item: &Item<'_, PeerAuthentication>, root: &str, findings: &mut Findings) -> bool {
+    fn is_above(&self, mode: MtlsMode) -> bool {
+        strength(mode) < strength(self.mode)
+    }
+
+    fn is_weakened_by(&self, spec: &PeerAuthentication) -> bool {
+        spec.mode.iter().chain(spec.ports.values().flatten()).any(|mode| self.is_above(*mode))
+    }
+
+    /// Whether anything is left of an object without the fields that ask for less. They are reported.
+    fn leaves(&self, item: &Item<'_, PeerAuthentication>, root: &str, findings: &mut Findings) -> bool {
         // A selector in the root namespace has no effect, so it weakens nothing.
         let without_effect = item.namespace() == root && matches!(item.spec.scope, Scope::Labels(_));
         if item.quarantined || without_effect || std::ptr::eq(item.object, self.object) {
-            return false;
+            return true;
         }
-        let weaker = |mode: Option<MtlsMode>| mode.is_some_and(|mode| strength(mode) < strength(self.mode));
-        let port = item.spec.ports.iter().find(|(_, mode)| weaker(**mode));
-        let field = match port {
-            _ if weaker(item.spec.mode) => "spec.mtls.mode".to_owned(),
-            Some((port, _)) => format!("spec.portLevelMtls.{port}.mode"),
-            None => return false,
-        };
-        findings.ignored(item.object, &field, would_weaken(self.object));
-        true
+        let PeerAuthentication { mode, ports, .. } = item.spec;
+        let ports = ports.iter().map(|(port, mode)| (format!("spec.portLevelMtls.{port}.mode"), *mode));
+        let fields = std::iter::once(("spec.mtls.mode".to_owned(), *mode)).chain(ports);
+        let said = fields.filter_map(|(field, mode)| Some((field, mode?)));
+        let (weaker, left): (Vec<_>, Vec<_>) = said.partition(|(_, mode)| self.is_above(*mode));
+        for (field, _) in &weaker {
+            let ignored = if left.is_empty() { "this object" } else { "this field" };
+            findings.ignored(item.object, field, would_weaken(self.object, ignored));
+        }
+        weaker.is_empty() || !left.is_empty()
     }
 }
 
-/// Why an object is ignored: it asks for less than `enforced` demands.
-pub(super) fn would_weaken(enforced: &Object) -> String {
+/// Why something is ignored: it asks for less than `enforced` demands.
+pub(super) fn would_weaken(enforced: &Object, ignored: &str) -> String {
     let meta = &enforced.meta;
     format!(
-        "would weaken PeerAuthentication {}/{}, which is enforced; this object is ignored",
+        "would weaken PeerAuthentication {}/{}, which is enforced; {ignored} is ignored",
         meta.namespace, meta.name
     )
 }

@@ -167,6 +167,50 @@ fn an_enforced_mode_can_not_be_weakened() {
 }
 
 #[test]
+fn of_an_object_that_would_weaken_an_enforced_one_what_is_as_strict_holds() {
+    let weak = |name: &str, created, rest: &str| policy(name, created, &format!("{{{SELECTOR}, {rest}}}"));
+    let strict = weak("other", 9, "mtls: {mode: STRICT}");
+    let cases = [
+        // What is ignored is as if it were not written.
+        ("mtls: {mode: STRICT}, portLevelMtls: {80: {mode: DISABLE}}", "", Strict, vec![(80, Strict)]),
+        ("mtls: {mode: DISABLE}, portLevelMtls: {80: {mode: STRICT}}", "", Permissive, vec![(80, Strict)]),
+        (
+            "portLevelMtls: {80: {mode: DISABLE}, 90: {mode: STRICT}, 91: {mode: PERMISSIVE}}",
+            "",
+            Permissive,
+            vec![(80, Permissive), (90, Strict), (91, Permissive)],
+        ),
+        // Nothing becomes weaker by what is left of it, either.
+        ("mtls: {mode: DISABLE}, portLevelMtls: {80: {mode: STRICT}}", &strict, Strict, vec![(80, Strict)]),
+        (
+            "mtls: {mode: PERMISSIVE}, portLevelMtls: {80: {mode: DISABLE}}",
+            &strict,
+            Strict,
+            vec![(80, Strict)],
+        ),
+        ("portLevelMtls: {80: {mode: DISABLE}}", &strict, Strict, vec![]),
+    ];
+    for (rest, other, mode, ports) in cases {
+        let loaded = load(&(enforced("PERMISSIVE") + &weak("weak", 1, rest) + other));
+        assert_eq!(merged(&loaded.snapshot), (mode, ports), "{rest}");
+        assert_eq!(state(&loaded.snapshot, "weak"), VerdictState::Ignored, "{rest}");
+        assert_eq!(texts(&loaded).len(), 1, "{rest}: only the field that is weaker is told");
+        assert!(texts(&loaded)[0].contains("istio-system/floor, which is enforced"), "{:?}", texts(&loaded));
+    }
+    let loaded = load(
+        &(enforced("PERMISSIVE")
+            + &weak("w", 1, "mtls: {mode: STRICT}, portLevelMtls: {80: {mode: DISABLE}}")),
+    );
+    let told = "w spec.portLevelMtls.80.mode: would weaken PeerAuthentication istio-system/floor, which is enforced; \
+                this field is ignored";
+    assert_eq!(texts(&loaded), [told]);
+    // One that is younger than another has no say, as ever.
+    let first = weak("first", 1, "mtls: {mode: PERMISSIVE}");
+    let second = weak("second", 2, "mtls: {mode: STRICT}, portLevelMtls: {80: {mode: DISABLE}}");
+    assert_eq!(merged(&load(&(enforced("PERMISSIVE") + &first + &second)).snapshot), (Permissive, vec![]));
+}
+
+#[test]
 fn enforced_mtls_can_not_be_turned_off_by_clients() {
     let service = object("Service", "a", "{clusterIP: 10.0.0.1, ports: [{port: 80}]}");
     let outside = object(
