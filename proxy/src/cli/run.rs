@@ -64,7 +64,7 @@ pub struct Args {
     /// Inbound listener without interception, before the application at APP; may be given several times.
     #[arg(long, env = "WRIT_FORWARD", value_name = "LISTEN=APP", value_delimiter = ',')]
     forward: Vec<Forward>,
-    /// Admin listener, which only reads: a port (loopback, both families), ADDRESS:PORT, or off.
+    /// Admin listener, which shows configuration and decisions: a port (loopback, both families), ADDRESS:PORT on loopback, or off.
     #[arg(long, env = "WRIT_ADMIN", value_name = "WHERE", default_value = "15000")]
     admin: Open,
     /// Health listener: a port (every interface, both families), ADDRESS:PORT, or off.
@@ -206,6 +206,14 @@ impl Args {
         let workload = workload(&self.workload, self.service_account, self.labels, self.trust_domain)?;
         if self.role == Role::Sidecar && self.identity.is_none() {
             return Err("--role sidecar needs --identity (files:DIR, spiffe:unix:///PATH, or dev:DIR for a throw-away CA)".into());
+        }
+        if let Open::At(address) = self.admin
+            && !address.ip().to_canonical().is_loopback()
+        {
+            return Err(format!(
+                "--admin {address}: shows configuration and decisions, so it listens on loopback only; give a port or \
+                 127.0.0.1:PORT, and --health or --metrics for what other hosts may ask"
+            ));
         }
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let default = if self.role == Role::Sidecar { cores.min(2) } else { cores };
