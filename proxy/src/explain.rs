@@ -1,6 +1,8 @@
 //! What the proxy would decide about a request or an opaque connection, by the code that decides, without traffic: for
 //! `writ explain` and the admin's `/explain`.
 
+mod arrival;
+
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -36,7 +38,8 @@ pub struct Query {
     pub source: SocketAddr,
     /// The client that a trusted caller asks for.
     pub remote: Option<IpAddr>,
-    /// The workload's address and port (inbound), or the original destination (outbound, when known).
+    /// The workload's address and port (inbound; `None`: those behind the service that the URL names), or the original
+    /// destination (outbound, when known).
     pub destination: Option<SocketAddr>,
     /// Server name of the ClientHello.
     pub sni: Option<String>,
@@ -236,7 +239,8 @@ fn went_by_authority(record: &Value) -> bool {
         && (address.ip().is_loopback() || service_port.is_some_and(|port| port != address.port().to_string()))
 }
 
-/// The record that the proxy would leave, with the whole list of what was considered when nothing allowed.
+/// The record that the proxy would leave, with the whole list of what was considered when nothing allowed, and `doubt`
+/// where the question may not be the one that was meant.
 pub fn explain(
     generation: Arc<Generation>,
     registry: &Registry,
@@ -244,7 +248,14 @@ pub fn explain(
     proxy: &ProxyFacts,
     query: &Query,
 ) -> Result<Value, String> {
-    let (record, request) = decide(Arc::clone(&generation), registry, keys, proxy, query.call());
+    let mut call = query.call();
+    let mut doubt = None;
+    if query.side == Side::Inbound && query.destination.is_none() {
+        let arrival = arrival::of(&query.url, &generation.tables, registry, &proxy.workload);
+        call.connection.destination = arrival.address;
+        doubt = arrival.doubt;
+    }
+    let (record, request) = decide(Arc::clone(&generation), registry, keys, proxy, call);
     let mut value: Value = serde_json::from_str(&record.render()).map_err(|error| error.to_string())?;
     if record.decision.reason == Reason::NoAllowMatched {
         let attributes = request.as_ref().map(|(request, user)| {
@@ -253,6 +264,9 @@ pub fn explain(
         let connection = peer::attributes(&record.connection);
         let considered = generation.tables.consider(&connection, attributes.as_ref(), usize::MAX);
         value["considered"] = considered.to_json(generation.tables.objects());
+    }
+    if let Some(doubt) = doubt {
+        value["doubt"] = doubt.into();
     }
     Ok(value)
 }

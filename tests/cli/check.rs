@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use serde_json::{Value, json};
 use tests::Directory;
@@ -137,6 +138,59 @@ fn a_record_is_explained() {
     let explained = explain(&outbound, &[]);
     assert_eq!(explained["destination"]["service"], outbound["destination"]["service"], "{explained:#}");
     assert_eq!(explain(&outbound, &["--side=inbound"])["proxy"]["side"], "inbound");
+}
+
+/// Callers name the port of a service, policies that of the workload.
+#[test]
+fn explain_asks_about_the_port_behind_the_service() {
+    let mesh = beside("../docker/mesh");
+    let explain = |config: &Path, workload: &str, url: &str| -> (Value, String) {
+        let config = ["explain", "--config", config.to_str().unwrap(), "--workload", workload];
+        let finished = writ(&[&config[..], &["--url", url]].concat());
+        (serde_json::from_str(&finished.stdout).unwrap(), finished.stderr)
+    };
+    let ratings = "bookinfo/ratings-v1";
+    for (url, address) in [
+        ("http://ratings:9080/ratings/1", "172.30.91.11:19080"),
+        ("http://ratings-v1.bookinfo:9080/ratings/1", "172.30.91.11:19080"),
+        ("http://elsewhere:19080/", "172.30.91.11:19080"),
+    ] {
+        let (explained, doubt) = explain(&mesh, ratings, url);
+        assert_eq!(explained["destination"]["address"], address, "{url}");
+        assert!(url.contains(explained["request"]["authority"].as_str().unwrap()), "{explained:#}");
+        assert_eq!(doubt, "");
+    }
+    let (explained, doubt) = explain(&mesh, ratings, "http://ratings:80/");
+    assert_eq!(explained["destination"]["address"], "172.30.91.11:80");
+    assert!(doubt.contains("bookinfo/ratings-v1 has no port 80; known: 9080, 19080"), "{doubt}");
+
+    // By the name of the container's port, of a Pod that is not ready, and by the port that policies are about.
+    let directory = Directory::new();
+    fs::write(
+        directory.path().join("mesh.yaml"),
+        "
+apiVersion: v1
+kind: Service
+metadata: {name: shop, namespace: ns}
+spec: {selector: {app: shop}, ports: [{name: http, port: 80, targetPort: web}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: shop, namespace: ns, labels: {app: shop}}
+spec: {containers: [{name: shop, ports: [{name: web, containerPort: 8080}]}]}
+status: {podIP: 10.1.0.4, conditions: [{type: Ready, status: 'False'}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: shop, namespace: ns}
+spec: {selector: {matchLabels: {app: shop}}, rules: [{to: [{operation: {ports: ['8080']}}]}]}
+",
+    )
+    .unwrap();
+    let (explained, doubt) = explain(directory.path(), "ns/shop", "http://shop/");
+    assert_eq!(explained["destination"]["address"], "10.1.0.4:8080", "{explained:#}");
+    assert_eq!(explained["decision"]["reason"], "matched-allow", "{explained:#}");
+    assert_eq!(doubt, "");
 }
 
 #[test]

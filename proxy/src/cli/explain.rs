@@ -49,7 +49,7 @@ pub struct Args {
     /// The request's method [default: GET].
     #[arg(long, value_name = "METHOD")]
     method: Option<String>,
-    /// The request's URL, http://HOST[:PORT]/PATH; inbound, the port is the workload's.
+    /// The request's URL as the caller writes it, http://HOST[:PORT]/PATH.
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// A header of the request, NAME=VALUE or NAME: VALUE; may be given several times.
@@ -67,7 +67,7 @@ pub struct Args {
     /// The client that a trusted caller says it asks for (inbound): an address.
     #[arg(long, value_name = "ADDRESS")]
     remote: Option<String>,
-    /// The address that the caller connected to.
+    /// The address that the caller connected to [default inbound: the workload's, behind the service that the URL names].
     #[arg(long, value_name = "ADDRESS:PORT")]
     destination: Option<String>,
     /// Records (JSON) of which the first is to take the request from, or - for standard input; flags beside it win.
@@ -102,8 +102,15 @@ pub fn run(args: Args) -> ExitCode {
         }
     };
     match args.explain(&workload, &query, record.as_ref()) {
-        Ok(explained) if args.json || !std::io::stdout().is_terminal() => print(&format!("{explained}\n")),
-        Ok(explained) => print(&table::explained(&explained)),
+        Ok(explained) => {
+            if let Some(doubt) = text(&explained, "/doubt") {
+                eprintln!("writ explain: {doubt}");
+            }
+            match args.json || !std::io::stdout().is_terminal() {
+                true => print(&format!("{explained}\n")),
+                false => print(&table::explained(&explained)),
+            }
+        }
         Err(error) => failed(&error),
     }
 }

@@ -227,6 +227,11 @@ impl Tables {
         self.inbound_ports.get(at)
     }
 
+    /// What is declared of all ports of the workload, sorted by port.
+    pub fn inbound_ports(&self) -> &[InboundPort] {
+        &self.inbound_ports
+    }
+
     /// Which tokens are asked for.
     pub fn authentication(&self) -> &Authentication {
         &self.authentication
@@ -391,6 +396,11 @@ impl Tables {
     /// All service ports.
     pub fn service_ports(&self) -> &[ServicePort] {
         &self.service_ports
+    }
+
+    /// The backends that the routes of a service port name.
+    pub fn routed_backends(&self, id: ServicePortId) -> impl Iterator<Item = BackendIndex> {
+        self.service_port(id).routes.backends()
     }
 
     /// Where a request to a service port goes.

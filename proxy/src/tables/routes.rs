@@ -157,6 +157,11 @@ impl Routes {
         self.rules.is_empty()
     }
 
+    /// Those that rules name, in listed order.
+    pub(super) fn backends(&self) -> impl Iterator<Item = BackendIndex> {
+        self.rules.iter().flat_map(|rule| &rule.backends).filter_map(|named| named.backend)
+    }
+
     /// The rule of the first match in order of precedence: exact paths, then prefixes from the longest, then patterns.
     pub(super) fn find(&self, request: &RouteAttributes<'_>) -> Option<&Rule> {
         let found = self

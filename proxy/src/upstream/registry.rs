@@ -162,6 +162,18 @@ impl Registry {
         self.by_address.load().get(&ip.to_canonical()).cloned()
     }
 
+    /// The address of a workload, `namespace/name`: of several the first.
+    pub fn address_of(&self, workload: &str) -> Option<IpAddr> {
+        let known = self.by_address.load();
+        let of_it = known.iter().filter(|(_, endpoint)| endpoint.workload.as_deref() == Some(workload));
+        of_it.map(|(address, _)| *address).min()
+    }
+
+    /// A backend with its endpoints.
+    pub fn served(&self, id: BackendId) -> Option<BackendStatus> {
+        self.cell(id).map(|cell| cell.status())
+    }
+
     /// Every backend with its endpoints, sorted by id.
     pub fn status(&self) -> Vec<BackendStatus> {
         let mut status: Vec<_> = self.cells.load().iter().flatten().map(|cell| cell.status()).collect();
