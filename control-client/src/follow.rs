@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch::{self, Receiver, Sender};
 
+use crate::health::Health;
 use crate::pipeline::{Outcome, Pipeline};
 use crate::snapshot::Snapshot;
 use crate::source::dir::Dir;
@@ -17,6 +18,7 @@ use crate::{Options, StartError, Workload};
 struct Follower {
     dir: Dir,
     pipeline: Pipeline,
+    last: Snapshot,
     /// What was said already is not said again with every update.
     reported: HashSet<Diagnostic>,
 }
@@ -29,25 +31,49 @@ impl Follower {
             Err(error) => {
                 let path = self.dir.root().display();
                 tracing::error!(%path, %error, "can't read the configuration; the previous one stays in force");
-                return None;
+                let why = format!("{path} can't be read, so what was in force stays: {error}");
+                return self.standing(self.pipeline.health.not_updated(why));
             }
         };
         let (snapshot, diagnostics) = match self.pipeline.update(&files) {
-            Outcome::Same => return None,
-            Outcome::New(loaded) => (Some(loaded.snapshot), loaded.diagnostics),
+            Outcome::Same => return self.standing(self.pipeline.health.clone()),
+            Outcome::New(loaded) => (Some(self.take(loaded.snapshot)), loaded.diagnostics),
             Outcome::Refused(diagnostics) => {
                 let count = diagnostics.len();
                 tracing::error!(
                     count,
                     "update refused as a whole (--config-strict); the previous one stays in force"
                 );
-                (None, diagnostics)
+                let why = format!(
+                    "an update is refused as a whole (--config-strict){}, so what was in force stays",
+                    crate::first(&diagnostics)
+                );
+                (self.standing(self.pipeline.health.not_updated(why)), diagnostics)
             }
         };
         let fresh = diagnostics.iter().filter(|found| !self.reported.contains(*found));
         report(fresh);
         self.reported = diagnostics.into_iter().collect();
         snapshot
+    }
+
+    fn take(&mut self, snapshot: Snapshot) -> Snapshot {
+        tracing::info!(version = snapshot.version, digest = %snapshot.policy.digest, "new configuration");
+        if snapshot.health != self.last.health {
+            tell(&snapshot.health);
+        }
+        self.last = snapshot.clone();
+        snapshot
+    }
+
+    /// The same once more, if it stands otherwise than before.
+    fn standing(&mut self, health: Health) -> Option<Snapshot> {
+        if health == self.last.health {
+            return None;
+        }
+        tell(&health);
+        self.last.health = health;
+        Some(self.last.clone())
     }
 }
 
@@ -67,8 +93,12 @@ pub(crate) fn start(
     if options.strict && !loaded.diagnostics.iter().all(Diagnostic::is_timely) {
         return Err(StartError::Strict(loaded.diagnostics));
     }
-    let follower = Follower { dir, pipeline, reported: loaded.diagnostics.iter().cloned().collect() };
+    let reported = loaded.diagnostics.iter().cloned().collect();
+    let follower = Follower { dir, pipeline, last: loaded.snapshot.clone(), reported };
     report(&loaded.diagnostics);
+    if loaded.snapshot.health != Health::Well {
+        tell(&loaded.snapshot.health);
+    }
     if loaded.objects == 0 {
         tracing::warn!(path = %path.display(), "no objects here: there is nothing to route to and nothing to enforce");
     }
@@ -88,7 +118,6 @@ async fn follow(follower: Arc<Mutex<Follower>>, mut watch: Watch, sender: Sender
         // Compiling takes milliseconds to seconds, and reading may block.
         match tokio::task::spawn_blocking(move || lock(&shared).refresh()).await {
             Ok(Some(snapshot)) => {
-                tracing::info!(version = snapshot.version, digest = %snapshot.policy.digest, "new configuration");
                 sender.send_replace(Arc::new(snapshot));
             }
             Ok(None) => {}
@@ -118,6 +147,14 @@ async fn sleep_until(seconds: Option<i64>) {
             return;
         }
         tokio::time::sleep(left.min(CLOCK_INTERVAL)).await;
+    }
+}
+
+fn tell(health: &Health) {
+    match health {
+        Health::Well => tracing::info!("the configuration is in force as it is written again"),
+        Health::Degraded(why) => tracing::warn!("the configuration is degraded: {why}"),
+        Health::Failing(why) => tracing::error!("the configuration is not ready: {why}"),
     }
 }
 

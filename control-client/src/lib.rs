@@ -3,6 +3,7 @@
 mod compile;
 mod digest;
 mod follow;
+mod health;
 pub mod jwks;
 mod keep;
 mod lint;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+pub use health::Health;
 pub use resources::{Resources, Selection};
 pub use status::{Report, Status};
 pub use workload::Workload;

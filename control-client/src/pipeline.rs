@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::compile::{self, Compiled, Previous};
+use crate::health::{Health, NotUnderstood};
 use crate::keep::{self, Files, InForce};
 use crate::resource::Key;
 use crate::snapshot::{ObjectRef, Snapshot};
@@ -19,6 +20,9 @@ pub(crate) struct Pipeline {
     previous: Previous,
     verdicts: Arc<Vec<Verdict>>,
     runtime_digest: String,
+    /// `None`: nothing was read yet.
+    not_understood: Option<NotUnderstood>,
+    pub(crate) health: Health,
     version: u64,
     /// The latest time that was seen, in seconds since the epoch. Not kept over a restart.
     clock: i64,
@@ -47,6 +51,8 @@ impl Pipeline {
             previous: Previous::default(),
             verdicts: Arc::default(),
             runtime_digest: String::new(),
+            not_understood: None,
+            health: Health::Well,
             version: 0,
             clock: i64::MIN,
             next_expiry: None,
@@ -65,6 +71,7 @@ impl Pipeline {
         }
         if self.is_same(&next) {
             self.in_force = next.in_force;
+            self.not_understood = Some(next.not_understood);
             self.next_expiry = next.compiled.next_expiry;
             return Outcome::Same;
         }
@@ -77,7 +84,12 @@ impl Pipeline {
         self.clock = self.clock.max(jiff::Timestamp::now().as_second());
         let compiled = compile::compile(&in_force, &self.workload, self.clock, &self.previous);
         let verdicts = verdicts(&in_force, files, &compiled);
-        Next { in_force, compiled, verdicts }
+        let not_understood = NotUnderstood::next(self.not_understood.as_ref(), files);
+        let health = Health::of(
+            not_understood.failing().into_iter().collect(),
+            not_understood.degraded().into_iter().collect(),
+        );
+        Next { in_force, compiled, verdicts, not_understood, health }
     }
 
     fn is_same(&self, next: &Next) -> bool {
@@ -85,16 +97,19 @@ impl Pipeline {
         before.policy.as_ref().is_some_and(|policy| Arc::ptr_eq(policy, &next.compiled.policy))
             && Arc::ptr_eq(&before.endpoints, &next.compiled.endpoints)
             && *self.verdicts == next.verdicts
+            && self.health == next.health
             && self.runtime_digest == next.compiled.runtime_digest
     }
 
     fn publish(&mut self, next: Next, files: &Files) -> Loaded {
-        let Next { in_force, compiled, verdicts } = next;
+        let Next { in_force, compiled, verdicts, not_understood, health } = next;
         let diagnostics = diagnostics(&verdicts);
         if *self.verdicts != verdicts {
             self.verdicts = Arc::new(verdicts);
         }
         self.in_force = in_force;
+        self.not_understood = Some(not_understood);
+        self.health = health;
         self.next_expiry = compiled.next_expiry;
         self.previous =
             Previous { policy: Some(compiled.policy.clone()), endpoints: compiled.endpoints.clone() };
@@ -109,6 +124,7 @@ impl Pipeline {
             runtime_digest: compiled.runtime_digest,
             verdicts: self.verdicts.clone(),
             stale: false,
+            health: self.health.clone(),
         };
         Loaded {
             snapshot,
@@ -141,6 +157,8 @@ struct Next {
     in_force: keep::Objects,
     compiled: Compiled,
     verdicts: Vec<Verdict>,
+    not_understood: NotUnderstood,
+    health: Health,
 }
 
 /// One verdict for each object that people write, for each other one with something wrong, and for each file that

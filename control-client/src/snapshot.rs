@@ -40,6 +40,8 @@ pub struct Snapshot {
     pub verdicts: Arc<Vec<crate::verdict::Verdict>>,
     /// The snapshot is the last known good one and its source can't be reached.
     pub stale: bool,
+    /// Whether it is all that was written. Another one alone makes no new version.
+    pub health: crate::Health,
 }
 
 /// Revocation lists that are published in the root namespace, as istiod does: ConfigMap `istio-ca-crl`, key `ca-crl.pem`.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::snapshot::{MtlsMode, Snapshot};
 use crate::verdict::{Diagnostic, Severity, VerdictState};
-use crate::{Options, Source, StartError, Workload, load_once, start};
+use crate::{Health, Options, Source, StartError, Workload, load_once, start};
 use tokio::sync::watch::Receiver;
 
 /// A directory of its own, removed at the end.
@@ -191,6 +191,55 @@ fn half_a_file_keeps_its_objects_until_the_rest_comes() {
     });
 }
 
+fn is_failing(snapshot: &Snapshot, why: &str) -> bool {
+    matches!(&snapshot.health, Health::Failing(said) if said.contains(why))
+}
+
+fn is_degraded(snapshot: &Snapshot, why: &str) -> bool {
+    matches!(&snapshot.health, Health::Degraded(said) if said.contains(why))
+}
+
+#[test]
+fn a_file_that_was_never_understood_fails_until_it_is() {
+    let dir = Dir::new();
+    dir.write("p.yaml", &peer_authentication("STRICT"));
+    dir.write("q.yaml", "metadata:\n  name: [\n");
+    dir.write("r.yaml", "kind: AuthorizationPolicy\n");
+    follow(&dir.0, async |mut receiver| {
+        let first = receiver.borrow().clone();
+        assert_eq!(mode(&first), MtlsMode::Strict, "what is understood is in force");
+        assert!(is_failing(&first, "q.yaml:2, ") && is_failing(&first, "r.yaml:1"), "{:?}", first.health);
+        // One that breaks only now leaves it as it is.
+        dir.write("p.yaml", "a: [\n");
+        wait(&mut receiver, |snapshot| snapshot.verdicts[0].object.name.ends_with("p.yaml")).await;
+        dir.write("q.yaml", "");
+        let one = wait(&mut receiver, |snapshot| !is_failing(snapshot, "q.yaml")).await;
+        assert!(is_failing(&one, "r.yaml:1"), "{:?}", one.health);
+        fs::remove_file(dir.0.join("r.yaml")).unwrap();
+        let mended = wait(&mut receiver, |snapshot| is_degraded(snapshot, "p.yaml:1")).await;
+        assert_eq!(mode(&mended), MtlsMode::Strict, "the last good version");
+        // It was understood once.
+        dir.write("q.yaml", "a: [\n");
+        wait(&mut receiver, |snapshot| is_degraded(snapshot, "q.yaml:1")).await;
+        dir.write("q.yaml", "");
+        dir.write("p.yaml", &peer_authentication("DISABLE"));
+        wait(&mut receiver, |snapshot| snapshot.health == Health::Well).await;
+    });
+}
+
+#[test]
+fn a_source_that_can_not_be_read_any_more_is_told() {
+    let dir = Dir::new();
+    dir.write("c/p.yaml", &peer_authentication("STRICT"));
+    follow(&dir.0.join("c"), async |mut receiver| {
+        fs::rename(dir.0.join("c"), dir.0.join("d")).unwrap();
+        let left = wait(&mut receiver, |snapshot| is_degraded(snapshot, "can't be read")).await;
+        assert_eq!((mode(&left), left.version), (MtlsMode::Strict, 1));
+        fs::rename(dir.0.join("d"), dir.0.join("c")).unwrap();
+        wait(&mut receiver, |snapshot| snapshot.health == Health::Well).await;
+    });
+}
+
 #[test]
 fn a_swap_of_links_as_kubernetes_makes_it_is_one_update() {
     let dir = Dir::new();
@@ -245,6 +294,8 @@ fn strict_refuses_an_update_as_a_whole() {
         // The bad half first, so that no moment between the two writes is a good update.
         dir.write("q.yaml", "apiVersion: v1\nkind: Servce\nmetadata: {name: q}\n");
         dir.write("p.yaml", &peer_authentication("DISABLE"));
+        let told = receiver.wait_for(|snapshot| is_degraded(snapshot, "first for")).await.unwrap().clone();
+        assert_eq!(told.version, 1);
         let nothing = tokio::time::timeout(Duration::from_millis(500), receiver.changed()).await;
         assert!(nothing.is_err(), "the good half of a bad update must not come through");
         dir.write("p.yaml", &peer_authentication("PERMISSIVE"));
@@ -254,7 +305,9 @@ fn strict_refuses_an_update_as_a_whole() {
             receiver.wait_for(|s| mode(s) == MtlsMode::Permissive),
         )
         .await;
-        assert_eq!(changed.unwrap().unwrap().version, 2);
+        let changed = changed.unwrap().unwrap();
+        assert_eq!((changed.version, &changed.health), (2, &Health::Well));
+        drop(changed);
         drop(receiver);
         follower.await.unwrap();
     });

@@ -32,7 +32,7 @@ use crate::net::OwnListeners;
 use crate::reload;
 use crate::roles::{self, Forward, Listener, Open, Role};
 use crate::sample::Samples;
-use crate::telemetry::{self, ProxyFacts, Record, Telemetry};
+use crate::telemetry::{self, ConfigStatus, ProxyFacts, Record, Telemetry};
 use crate::tls::{ClientTls, ServerTls};
 use crate::upstream::{self, Registry, Upstream};
 use crate::worker::{Deadlines, Worker};
@@ -175,6 +175,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         candidate.as_ref().map(|started| Arc::clone(&started.candidate)),
     )?;
 
+    tell_config(&configuration.first.health, &ready);
     let drain = Drain::default();
     let (stop, stopping) = watch::channel(false);
     let (placement, inboxes) = Placement::new(settings.workers);
@@ -215,7 +216,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         })?
     };
     fips::require_live()?;
-    for condition in ["config", "listeners", "identity"] {
+    for condition in ["listeners", "identity"] {
         ready.ready(condition);
     }
     tracing::info!(
@@ -339,7 +340,14 @@ async fn control(
     mut stopping: watch::Receiver<bool>,
 ) {
     let Configuration { first, snapshots, status, follow, _none } = configuration;
-    let report = move |status| telemetry.set_config(status);
+    let told = Arc::clone(&ready);
+    let report = move |status: ConfigStatus| {
+        // How something stands that was rejected says nothing of what is in force.
+        if status.rejected.is_none() {
+            tell_config(&status.health, &told);
+        }
+        telemetry.set_config(status);
+    };
     let revocation = snapshots.clone();
     keep("the source of configuration", follow);
     let in_force = Arc::clone(&first.policy);
@@ -399,6 +407,15 @@ async fn follow_revocation(identity: Arc<Identity>, mut snapshots: watch::Receiv
         if snapshots.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// Says how the configuration in force stands.
+fn tell_config(health: &control_client::Health, ready: &Readiness) {
+    match health {
+        control_client::Health::Well => ready.ready("config"),
+        control_client::Health::Degraded(why) => ready.degraded("config", why),
+        control_client::Health::Failing(why) => ready.not_ready("config", why),
     }
 }
 

@@ -63,6 +63,24 @@ fn a_mistake_later_on_keeps_what_was_good() {
 }
 
 #[test]
+fn a_file_that_is_not_understood_is_told_by_readiness() {
+    let proxy = Proxy::start("policies: [\n", &[]);
+    let refused = proxy.ready();
+    assert_eq!(refused.status.code(), Some(1), "{refused:#?}");
+    let why = "config: not understood since the start, so what it holds has never been in force: ";
+    assert!(refused.stdout.starts_with(why) && refused.stdout.contains("mesh.yaml:"), "{refused:#?}");
+    let config = writ(&["admin", "/config", "--admin", &proxy.admin.to_string()]).well();
+    assert!(config.contains(r#""not_ready": "not understood since the start"#), "{config}");
+    let mesh = proxy.directory.path().join("config/mesh.yaml");
+    fs::write(&mesh, MESH).unwrap();
+    proxy.is_ready("once it is mended", |said| said == "ready\n");
+    fs::write(&mesh, "policies: [\n").unwrap();
+    proxy.is_ready("with what was good before", |said| {
+        said.starts_with("ready\ndegraded: config: not understood, so what was in force of it stays: ")
+    });
+}
+
+#[test]
 fn a_configuration_with_mistakes_is_refused_if_strictly_so() {
     let directory = Directory::new();
     let bad = MESH.replace("mode: STRICT", "mode: STRICKT");
@@ -165,6 +183,23 @@ impl Proxy {
             list.split(", ").map(|address| address.parse().unwrap()).collect()
         };
         Self { listening: addresses("listening"), admin: addresses("admin")[0], program, directory }
+    }
+
+    fn ready(&self) -> Finished {
+        writ(&["admin", "/ready", "--admin", &self.admin.to_string()])
+    }
+
+    /// Waits until it is ready, and says so as asked.
+    #[track_caller]
+    fn is_ready(&self, when: &str, asked: impl Fn(&str) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let said = self.ready();
+            if said.status.success() && asked(&said.stdout) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not ready {when}: {said:#?}");
+        }
     }
 }
 

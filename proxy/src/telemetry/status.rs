@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use control_client::Health;
 use control_client::snapshot::{Policy, Snapshot};
 use control_client::verdict::{Diagnostic, Severity, Verdict, VerdictState};
 use serde_json::{Value, json};
@@ -25,6 +26,8 @@ pub struct ConfigStatus {
     pub verdicts: Arc<Vec<Verdict>>,
     /// Why the newest snapshot is not the one in force, if it is not.
     pub rejected: Option<String>,
+    /// Whether the newest snapshot is all that was written.
+    pub health: Health,
     /// Policies in force that could not be compiled, and fail closed.
     pub refused: Vec<Diagnostic>,
 }
@@ -41,6 +44,7 @@ impl ConfigStatus {
             policy: Some(Arc::clone(&snapshot.policy)),
             verdicts: Arc::clone(&snapshot.verdicts),
             rejected: None,
+            health: snapshot.health.clone(),
             refused: Vec::new(),
         }
     }
@@ -56,6 +60,11 @@ impl ConfigStatus {
         });
         set(&mut status, "revision", self.revision.as_deref());
         set(&mut status, "rejected", self.rejected.as_deref());
+        match &self.health {
+            Health::Well => {}
+            Health::Degraded(why) => status["degraded"] = why.as_str().into(),
+            Health::Failing(why) => status["not_ready"] = why.as_str().into(),
+        }
         if !self.refused.is_empty() {
             status["refused"] = self.refused.iter().map(diagnostic).collect();
         }
