@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use control_client::snapshot::Policy;
+use control_client::snapshot::{AuthorizationAction, Policy};
 
 use super::beside::{beside, named, same};
 use super::vocabulary::Vocabulary;
@@ -81,7 +81,15 @@ pub(super) fn compare(old: &Policy, new: &Policy) -> Findings {
     }
     let mut unknowns = Unknowns::default();
     let [before, after] = Reach::both([old, new], &mut unknowns);
-    if before.has_allow() && !after.has_allow() {
+    let invalid = invalid(new);
+    let known = self::invalid(old);
+    let newly = invalid.iter().filter(|each| !known.contains(each));
+    findings.warnings.extend(newly.map(|(name, allows)| match allows {
+        true => format!("{name} is invalid, so it allows nothing; `writ check` says why"),
+        false => format!("{name} is invalid, so everything that it selects is refused; `writ check` says why"),
+    }));
+    let all_is_refused = invalid.iter().any(|(_, allows)| !allows);
+    if before.has_allow() && !after.has_allow() && !all_is_refused {
         findings.warnings.push(
             "the last ALLOW policy in force is gone: from now on everything is allowed that no other policy refuses"
                 .to_owned(),
@@ -111,6 +119,20 @@ pub(super) fn compare(old: &Policy, new: &Policy) -> Findings {
     }
     findings.changes = changes(&vocabulary, &tried, &concerned, alike);
     findings
+}
+
+/// Policies that fail closed, and whether they are ALLOW, which then refuse only what nothing else allows.
+fn invalid(policy: &Policy) -> Vec<(String, bool)> {
+    let names = named(policy);
+    let closed = policy.authorization.iter().filter(|each| {
+        each.quarantined && !each.dry_run && each.action != AuthorizationAction::Audit
+    });
+    closed
+        .map(|each| {
+            let name = names.get(each.object as usize).cloned().unwrap_or_default();
+            (name, each.action == AuthorizationAction::Allow)
+        })
+        .collect()
 }
 
 /// Methods and paths, by number, that a call can have of which anything else becomes now.

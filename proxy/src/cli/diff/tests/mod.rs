@@ -143,6 +143,24 @@ fn the_last_allow_is_warned_of() {
 }
 
 #[test]
+fn a_policy_that_is_invalid_now_refuses_and_is_not_gone() {
+    let diff = diff(VIEWER, &VIEWER.replace("  rules:", "  action: Allow\n  rules:"));
+    let found = only(&diff);
+    let [warning] = found["warnings"].as_array().unwrap().as_slice() else { panic!("{found:#}") };
+    let says =
+        "AuthorizationPolicy bookinfo/viewer is invalid, so everything that it selects is refused; `writ check`";
+    assert!(warning.as_str().unwrap().starts_with(says), "{warning}");
+    assert!(diff.does(FailOn::Takes) && !diff.does(FailOn::Grants));
+}
+
+#[test]
+fn an_allow_that_is_invalid_now_allows_nothing() {
+    let found = only(&diff(VIEWER, &VIEWER.replace("methods: [GET]", "methods: GET")));
+    let [warning] = found["warnings"].as_array().unwrap().as_slice() else { panic!("{found:#}") };
+    assert!(warning.as_str().unwrap().contains("viewer is invalid, so it allows nothing"), "{warning}");
+}
+
+#[test]
 fn another_trust_domain_that_becomes_ours_is_a_grant() {
     let settings = "---
 apiVersion: writ.dev/v1alpha1
