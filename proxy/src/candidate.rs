@@ -135,7 +135,9 @@ impl Candidate {
         // What a provider would have said is not known, nor what it would have changed for those who decide later; nor what
         // would be left of a rate limit.
         let of_limits = matches!(sampled_reason, Reason::LimitExceeded | Reason::LimiterUnavailable);
-        let undecided = of_limits || record.asked.as_ref().is_some_and(|asked| asked.would_ask());
+        let undecided = of_limits
+            || record.was_refused_by_turn()
+            || record.asked.as_ref().is_some_and(|asked| asked.would_ask());
         record.discard();
         let (change, count) = match (live.outcome, would.outcome) {
             _ if undecided => (None, &self.counts.undecided),

@@ -129,6 +129,10 @@ impl Sampler {
 
     /// Gives away what was chosen, with what was decided.
     pub fn decided(&self, chosen: Chosen, record: &Record, refused: Option<&Reject>) {
+        // The next such request is another backend's.
+        if record.was_refused_by_turn() {
+            return;
+        }
         let Chosen(asked, destination) = chosen;
         let decision = &record.decision;
         let (outcome, reason) = match refused {

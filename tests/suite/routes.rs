@@ -168,9 +168,26 @@ async fn an_invalid_backend_keeps_its_share_and_answers_500() {
     assert_eq!(refused.clone().count(), failed);
     for record in refused {
         assert_eq!(record.ended(), "invalid-backend at split");
+        assert_eq!(record.decision(), "deny at split: invalid-backend by HTTPRoute bookinfo/ratings rule 0");
         assert!(record.detail().contains("missing"), "{}", record.detail());
         assert_eq!(record.route(), "HTTPRoute bookinfo/ratings rule 0");
     }
+}
+
+#[tokio::test]
+async fn what_leads_nowhere_is_refused_and_says_why() {
+    let app = version("v1").await;
+    let mesh = routed(&app, &app, "{backendRefs: [{name: ratings-v1, port: 9080, weight: 0}]}").await;
+    let mut client = mesh.client().await;
+    assert_eq!(client.get("/", "").await.status, 500);
+    client.send("GET /port HTTP/1.1\r\nHost: ratings\r\n\r\n").await;
+    assert_eq!(client.reply().await.status, 502);
+    let records = mesh.stop().await;
+    let [weightless, portless] = records.side("outbound")[..] else { panic!("{records:#?}") };
+    assert_eq!(weightless.decision(), "deny at split: invalid-backend by HTTPRoute bookinfo/ratings rule 0");
+    assert_eq!(weightless.detail(), "no backendRef has a weight of more than 0: ratings-v1:9080");
+    assert_eq!(portless.decision(), "deny at route: unknown-destination");
+    assert_eq!(portless.detail(), "bookinfo/ratings has no port 80, only 9080");
 }
 
 #[tokio::test]

@@ -112,7 +112,10 @@ fn route(record: &Value) -> String {
     let Some(route) = record.get("route") else { return String::new() };
     let word = |name: &str| route.get(name).and_then(Value::as_str).unwrap_or_default();
     let weight = if word("weight").is_empty() { String::new() } else { format!(", {}", word("weight")) };
-    format!("\n  to {}{weight} by {}\n", word("backend"), policy(route.get("policy")))
+    // A route may lead nowhere.
+    let to =
+        if word("backend").is_empty() { String::new() } else { format!("to {}{weight} ", word("backend")) };
+    format!("\n  {to}by {}\n", policy(route.get("policy")))
 }
 
 /// Rate limits that would be taken.

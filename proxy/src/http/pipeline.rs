@@ -1,5 +1,6 @@
 //! The straight line of a request. `handle` answers and records; `forward` decides, a line a stage.
 
+use std::fmt;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -580,11 +581,12 @@ fn split<'t>(
     record.decision.route = rule.policy;
     record.decision.allow(Stage::Route, Reason::DecidedByServer, rule.policy);
     let Some(choice) = splits.choose(rule) else {
-        return Err(Reject::because(
-            Stage::Split,
-            Reason::InvalidBackend,
-            "the rule has no backend with a weight",
-        ));
+        let names: Vec<&str> = rule.backends.iter().map(|backend| &*backend.name).collect();
+        let why = match names.is_empty() {
+            true => "the rule has no backendRef".to_owned(),
+            false => format!("no backendRef has a weight of more than 0: {}", names.join(", ")),
+        };
+        return Err(nowhere(rule, why, record));
     };
     let chosen = &rule.backends[choice];
     record.weight = Some((chosen.weight, u32::try_from(rule.split.total()).unwrap_or(u32::MAX)));
@@ -593,12 +595,14 @@ fn split<'t>(
         Some(index) => {
             Ok(Chosen::Backend(held.tables.backend(index), Some(Choice { rule, backend: chosen })))
         }
-        None => Err(Reject::because(
-            Stage::Split,
-            Reason::InvalidBackend,
-            format_args!("backendRef {} does not resolve", chosen.name),
-        )),
+        None => Err(nowhere(rule, format_args!("backendRef {} does not resolve", chosen.name), record)),
     }
+}
+
+/// A rule whose turn goes to no backend refuses, as one that is not there does.
+fn nowhere(rule: &Rule, why: impl fmt::Display, record: &mut Record) -> Reject {
+    record.decision.deny(Stage::Split, Reason::InvalidBackend, rule.policy);
+    Reject::because(Stage::Split, Reason::InvalidBackend, why)
 }
 
 /// A destination that no service owns.
@@ -612,7 +616,18 @@ fn unknown<'t>(
         let (host, port) = sanitize::split_authority(sanitize::authority(request)?)?;
         Some(SocketAddr::new(host.parse().ok()?, port.unwrap_or(80)))
     };
-    stages::unknown(address.or_else(literal), held, &mut record.decision).map(Chosen::Address)
+    let known = stages::unknown(address.or_else(literal), held, &mut record.decision);
+    known.map(Chosen::Address).map_err(|reject| {
+        let named = sanitize::authority(request).and_then(sanitize::split_authority);
+        let other_ports = named.and_then(|(host, port)| {
+            let port = address.map(|address| address.port()).or(port).unwrap_or(80);
+            held.tables.lacks_port(host, port)
+        });
+        match other_ports {
+            Some(why) => Reject::because(reject.stage, reject.reason, why),
+            None => reject,
+        }
+    })
 }
 
 /// What was asked, before anything can fail.

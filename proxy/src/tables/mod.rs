@@ -385,6 +385,18 @@ impl Tables {
         self.directory.by_authority(host, port)
     }
 
+    /// That a service is called so, and what ports it has instead of this one.
+    pub fn lacks_port(&self, host: &str, port: u16) -> Option<String> {
+        let ports = self.directory.ports_of(host);
+        let first = self.service_port(*ports.first()?);
+        let name = match self.objects.get(first.object) {
+            Some(Object { namespace, name, .. }) => format!("{namespace}/{name}"),
+            None => host.to_owned(),
+        };
+        let ports: Vec<_> = ports.iter().map(|id| self.service_port(*id).port.to_string()).collect();
+        Some(format!("{name} has no port {port}, only {}", ports.join(", ")))
+    }
+
     /// What an id of these tables stands for.
     ///
     /// # Panics

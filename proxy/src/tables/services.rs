@@ -120,6 +120,13 @@ impl Directory {
         self.by_address.get(&(address.to_canonical(), port)).copied()
     }
 
+    /// All ports of a name, if that is exactly the name of a service.
+    pub(super) fn ports_of(&self, host: &str) -> Vec<ServicePortId> {
+        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        let ports = self.by_name.get(&*host).into_iter().flatten();
+        ports.map(|(_, id)| *id).collect()
+    }
+
     /// Exact name first, then the longest suffix; case and one trailing dot don't count.
     pub(super) fn by_authority(&self, host: &str, port: u16) -> Option<ServicePortId> {
         let host = host.strip_suffix('.').unwrap_or(host);

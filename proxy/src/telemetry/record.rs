@@ -337,6 +337,11 @@ pub struct Record {
 }
 
 impl Record {
+    /// Whether it was refused because it was the turn of a backend that is not there; others of the split are.
+    pub fn was_refused_by_turn(&self) -> bool {
+        self.decision.stage == Stage::Split && self.weight.is_some_and(|(weight, sum)| weight < sum)
+    }
+
     /// Begins a record, before anything can fail. From here on a drop at any point emits it.
     pub fn begin(
         shard: &Rc<Shard>,
