@@ -32,6 +32,7 @@ pub(super) enum Kind {
 pub(super) struct Change {
     pub(super) kind: Kind,
     /// What decides on it beside, as it was written.
+    /// `unless ..`, `only if ..`, `depends on whether ..`.
     pub(super) depends_on: Vec<String>,
     /// Which rules decided before and decide now; empty: a default.
     pub(super) before: String,
@@ -86,7 +87,9 @@ pub(super) fn compare(old: &Policy, new: &Policy) -> Findings {
     let newly = invalid.iter().filter(|each| !known.contains(each));
     findings.warnings.extend(newly.map(|(name, allows)| match allows {
         true => format!("{name} is invalid, so it allows nothing; `writ check` says why"),
-        false => format!("{name} is invalid, so everything that it selects is refused; `writ check` says why"),
+        false => {
+            format!("{name} is invalid, so everything that it selects is refused; `writ check` says why")
+        }
     }));
     let all_is_refused = invalid.iter().any(|(_, allows)| !allows);
     if before.has_allow() && !after.has_allow() && !all_is_refused {
@@ -124,9 +127,10 @@ pub(super) fn compare(old: &Policy, new: &Policy) -> Findings {
 /// Policies that fail closed, and whether they are ALLOW, which then refuse only what nothing else allows.
 fn invalid(policy: &Policy) -> Vec<(String, bool)> {
     let names = named(policy);
-    let closed = policy.authorization.iter().filter(|each| {
-        each.quarantined && !each.dry_run && each.action != AuthorizationAction::Audit
-    });
+    let closed = policy
+        .authorization
+        .iter()
+        .filter(|each| each.quarantined && !each.dry_run && each.action != AuthorizationAction::Audit);
     closed
         .map(|each| {
             let name = names.get(each.object as usize).cloned().unwrap_or_default();
@@ -278,11 +282,14 @@ impl Tried {
     }
 
     fn unknown(&self, open: &[usize]) -> Fate {
-        let depends_on = open.iter().map(|&unknown| self.unknowns.text(unknown).to_owned()).collect();
+        let depends_on = open
+            .iter()
+            .map(|&unknown| format!("depends on whether {}", self.unknowns.text(unknown)))
+            .collect();
         Fate { kind: Kind::Unknown, depends_on, before: String::new(), after: String::new() }
     }
 
-    /// Those unknowns that make a difference to the difference.
+    /// Those unknowns that make a difference to the difference, and how, where it is only there if they are true or false.
     fn depends_on(&self, cases: &Cases, rulings: &[Option<[(Outcome, PolicyRef); 2]>]) -> Vec<String> {
         let outcomes = |case: usize| Some(rulings.get(case)?.as_ref()?.map(|(outcome, _)| outcome));
         let matters = |bit: &usize| {
@@ -295,9 +302,18 @@ impl Tried {
             Some(&unknown) => self.unknowns.text(unknown).to_owned(),
             None => "other rules allow it as well".to_owned(),
         };
-        let mut texts: Vec<_> = (0..cases.bits()).filter(matters).map(text).collect();
+        let differs = |case: &usize| outcomes(*case).is_some_and(|[was, is]| was != is);
+        let differing: Vec<usize> = (0..rulings.len()).filter(differs).collect();
+        let is = |bit: usize, truth: bool| differing.iter().all(|case| (case & (1 << bit) != 0) == truth);
+        let how = |bit: usize| match (is(bit, true), is(bit, false)) {
+            (true, _) => "only if",
+            (_, true) => "unless",
+            _ => "depends on whether",
+        };
+        let phrase = |bit: usize| format!("{} {}", how(bit), text(bit));
+        let mut texts: Vec<_> = (0..cases.bits()).filter(matters).map(phrase).collect();
         if cases.others.is_some_and(|others| others.refuse) {
-            texts.push("other rules refuse it".to_owned());
+            texts.push("unless other rules refuse it".to_owned());
         }
         texts
     }

@@ -119,7 +119,7 @@ impl Change {
             text += &format!("    on {}\n", self.ports.join(", "));
         }
         for unknown in &self.depends_on {
-            text += &format!("    {}\n", paint.dim(&format!("depends on whether {unknown}")));
+            text += &format!("    {}\n", paint.dim(unknown));
         }
         for (what, policy) in [("before", &self.before), ("now", &self.after)] {
             if !policy.is_empty() {

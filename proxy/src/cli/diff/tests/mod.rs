@@ -129,8 +129,12 @@ fn what_hangs_on_a_header_is_a_maybe_and_says_so() {
     let found = only(&diff(VIEWER, &new));
     let [change] = found["changes"].as_array().unwrap().as_slice() else { panic!("{found:#}") };
     assert_eq!(change["change"], "may-take");
-    assert_eq!(change["depends_on"], serde_json::json!(["when[request.headers[x-a]] is one of [b]"]));
+    assert_eq!(change["depends_on"], serde_json::json!(["unless when[request.headers[x-a]] is one of [b]"]));
     assert_eq!(change["principals"], serde_json::json!(["cluster.local/ns/bookinfo/sa/productpage"]));
+    // Who had to say so before does not gain anything by it.
+    let back = only(&diff(&new, VIEWER));
+    assert_eq!(back["changes"][0]["change"], "may-grant");
+    assert_eq!(back["changes"][0]["depends_on"], change["depends_on"]);
 }
 
 #[test]
@@ -147,8 +151,7 @@ fn a_policy_that_is_invalid_now_refuses_and_is_not_gone() {
     let diff = diff(VIEWER, &VIEWER.replace("  rules:", "  action: Allow\n  rules:"));
     let found = only(&diff);
     let [warning] = found["warnings"].as_array().unwrap().as_slice() else { panic!("{found:#}") };
-    let says =
-        "AuthorizationPolicy bookinfo/viewer is invalid, so everything that it selects is refused; `writ check`";
+    let says = "AuthorizationPolicy bookinfo/viewer is invalid, so everything that it selects is refused; `writ check`";
     assert!(warning.as_str().unwrap().starts_with(says), "{warning}");
     assert!(diff.does(FailOn::Takes) && !diff.does(FailOn::Grants));
 }

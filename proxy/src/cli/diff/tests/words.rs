@@ -175,7 +175,8 @@ fn until_when_a_policy_allows() {
     let temporary = until("2998-01-01T00:00:00Z");
     let for_ever = VIEWER.replace("name: viewer,", "name: for-ever,");
     let wider = for_ever.replace("methods: [GET], ", "");
-    let (early, late) = ("it is before 2998-01-01T00:00:00Z", "it is before 2999-01-01T00:00:00Z");
+    let early = "unless it is before 2998-01-01T00:00:00Z";
+    let late = "only if it is before 2999-01-01T00:00:00Z";
     for (old, new, kind, depends_on) in [
         (&temporary, &until("2999-01-01T00:00:00Z"), Kind::MayGrant, vec![early, late]),
         (&until("2999-01-01T00:00:00Z"), &temporary, Kind::MayTake, vec![late, early]),
@@ -271,7 +272,7 @@ spec:
         "bookinfo app=ratings (ratings-v1, ratings-v2)
   may grant cluster.local/ns/bookinfo/sa/reviews
     POST /ratings/*
-    depends on whether other rules allow it as well
+    unless other rules allow it as well
     now by AuthorizationPolicy bookinfo/viewer rule 0
 
 changed: AuthorizationPolicy bookinfo/viewer
