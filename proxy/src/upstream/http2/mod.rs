@@ -75,9 +75,13 @@ pub(super) fn send(
                 },
             }
         }
-        let detail = format_args!("{} closes every HTTP/2 connection before a request", hop.address());
-        Err(unsent(Reject::because(Stage::Send, Reason::IdleRace, detail), request, None))
+        Err(unsent(no_use(&hop), request, None))
     })
+}
+
+fn no_use(hop: &Hop) -> Reject {
+    let detail = format_args!("{} closes every HTTP/2 connection before a request", hop.address());
+    Reject::because(Stage::Send, Reason::IdleRace, detail)
 }
 
 const MAX_CONNECTIONS_TRIED: usize = 3;
@@ -203,20 +207,22 @@ impl Shared {
 async fn acquire(upstream: &Rc<Upstream>, hop: &Hop) -> Result<Lease, Reject> {
     let shared = &hop.target.shared;
     let settings = &upstream.settings;
-    loop {
+    // Each dial adds a connection that is of use or not; with as many as there may be, one is shared.
+    for _ in 0..settings.max_h2_connections + MAX_CONNECTIONS_TRIED {
         if let Some(lease) = shared.lease(settings.max_streams, settings.max_h2_connections) {
             return Ok(lease);
         }
         let waiting = shared.dialing.borrow().as_ref().and_then(WeakShared::upgrade);
-        let dialing = waiting.unwrap_or_else(|| {
+        // One that is over, though others have yet to wake from it, gives nothing more to wait for.
+        let dialing = waiting.filter(|dialing| dialing.peek().is_none()).unwrap_or_else(|| {
             let dialing: Dialing = Box::pin(open(Rc::clone(upstream), hop.clone()));
             let dialing = dialing.shared();
             *shared.dialing.borrow_mut() = SharedFuture::downgrade(&dialing);
             dialing
         });
         dialing.await.map_err(|reject| again(&reject))?;
-        shared.dialing.borrow_mut().take_if(|dialing| dialing.upgrade().is_none());
     }
+    Err(no_use(hop))
 }
 
 /// The same rejection for another who waited.

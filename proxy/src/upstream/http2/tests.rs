@@ -83,6 +83,36 @@ fn more_streams_than_the_cap_open_another_connection() {
     });
 }
 
+/// Requests that come at once, while the first connection is being opened, fill it and open the next.
+#[test]
+fn those_who_find_no_room_in_the_connection_that_they_waited_for_open_another() {
+    local(async {
+        let settings = Settings { max_streams: 100, max_h2_connections: 2, ..Settings::default() };
+        let server = serving(|asked, respond| async move {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            answer(asked, respond).await;
+        });
+        let (server, upstream) = (server.await, upstream_with(settings));
+        let requests = (0..400).map(|_| send(&server, &upstream, get()));
+        for sent in futures_util::future::join_all(requests).await {
+            assert_eq!(whole(sent.unwrap()).await.0, 200);
+        }
+        assert_eq!(server.accepted(), 2);
+    });
+}
+
+/// A server that ends every connection of which it took the start is asked a few times, and no more.
+#[test]
+fn connections_that_are_of_no_use_are_not_opened_for_ever() {
+    local(async {
+        let (server, upstream) = (Server::start(|_, _| async {}).await, upstream());
+        let requests = (0..250).map(|_| send(&server, &upstream, get()));
+        let sent = futures_util::future::join_all(requests).await;
+        assert!(sent.iter().all(Result::is_err));
+        assert!(server.accepted() <= 250 * 3, "{}", server.accepted());
+    });
+}
+
 #[test]
 fn the_head_is_made_for_http2() {
     local(async {
