@@ -11,6 +11,7 @@ fn ratings() -> Workload {
         service_account: "ratings".into(),
         labels: [("app".to_owned(), "ratings".to_owned())].into(),
         trust_domain: "cluster.local".into(),
+        gateway: None,
     }
 }
 

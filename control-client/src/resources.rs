@@ -64,6 +64,7 @@ impl Resources {
                 service_account: account,
                 labels,
                 trust_domain: trust_domain.into(),
+                gateway: None,
             })
         });
         workloads.collect()

@@ -5,6 +5,7 @@
 //! that moves only endpoints carries the very same `Arc<Policy>`, so that nobody recompiles a route for it.
 
 mod authentication;
+mod gateway;
 mod limits;
 mod tls;
 
@@ -18,6 +19,7 @@ use ipnet::IpNet;
 pub use authentication::{
     ClaimHeader, JwtRule, KeyLocation, KeySource, RemoteKeys, RequestAuthentication, TokenLocation,
 };
+pub use gateway::{Gateway, GatewayListener, ListenerTls, VirtualHost};
 pub use limits::{GlobalLimit, KeyPart, LimiterIndex, LocalLimit, RateLimit, RateLimitRule, RateLimiter};
 pub use tls::{Pem, PemObject, ServerId, TlsOrigination};
 
@@ -73,9 +75,11 @@ pub struct Policy {
     pub authorization: Vec<AuthorizationPolicy>,
     /// The workload's own ports, as Services and declarations name them.
     pub inbound_ports: Vec<InboundPort>,
+    /// The Gateway that this proxy serves.
+    pub gateway: Option<Gateway>,
     /// Services this workload can call.
     pub services: Vec<Service>,
-    /// Backends that `services`, `providers` and `limiters` name by index.
+    /// Backends that `gateway`, `services`, `providers` and `limiters` name by index.
     pub backends: Vec<Backend>,
     /// Authorization providers that `authorization` names by index.
     pub providers: Vec<Provider>,

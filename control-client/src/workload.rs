@@ -15,6 +15,8 @@ pub struct Workload {
     pub labels: BTreeMap<String, String>,
     /// Its trust domain.
     pub trust_domain: String,
+    /// The Gateway of its namespace that it serves, by name.
+    pub gateway: Option<String>,
 }
 
 impl Default for Workload {
@@ -25,6 +27,7 @@ impl Default for Workload {
             service_account: "default".into(),
             labels: BTreeMap::new(),
             trust_domain: "cluster.local".into(),
+            gateway: None,
         }
     }
 }

@@ -9,17 +9,21 @@ mod der;
 mod digest;
 pub mod jws;
 mod live;
+mod pair;
 mod provider;
 mod random;
 pub mod revocation;
+mod tickets;
 
 pub use attest::{Attestation, Offered, SelfTest, Validation, group_name, suite_name};
 pub use digest::sha256;
 pub use live::{
     LiveConfig, NotApproved, client, live_configs, note_client, note_server, require, require_live, required,
 };
+pub use pair::read_pair;
 pub use provider::provider;
 pub use random::{RandomFailed, random, warm};
+pub use tickets::tickets;
 
 use std::sync::OnceLock;
 

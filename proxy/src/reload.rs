@@ -213,6 +213,7 @@ pub(crate) mod tests {
             service_account: "ratings".into(),
             labels: [("app".to_owned(), "ratings".to_owned())].into(),
             trust_domain: "cluster.local".into(),
+            gateway: None,
         };
         Snapshot { version, ..load_str(resources, &workload).snapshot }
     }

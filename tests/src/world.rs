@@ -251,6 +251,7 @@ fn workload(server: &Server) -> Workload {
         service_account: server.proves.clone().unwrap_or_else(|| server.account.clone()),
         labels: [("app".into(), server.label.clone()), ("version".into(), server.name.clone())].into(),
         trust_domain: "cluster.local".into(),
+        gateway: None,
     }
 }
 
@@ -261,6 +262,7 @@ fn caller() -> Workload {
         service_account: "productpage".into(),
         labels: [("app".into(), "productpage".into())].into(),
         trust_domain: "cluster.local".into(),
+        gateway: None,
     }
 }
 

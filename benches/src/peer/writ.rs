@@ -274,6 +274,7 @@ mod tests {
             service_account: "ratings".into(),
             labels: [("app".to_owned(), "ratings".to_owned())].into(),
             trust_domain: "cluster.local".into(),
+            gateway: None,
         };
         let yaml = format!("{}---\n{}", services(spec, ports), written(spec.policies));
         let loaded = control_client::load_str(&yaml, &ratings);

@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use super::catalog::{Catalog, Item};
 use super::objects::ObjectTable;
 use super::provider::Named;
-use super::{Findings, Labels};
+use super::{Findings, Labels, gateway};
+use crate::Workload;
 use crate::resource::Object;
 use crate::resource::core::{EndpointSlice, Service};
 use crate::resource::gateway_api::ParentKind;
@@ -22,21 +23,27 @@ pub(super) struct Own<'a> {
     pub(super) labels: &'a Labels,
     /// Services of its namespace whose slices name it.
     sliced: HashSet<&'a str>,
+    /// The Gateway of its namespace that it serves, and the class of that.
+    gateway: Option<(&'a str, Option<&'a str>)>,
+    root_namespace: &'a str,
 }
 
 impl<'a> Own<'a> {
     pub(super) fn new(
         catalog: &'a Catalog<'_>,
-        namespace: &'a str,
-        name: &'a str,
+        settings: &'a MeshSettings,
+        workload: &'a Workload,
         labels: &'a Labels,
     ) -> Self {
+        let (namespace, name) = (workload.namespace.as_str(), workload.name.as_str());
         let slices = catalog.slices.iter().filter(|slice| slice.namespace() == namespace);
         let names_it = |slice: &&Item<'_, EndpointSlice>| {
             slice.spec.endpoints.iter().any(|endpoint| endpoint.pod.as_deref() == Some(name))
         };
         let sliced = slices.filter(names_it).filter_map(|slice| slice.spec.service.as_deref()).collect();
-        Self { namespace, name, labels, sliced }
+        let gateway =
+            workload.gateway.as_deref().map(|name| (name, gateway::class(catalog, namespace, name)));
+        Self { namespace, name, labels, sliced, gateway, root_namespace: &settings.root_namespace }
     }
 
     /// Whether the workload is behind a Service of its namespace, by its selector or else by name in its slices.
@@ -62,6 +69,16 @@ pub(super) enum Reach {
     Here,
     /// Here, because where it was meant for can't be understood.
     HereClosed,
+}
+
+impl Reach {
+    /// The same of a policy that can't be understood.
+    fn closed(self) -> Self {
+        match self {
+            Self::Here => Self::HereClosed,
+            other => other,
+        }
+    }
 }
 
 pub(super) fn select<'a>(
@@ -223,7 +240,20 @@ fn target_reach(
         Reach::Elsewhere
     };
     match target.kind {
-        TargetKind::Gateway => Reach::Elsewhere,
+        TargetKind::Gateway if find(&catalog.gateways, namespace, &target.name).is_none() => {
+            missing("Gateway")
+        }
+        TargetKind::Gateway => here(own.gateway.is_some_and(|(name, _)| name == target.name)),
+        TargetKind::GatewayClass if namespace != own.root_namespace => {
+            let message =
+                format!("a policy for a GatewayClass is one of the root namespace, {}", own.root_namespace);
+            findings.quarantined(object, &field, target.line, message);
+            here(own.gateway.is_some_and(|(_, class)| class == Some(&target.name))).closed()
+        }
+        TargetKind::GatewayClass if own.gateway.is_some_and(|(_, class)| class == Some(&target.name)) => {
+            Reach::Here
+        }
+        TargetKind::GatewayClass => Reach::Elsewhere,
         TargetKind::Service => match find(&catalog.services, namespace, &target.name) {
             Some(service) => here(own.serves(service.spec, &target.name)),
             None => missing("Service"),
@@ -236,7 +266,15 @@ fn target_reach(
         },
         TargetKind::HttpRoute => match find(&catalog.routes, namespace, &target.name) {
             Some(route) if route.spec.parents.iter().all(|parent| parent.kind == ParentKind::Gateway) => {
-                Reach::Elsewhere
+                let message = "a policy for one HTTPRoute of a Gateway is not supported yet; target the Gateway instead (until then this \
+                     policy fails closed for the Gateway)";
+                findings.quarantined(object, &field, target.line, message.into());
+                let parents = route.spec.parents.iter();
+                let mut own_parents = parents.filter(|parent| {
+                    parent.namespace == own.namespace
+                        && own.gateway.is_some_and(|(name, _)| name == parent.name)
+                });
+                if own_parents.next().is_some() { Reach::HereClosed } else { Reach::Elsewhere }
             }
             Some(_) => {
                 let message = "an HTTPRoute with a Service as parent is followed by clients, who can't be trusted to authorize \

@@ -18,6 +18,8 @@ pub(super) struct Item<'a, T> {
 /// All objects of the kinds that mean something, each list sorted by namespace and name.
 #[derive(Debug, Default)]
 pub(super) struct Catalog<'a> {
+    /// By name.
+    pub(super) namespaces: Vec<&'a Object>,
     pub(super) services: Vec<Item<'a, core::Service>>,
     pub(super) slices: Vec<Item<'a, core::EndpointSlice>>,
     pub(super) pods: Vec<Item<'a, core::Pod>>,
@@ -26,6 +28,7 @@ pub(super) struct Catalog<'a> {
     pub(super) service_entries: Vec<Item<'a, traffic::ServiceEntry>>,
     pub(super) workload_entries: Vec<Item<'a, traffic::WorkloadEntry>>,
     pub(super) destination_rules: Vec<Item<'a, destination::DestinationRule>>,
+    pub(super) gateways: Vec<Item<'a, gateway_api::Gateway>>,
     pub(super) routes: Vec<Item<'a, gateway_api::HttpRoute>>,
     pub(super) grants: Vec<Item<'a, gateway_api::ReferenceGrant>>,
     pub(super) backend_tls_policies: Vec<Item<'a, gateway_api::BackendTlsPolicy>>,
@@ -75,6 +78,7 @@ impl<'a> Catalog<'a> {
             Resource::BackendTlsPolicy(spec) => {
                 self.backend_tls_policies.push(Item { object, spec, quarantined })
             }
+            Resource::Gateway(spec) => self.gateways.push(Item { object, spec, quarantined }),
             Resource::HttpRoute(spec) => self.routes.push(Item { object, spec, quarantined }),
             _ if quarantined => {}
             Resource::Service(spec) => self.services.push(Item { object, spec, quarantined }),
@@ -85,6 +89,7 @@ impl<'a> Catalog<'a> {
             Resource::ServiceEntry(spec) => self.service_entries.push(Item { object, spec, quarantined }),
             Resource::WorkloadEntry(spec) => self.workload_entries.push(Item { object, spec, quarantined }),
             Resource::ReferenceGrant(spec) => self.grants.push(Item { object, spec, quarantined }),
+            Resource::Nothing if object.meta.kind == "Namespace" => self.namespaces.push(object),
             Resource::Nothing => {}
         }
     }

@@ -6,6 +6,8 @@ mod backend_tls;
 mod catalog;
 mod destination;
 mod endpoint;
+mod gateway;
+mod grants;
 mod objects;
 mod one_form;
 mod peer;
@@ -74,7 +76,7 @@ pub(crate) fn compile(
 
     let peers = peer::PeerPolicies::new(&catalog, &settings.root_namespace, &mut findings);
     let peer_authentication = peers.snapshot(&workload.namespace, &labels, &mut objects);
-    let own = authorization::Own::new(&catalog, &workload.namespace, &workload.name, &labels);
+    let own = authorization::Own::new(&catalog, &settings, workload, &labels);
     let request_authentication =
         authentication::select(&catalog, &settings, &own, &mut objects, &mut findings);
 
@@ -92,7 +94,19 @@ pub(crate) fn compile(
     let limiters = provider::limiters(&settings, &hosts);
     let limiter = |name: &str| provider::find_limiter(name, &settings, &limiters, &hosts);
     let rate_limits = rate_limit::select(&catalog, &settings, &own, limiter, &mut objects, &mut findings);
-    let routes = route::attach(&catalog, &hosts, &workload.namespace, &mut objects, &mut findings);
+    let grants = grants::Grants::new(&catalog);
+    let references = route::References::new(&grants, &hosts);
+    let routes = route::attach(&catalog, &references, &workload.namespace, &mut objects, &mut findings);
+    let before = previous.policy.as_ref().and_then(|policy| policy.gateway.as_ref());
+    let parts = gateway::Parts {
+        catalog: &catalog,
+        references: &references,
+        grants: &grants,
+        materials: &materials,
+        before,
+    };
+    let served = workload.gateway.as_deref().map(|name| (workload.namespace.as_str(), name));
+    let gateway = gateway::compile(&parts, served, &mut objects, &mut findings);
     let endpoints =
         endpoint::compile(&catalog, &hosts, &workloads, &peers, &workload.trust_domain, &previous.endpoints);
     let inbound_ports = port::inbound(&hosts, &workloads, &own, &catalog);
@@ -106,6 +120,7 @@ pub(crate) fn compile(
         request_authentication,
         authorization: selected.policies,
         inbound_ports,
+        gateway,
         services,
         backends,
         providers,

@@ -48,11 +48,17 @@ fn indexes(policy: &mut Policy) -> impl Iterator<Item = &mut ObjectIndex> {
         let rules = service.ports.iter_mut().flat_map(|port| port.routes.iter_mut());
         service.object.iter_mut().chain(rules.map(|rule| &mut rule.object))
     });
+    let gateways = policy.gateway.iter_mut().flat_map(|gateway| {
+        let hosts = gateway.listeners.iter_mut().flat_map(|listener| listener.hosts.iter_mut());
+        let rules = hosts.flat_map(|host| host.routes.iter_mut());
+        std::iter::once(&mut gateway.object).chain(rules.map(|rule| &mut rule.object))
+    });
     modes
         .filter_map(|mode| mode.object.as_mut())
         .chain(policy.request_authentication.iter_mut().map(|each| &mut each.object))
         .chain(policy.authorization.iter_mut().map(|policy| &mut policy.object))
         .chain(policy.rate_limits.iter_mut().map(|limit| &mut limit.object))
         .chain(services)
+        .chain(gateways)
         .chain(policy.backends.iter_mut().filter_map(|backend| backend.object.as_mut()))
 }

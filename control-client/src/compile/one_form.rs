@@ -17,7 +17,10 @@ pub(super) fn apply(policy: &mut Policy) {
         paths(rule);
     }
     let ports = policy.services.iter_mut().flat_map(|service| &mut service.ports);
-    let matches = ports.flat_map(|port| &mut port.routes).flat_map(|rule| &mut rule.matches);
+    let listeners = policy.gateway.iter_mut().flat_map(|gateway| &mut gateway.listeners);
+    let hosts = listeners.flat_map(|listener| &mut listener.hosts);
+    let rules = ports.flat_map(|port| &mut port.routes).chain(hosts.flat_map(|host| &mut host.routes));
+    let matches = rules.flat_map(|rule| &mut rule.matches);
     for each in matches {
         if let PathMatch::Exact(path) | PathMatch::Prefix(path) = &mut each.path {
             upper_escapes(path);

@@ -1,9 +1,10 @@
-//! HTTPRoutes with a Service as parent (GAMMA): which rules a client in a namespace follows.
+//! HTTPRoutes with a Service as parent (GAMMA): which rules a client in a namespace follows; and what routes refer to.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::Findings;
 use super::catalog::{Catalog, Item};
+use super::grants::{Grants, Reference};
 use super::objects::ObjectTable;
 use super::service::{HostKind, Hosted};
 use crate::resource::gateway_api::{BackendRef, HttpRoute, ParentKind, ParentRef, Rule};
@@ -22,12 +23,11 @@ struct Sets {
 /// The rules that clients in `client_namespace` follow.
 pub(super) fn attach<'a>(
     catalog: &Catalog<'a>,
-    hosts: &[Hosted<'a>],
+    references: &References<'_>,
     client_namespace: &str,
     objects: &mut ObjectTable<'a>,
     findings: &mut Findings,
 ) -> Attached {
-    let references = References::new(catalog, hosts);
     let mut sets: HashMap<BackendIndex, Sets> = HashMap::new();
     for item in &catalog.routes {
         if item.quarantined {
@@ -43,7 +43,7 @@ pub(super) fn attach<'a>(
                 if !followed {
                     continue;
                 }
-                let rules = rules(item, parent, &references, objects);
+                let rules = rules(item, Some(parent), references, objects);
                 let set = sets.entry(backend).or_default();
                 if producer { set.producer.extend(rules) } else { set.consumer.extend(rules) }
             }
@@ -54,9 +54,10 @@ pub(super) fn attach<'a>(
     sets.into_iter().map(|(backend, set)| (backend, chosen(set))).collect()
 }
 
-fn rules<'a>(
+/// The rules of a route. `parent`: the Service that it is attached to.
+pub(super) fn rules<'a>(
     item: &Item<'a, HttpRoute>,
-    parent: &ParentRef,
+    parent: Option<&ParentRef>,
     references: &References<'_>,
     objects: &mut ObjectTable<'a>,
 ) -> Vec<RouteRule> {
@@ -67,11 +68,7 @@ fn rules<'a>(
         created: item.object.meta.created,
         matches: rule.matches.clone(),
         filters: rule.filters.clone(),
-        backends: rule
-            .backends
-            .iter()
-            .map(|backend| references.weighted(item, Some(parent), backend))
-            .collect(),
+        backends: rule.backends.iter().map(|backend| references.weighted(item, parent, backend)).collect(),
         request_timeout: rule.request_timeout,
         backend_timeout: rule.backend_timeout,
         retry: rule.retry.clone(),
@@ -80,23 +77,14 @@ fn rules<'a>(
 }
 
 /// What routes can refer to.
-struct References<'h> {
+pub(super) struct References<'h> {
     services: HashMap<(&'h str, &'h str), &'h Hosted<'h>>,
-    /// From namespace, to namespace, name of the Service or all.
-    grants: HashSet<(&'h str, &'h str, Option<&'h str>)>,
+    grants: &'h Grants<'h>,
 }
 
 impl<'h> References<'h> {
-    fn new(catalog: &'h Catalog<'_>, hosts: &'h [Hosted<'_>]) -> Self {
+    pub(super) fn new(grants: &'h Grants<'h>, hosts: &'h [Hosted<'_>]) -> Self {
         let services = hosts.iter().filter(|host| matches!(host.kind, HostKind::Service(_)));
-        let mut grants = HashSet::new();
-        for grant in &catalog.grants {
-            for from in &grant.spec.from_http_routes {
-                grants.extend(
-                    grant.spec.to_services.iter().map(|to| (from.as_str(), grant.namespace(), to.as_deref())),
-                );
-            }
-        }
         Self {
             services: services.map(|host| ((host.kind.namespace(), host.kind.name()), host)).collect(),
             grants,
@@ -179,9 +167,8 @@ impl<'h> References<'h> {
         }
         let (namespace, name) = (backend.namespace.as_str(), backend.name.as_str());
         // Who may call the parent may be sent to the parent.
-        let granted = namespace == item.namespace()
-            || parent.is_some_and(|parent| is_parent(parent, backend))
-            || self.is_granted(item.namespace(), namespace, name);
+        let granted = parent.is_some_and(|parent| is_parent(parent, backend))
+            || self.grants.allow(Reference::RouteToService, item.namespace(), namespace, name);
         if !granted {
             return Err(format!(
                 "no ReferenceGrant in {namespace} lets an HTTPRoute of {} refer to Service {name}",
@@ -197,10 +184,6 @@ impl<'h> References<'h> {
         let port = host.ports.iter().find(|port| port.number == number);
         port.map(|port| port.backend)
             .ok_or_else(|| format!("Service {namespace}/{name} has no port {number}"))
-    }
-
-    fn is_granted(&self, from: &str, to: &str, name: &str) -> bool {
-        self.grants.contains(&(from, to, None)) || self.grants.contains(&(from, to, Some(name)))
     }
 }
 

@@ -1,4 +1,5 @@
-//! TLS to backends outside of the mesh, with the Secrets and ConfigMaps that DestinationRules and BackendTLSPolicies name.
+//! TLS to backends outside of the mesh, with the Secrets and ConfigMaps that DestinationRules and BackendTLSPolicies name;
+//! and the Secrets of Gateways.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -159,6 +160,32 @@ impl<'a> Materials<'a> {
             _ => None,
         };
         Ok(Credential { client, roots })
+    }
+
+    /// How a Secret's certificate and key are called.
+    pub(super) fn pair_names(namespace: &str, name: &str) -> (String, String) {
+        let of = |what: &str| format!("{what} of Secret {namespace}/{name}");
+        (of("certificate"), of("key"))
+    }
+
+    /// The certificate of a Secret of type `kubernetes.io/tls`, and its key.
+    pub(super) fn pair(
+        &self,
+        namespace: &str,
+        name: &str,
+        findings: &mut Findings,
+    ) -> Result<(PemObject, PemObject), String> {
+        let found = self.secrets.get(&(namespace, name));
+        let (of, data) = found.ok_or_else(|| format!("no Secret {namespace}/{name}"))?;
+        let value =
+            |key: &str| data.first(&[key]).ok_or_else(|| format!("Secret {namespace}/{name} has no {key}"));
+        let (certificate, key) = (value("tls.crt")?, value("tls.key")?);
+        approved(of, certificate, fips::approve::chain_in, findings).map_err(|flaw| flaw.why)?;
+        approved(of, key, fips::approve::key_in, findings).map_err(|flaw| flaw.why)?;
+        fips::read_pair(&certificate.text, &key.text)
+            .map_err(|why| format!("Secret {namespace}/{name}: {why}"))?;
+        let names = Self::pair_names(namespace, name);
+        Ok((PemObject::new(names.0, &certificate.text), PemObject::new(names.1, &key.text)))
     }
 
     fn system_roots(&self, instead: &str) -> Result<Pem, Flaw> {

@@ -1,17 +1,21 @@
-//! gateway.networking.k8s.io: HTTPRoute, BackendTLSPolicy and ReferenceGrant.
+//! gateway.networking.k8s.io: Gateway, HTTPRoute, BackendTLSPolicy and ReferenceGrant.
 
 mod backend_tls;
+mod gateway;
 mod rule;
 
 pub(crate) use self::backend_tls::{BackendTlsPolicy, Roots, ServiceTarget, backend_tls_policy};
+pub(crate) use self::gateway::{Gateway, Listener, RouteNamespaces, SecretRef, gateway};
 pub(crate) use self::rule::{BackendRef, Rule};
 use super::read::{At, Fields};
 use super::{Meta, Resource};
 
-/// An HTTPRoute. Host names are not kept: in the mesh the parent Service is the host.
+/// An HTTPRoute.
 #[derive(Debug, Default)]
 pub(crate) struct HttpRoute {
     pub(crate) parents: Vec<ParentRef>,
+    /// For parents that are Gateways; where the parent is a Service, that is the host. Empty: those of the listener.
+    pub(crate) hostnames: Vec<String>,
     pub(crate) rules: Vec<Rule>,
 }
 
@@ -22,7 +26,7 @@ pub(crate) struct ParentRef {
     pub(crate) namespace: String,
     pub(crate) name: String,
     pub(crate) port: Option<u16>,
-    /// Name of a port.
+    /// Name of a port, or of a listener.
     pub(crate) section: Option<String>,
     /// Its number in the route.
     pub(crate) index: usize,
@@ -41,8 +45,12 @@ pub(crate) enum ParentKind {
 pub(crate) struct ReferenceGrant {
     /// Namespaces whose HTTPRoutes are granted.
     pub(crate) from_http_routes: Vec<String>,
+    /// Namespaces whose Gateways are.
+    pub(crate) from_gateways: Vec<String>,
     /// Services granted; `None` is all of them.
     pub(crate) to_services: Vec<Option<String>>,
+    /// Secrets granted, likewise.
+    pub(crate) to_secrets: Vec<Option<String>>,
 }
 
 const GROUP: &str = "gateway.networking.k8s.io";
@@ -62,10 +70,9 @@ pub(crate) fn http_route(meta: &Meta, object: Fields<'_>) -> Resource {
         None => spec.at().warn("without parentRefs this route is attached to nothing"),
     }
     if let Some(hostnames) = spec.get("hostnames") {
-        hostnames.items().for_each(|at| {
-            super::text::host(at);
-        });
-        if route.parents.iter().any(|parent| parent.kind == ParentKind::Service) {
+        route.hostnames = hostnames.items().filter_map(super::text::host).collect();
+        if !route.parents.is_empty() && route.parents.iter().all(|parent| parent.kind == ParentKind::Service)
+        {
             hostnames.warn("not looked at where the parent is a Service: the Service is the host");
         }
     }
@@ -86,16 +93,15 @@ fn parent_ref(meta: &Meta, index: usize, at: At<'_>) -> Option<ParentRef> {
     let kind_text = fields.get("kind").map_or(Some("Gateway"), At::str)?;
     let kind = match (group, kind_text) {
         ("" | "core", "Service") => ParentKind::Service,
-        (GROUP, "Gateway") => {
-            at.warn("parents of kind Gateway are not supported yet; this parent is ignored");
-            ParentKind::Gateway
-        }
+        (GROUP, "Gateway") => ParentKind::Gateway,
         (GROUP, "Service") => {
             at.error("a Service as parent needs `group: \"\"`");
             return None;
         }
         (group, kind) => {
-            at.error(format!("{kind} of group `{group}` can't be a parent; known: Service of group \"\""));
+            at.error(format!(
+                "{kind} of group `{group}` can't be a parent; known: Gateway, and Service of group \"\""
+            ));
             return None;
         }
     };
@@ -126,10 +132,11 @@ pub(crate) fn reference_grant(_: &Meta, object: Fields<'_>) -> Resource {
     for at in spec.require("from").into_iter().flat_map(|at| at.items()) {
         let Some(fields) = at.fields(&["group", "kind", "namespace"]) else { continue };
         let (group, kind) = group_kind(fields);
-        if let Some(namespace) = fields.require("namespace").and_then(At::text)
-            && (group, kind) == (Some(GROUP), Some("HTTPRoute"))
-        {
-            grant.from_http_routes.push(namespace);
+        let Some(namespace) = fields.require("namespace").and_then(At::text) else { continue };
+        match (group, kind) {
+            (Some(GROUP), Some("HTTPRoute")) => grant.from_http_routes.push(namespace),
+            (Some(GROUP), Some("Gateway")) => grant.from_gateways.push(namespace),
+            _ => {}
         }
     }
     for at in spec.require("to").into_iter().flat_map(|at| at.items()) {
@@ -137,8 +144,11 @@ pub(crate) fn reference_grant(_: &Meta, object: Fields<'_>) -> Resource {
         let (group, kind) = group_kind(fields);
         let name = fields.get("name").map(At::text);
         // A name that can't be read grants nothing.
-        if (group, kind) == (Some(""), Some("Service")) && name != Some(None) {
-            grant.to_services.push(name.flatten());
+        match (group, kind) {
+            _ if name == Some(None) => {}
+            (Some(""), Some("Service")) => grant.to_services.push(name.flatten()),
+            (Some(""), Some("Secret")) => grant.to_secrets.push(name.flatten()),
+            _ => {}
         }
     }
     Resource::ReferenceGrant(grant)

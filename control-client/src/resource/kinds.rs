@@ -112,8 +112,9 @@ static KINDS: &[Kind] = &[
     kind(EXTENSIONS, "WasmPlugin", EXTENSION_VERSIONS, Reading::Refuse(WASM_PLUGIN)),
     kind(GATEWAY, "HTTPRoute", GATEWAY_VERSIONS, Reading::Read(gateway_api::http_route)),
     kind(GATEWAY, "ReferenceGrant", GATEWAY_VERSIONS, Reading::Read(gateway_api::reference_grant)),
-    Kind { namespaced: false, ..kind(GATEWAY, "GatewayClass", GATEWAY_VERSIONS, Reading::Refuse(NOT_YET)) },
-    kind(GATEWAY, "Gateway", GATEWAY_VERSIONS, Reading::Refuse(NOT_YET)),
+    // A proxy is told which Gateway it serves: whose class that is plays no part.
+    Kind { namespaced: false, ..kind(GATEWAY, "GatewayClass", GATEWAY_VERSIONS, Reading::Ignore) },
+    kind(GATEWAY, "Gateway", GATEWAY_VERSIONS, Reading::Read(gateway_api::gateway)),
     kind(GATEWAY, "GRPCRoute", GATEWAY_VERSIONS, Reading::Refuse(NOT_YET)),
     kind(GATEWAY, "TLSRoute", GATEWAY_VERSIONS, Reading::Refuse(NOT_YET)),
     kind(GATEWAY, "TCPRoute", GATEWAY_VERSIONS, Reading::Refuse(NOT_YET)),

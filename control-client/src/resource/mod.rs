@@ -55,6 +55,7 @@ pub(crate) enum Resource {
     ServiceEntry(traffic::ServiceEntry),
     WorkloadEntry(traffic::WorkloadEntry),
     DestinationRule(destination::DestinationRule),
+    Gateway(gateway_api::Gateway),
     HttpRoute(gateway_api::HttpRoute),
     ReferenceGrant(gateway_api::ReferenceGrant),
     BackendTlsPolicy(gateway_api::BackendTlsPolicy),

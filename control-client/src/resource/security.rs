@@ -35,8 +35,8 @@ pub(crate) struct TargetRef {
 pub(crate) enum TargetKind {
     Service,
     ServiceEntry,
-    /// Gateway or GatewayClass.
     Gateway,
+    GatewayClass,
     HttpRoute,
 }
 
@@ -297,7 +297,8 @@ fn target_ref(at: At<'_>) -> Option<TargetRef> {
     let kind = match (group, kind_at.str()?) {
         ("" | "core", "Service") => TargetKind::Service,
         ("networking.istio.io", "ServiceEntry") => TargetKind::ServiceEntry,
-        ("gateway.networking.k8s.io", "Gateway" | "GatewayClass") => TargetKind::Gateway,
+        ("gateway.networking.k8s.io", "Gateway") => TargetKind::Gateway,
+        ("gateway.networking.k8s.io", "GatewayClass") => TargetKind::GatewayClass,
         ("gateway.networking.k8s.io", "HTTPRoute") => TargetKind::HttpRoute,
         (group, kind) => {
             kind_at.error(format!("a policy can't be attached to {kind} of group `{group}`; known: Service, ServiceEntry, Gateway, GatewayClass, HTTPRoute"));

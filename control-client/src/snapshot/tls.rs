@@ -72,6 +72,11 @@ impl PemObject {
         Self { name: name.into(), fingerprint: fips::sha256(text.as_bytes()), text: text.into() }
     }
 
+    /// What to call it where it is at fault.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The PEM.
     pub fn text(&self) -> &str {
         &self.text

@@ -267,6 +267,7 @@ pub fn workload(
         service_account,
         labels: labels.into_iter().collect(),
         trust_domain,
+        gateway: None,
     })
 }
 

@@ -34,7 +34,8 @@ fn selection() {
         ("a", "{targetRef: {group: '', kind: Service, name: mine}}", true),
     ];
     let services = object("Service", "mine", "{selector: {app: me}, ports: [{port: 80}]}")
-        + &object("Service", "other", "{selector: {app: other}, ports: [{port: 80}]}");
+        + &object("Service", "other", "{selector: {app: other}, ports: [{port: 80}]}")
+        + &object("Gateway", "g", "{gatewayClassName: writ, listeners: []}");
     for (name, spec, wanted) in cases {
         let snapshot = clean(&(object("AuthorizationPolicy", name, spec) + &services));
         assert_eq!(snapshot.policy.authorization.len() == 1, wanted, "{name} {spec}");

@@ -3,6 +3,7 @@
 mod authentication;
 mod authorization;
 mod endpoint;
+mod gateway;
 mod peer;
 mod rate_limit;
 mod route;
@@ -25,6 +26,7 @@ pub(super) fn me() -> Workload {
         service_account: "me".into(),
         labels: BTreeMap::from([("app".into(), "me".into()), ("version".into(), "v1".into())]),
         trust_domain: "cluster.local".into(),
+        gateway: None,
     }
 }
 
@@ -51,7 +53,9 @@ pub(super) fn texts(loaded: &Loaded) -> Vec<String> {
 pub(super) fn object(kind: &str, name: &str, spec: &str) -> String {
     let (api_version, namespace) = match kind {
         "Service" | "Pod" => ("v1", "foo"),
-        "HTTPRoute" | "ReferenceGrant" | "BackendTLSPolicy" => ("gateway.networking.k8s.io/v1", "foo"),
+        "Gateway" | "HTTPRoute" | "ReferenceGrant" | "BackendTLSPolicy" => {
+            ("gateway.networking.k8s.io/v1", "foo")
+        }
         "PeerAuthentication" | "RequestAuthentication" | "AuthorizationPolicy" => {
             ("security.istio.io/v1", "foo")
         }

@@ -65,6 +65,7 @@ impl Mesh {
                 service_account: account.into(),
                 labels: labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
                 trust_domain: "cluster.local".into(),
+                gateway: None,
             },
             identity: Some(identity::Source::Dev(authority.clone())),
             crl: None,

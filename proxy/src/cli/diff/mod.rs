@@ -121,6 +121,7 @@ impl Diff {
                 service_account: "default".into(),
                 labels: selection.labels.clone(),
                 trust_domain: trust_domain.into(),
+                gateway: None,
             };
             let (before, after) = (old.load(&workload), new.load(&workload));
             let found = compare(&before.snapshot.policy, &after.snapshot.policy);
