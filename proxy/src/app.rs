@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use control_client::snapshot::Snapshot;
 use control_client::{Source, Status, Workload};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
@@ -25,15 +25,15 @@ use crate::identity::{self, Health, Identity, SpiffeId};
 use crate::jwks;
 use crate::jwt::Tokens;
 use crate::limits::{self, Budget};
-use crate::listen::{self, Accepted, Placement};
+use crate::listen::{self, Accepted, Handed, Placement, Ports, Standing};
 use crate::live::Live;
 use crate::memory::Memory;
 use crate::net::OwnListeners;
 use crate::reload;
-use crate::roles::{self, Forward, Listener, Open, Role};
+use crate::roles::{self, Forward, Open, Role};
 use crate::sample::Samples;
 use crate::telemetry::{self, ConfigStatus, ProxyFacts, Record, Telemetry};
-use crate::tls::{ClientTls, ServerTls};
+use crate::tls::{ClientTls, GatewayTls, ServerTls};
 use crate::upstream::{self, Registry, Upstream};
 use crate::worker::{Deadlines, Worker};
 
@@ -164,7 +164,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         settings.inbound,
         &settings.forwards,
     ))?;
-    let listening: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
+    let mut listening: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
     let Admin { handle: admin, addresses: admin_addresses, ready } = start_admin(
         &settings,
         &telemetry,
@@ -188,29 +188,45 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         identity: identity.clone(),
         server_tls: identity.clone().map(ServerTls::mesh),
         client_tls: Arc::new(ClientTls::new(identity.clone())),
+        gateway_tls: Arc::default(),
         held_bodies: Budget::new(limits::MAX_HELD_BODIES),
         own: Arc::new(OwnListeners::new(listening.iter().map(SocketAddr::port))),
-        listeners: listeners.into(),
-        placement,
+        placement: Arc::clone(&placement),
         drain: drain.clone(),
         deadlines: settings.deadlines,
         mark: settings.mark,
     };
     let mut workers = Vec::new();
     for (index, inbox) in inboxes.into_iter().enumerate() {
-        let sockets = sockets.iter().map(std::net::TcpListener::try_clone).collect::<Result<Vec<_>, _>>()?;
         let (shared, stopping) = (shared.clone(), stopping.clone());
         workers.push(thread(&format!("worker-{index}"), &ready, move |runtime| {
-            shared.work(runtime, index, sockets, inbox, stopping);
+            shared.work(runtime, index, inbox, stopping);
         })?);
     }
+    // Nobody ever closes these.
+    let (_, closed) = watch::channel(false);
+    for (listener, socket) in listeners.into_iter().zip(&sockets) {
+        placement.open(listener, socket, &closed)?;
+    }
+    drop(sockets);
+    let ports = (settings.role == Role::Gateway).then(|| {
+        let mut ports = Ports::new(placement);
+        tell_ports(&ready, &settings.workload, ports.follow(published.load().tables.gateway()));
+        listening.extend(ports.addresses());
+        ports
+    });
     let control = {
         let (telemetry, tell) = (Arc::clone(&telemetry), Arc::clone(&ready));
+        let ports = ports.map(|ports| {
+            let (tell, workload) = (Arc::clone(&ready), settings.workload.clone());
+            ports.run(Arc::clone(&published), move |standing| tell_ports(&tell, &workload, standing))
+        });
         thread("control", &ready, move |runtime| {
             let configured =
                 control(configuration, published, registry, keys, identity, telemetry, tell, stopping);
             runtime.block_on(async {
                 candidate.into_iter().for_each(keep_candidate);
+                ports.into_iter().for_each(|running| keep("the listeners of the Gateway", running));
                 configured.await;
             });
         })?
@@ -432,6 +448,16 @@ async fn tell_readiness(identity: &Identity, ready: &Readiness) {
     }
 }
 
+/// Says how the ports of the Gateway stand.
+fn tell_ports(ready: &Readiness, workload: &Workload, standing: Standing) {
+    let gateway = format!("{}/{}", workload.namespace, workload.gateway.as_deref().unwrap_or_default());
+    match standing {
+        Standing::Open => ready.ready("gateway"),
+        Standing::Partly(why) => ready.degraded("gateway", format!("{gateway}: {why}")),
+        Standing::Closed(why) => ready.not_ready("gateway", format!("{gateway}: {why}")),
+    }
+}
+
 /// What every worker is given.
 #[derive(Clone)]
 struct Shared {
@@ -443,9 +469,9 @@ struct Shared {
     identity: Option<Arc<Identity>>,
     server_tls: Option<Arc<ServerTls>>,
     client_tls: Arc<ClientTls>,
+    gateway_tls: Arc<GatewayTls>,
     held_bodies: Arc<Budget>,
     own: Arc<OwnListeners>,
-    listeners: Arc<[Listener]>,
     placement: Arc<Placement>,
     drain: Drain,
     deadlines: Deadlines,
@@ -458,8 +484,7 @@ impl Shared {
         self,
         runtime: &Runtime,
         index: usize,
-        sockets: Vec<std::net::TcpListener>,
-        mut inbox: mpsc::UnboundedReceiver<Accepted>,
+        mut inbox: mpsc::UnboundedReceiver<Handed>,
         mut stopping: watch::Receiver<bool>,
     ) {
         if let Err(error) = fips::warm() {
@@ -487,31 +512,21 @@ impl Shared {
             if let Some(identity) = &self.identity {
                 tokio::task::spawn_local(renew_pools(identity.subscribe(), Rc::clone(&worker.upstream)));
             }
-            for (listener, socket) in sockets.into_iter().enumerate() {
-                match TcpListener::from_std(socket) {
-                    Ok(socket) => {
-                        let (placement, guard) = (Arc::clone(&self.placement), self.drain.watch());
-                        tokio::task::spawn_local(listen::accept(
-                            socket,
-                            listener,
-                            index,
-                            placement,
-                            guard,
-                            Rc::clone(&serve),
-                        ));
-                    }
-                    Err(error) => tracing::error!(%error, "a listener can't be used by this worker"),
-                }
-            }
             let mut phase = self.drain.watch();
             loop {
                 tokio::select! {
-                    Some(accepted) = inbox.recv() => {
-                        let Accepted { socket, source, listener, occupied } = accepted;
-                        if let Ok(socket) = TcpStream::from_std(socket) {
-                            serve(socket, source, listener, occupied);
+                    Some(handed) = inbox.recv() => match handed {
+                        Handed::Connection(Accepted { socket, source, listener, occupied }) => {
+                            if let Ok(socket) = TcpStream::from_std(socket) {
+                                serve(socket, source, listener, occupied);
+                            }
                         }
-                    }
+                        Handed::Listener(opened) => {
+                            let (placement, phase) = (Arc::clone(&self.placement), self.drain.watch());
+                            let serve = Rc::clone(&serve);
+                            tokio::task::spawn_local(listen::accept(opened, index, placement, phase, serve));
+                        }
+                    },
                     _ = stopping.wait_for(|stop| *stop) => break,
                     _ = phase.wait_for(|phase| *phase == Phase::Cut) => break,
                 }
@@ -547,6 +562,7 @@ impl Shared {
             held_bodies: Arc::clone(&self.held_bodies),
             identity: self.identity.clone(),
             server_tls: self.server_tls.clone(),
+            gateway_tls: Arc::clone(&self.gateway_tls),
             own: Arc::clone(&self.own),
             deadlines: self.deadlines,
             http1: Rc::new(self.deadlines.http1()),
@@ -556,10 +572,10 @@ impl Shared {
 
     /// Serves accepted sockets, each in a task of its own that its guard accounts for.
     fn server(&self, worker: Rc<Worker>) -> Rc<listen::Serve> {
-        let (listeners, drain) = (Arc::clone(&self.listeners), self.drain.clone());
+        let drain = self.drain.clone();
         Rc::new(move |socket, source, listener, occupied| {
             let guard = drain.guard();
-            let (worker, listener) = (Rc::clone(&worker), listeners[listener]);
+            let worker = Rc::clone(&worker);
             tokio::task::spawn_local(async move {
                 let _occupied = occupied;
                 conn::serve(worker, listener, socket, source, guard).await;

@@ -69,7 +69,9 @@ pub async fn serve(
                 // A client that was taken for silent and speaks is looked at again.
                 let silent = Box::pin(tcp::server_first(io, worker, peer, target)).await;
                 ready = match (silent, target) {
-                    (Some((Io::Plain(io), _)), _) => Box::pin(arrival.look_at(io, target)).await,
+                    (Some((Io::Plain(io), peer)), _) => {
+                        Box::pin(arrival.look_at(io, peer.facts.destination, target)).await
+                    }
                     (Some((Io::Tls(io), peer)), Target::Application(application)) => {
                         Box::pin(arrival.look_within(io, peer, application)).await
                     }
@@ -115,6 +117,7 @@ impl Arrival {
                 Target::Application(Application { address, intercepted: true })
             }
             (Side::Outbound, _, Some(address)) if !leads_back(address) => Target::Destination(address),
+            (Side::Gateway, ..) => Target::Gateway(local.port()),
             (Side::Outbound, _, None) => Target::Authority(local),
             // Without a destination, or to ourselves.
             (_, _, to) => {
@@ -124,17 +127,18 @@ impl Arrival {
                 return None;
             }
         };
-        self.look_at(Prefixed::new(Bytes::new(), socket), target).await
+        self.look_at(Prefixed::new(Bytes::new(), socket), local, target).await
     }
 
     /// As [`Arrival::look`], of a connection whose target is known.
-    async fn look_at(&self, io: Prefixed<TcpStream>, target: Target) -> Option<Ready> {
+    async fn look_at(&self, io: Prefixed<TcpStream>, local: SocketAddr, target: Target) -> Option<Ready> {
         match target {
             Target::Application(application) => self.inbound(io, application).await,
             Target::Destination(destination) | Target::Pod(destination) => {
                 self.outbound(io, destination).await
             }
             Target::Authority(local) => self.by_authority(io, local).await,
+            Target::Gateway(_) => self.at_gateway(io, local).await,
         }
     }
 
@@ -284,6 +288,42 @@ impl Arrival {
         Some(Ready { io: Io::Plain(io), peer, target: Target::Authority(local), carries })
     }
 
+    /// From outside of the mesh, to a port of the Gateway.
+    async fn at_gateway(&self, mut io: Prefixed<TcpStream>, local: SocketAddr) -> Option<Ready> {
+        let held = self.worker.current.get();
+        if held.tables.forwarders().expects_proxy_header(local.port(), self.source.ip()) {
+            io = Box::pin(self.proxy_header(io, local)).await?;
+        }
+        let target = Target::Gateway(local.port());
+        if !held.tables.gateway_port(local.port()).is_some_and(|port| port.tls) {
+            let facts = self.facts(local, None);
+            let (io, detected) = self.detect(io, self.worker.deadlines.idle, &facts).await?;
+            let carries = self.carries(&detected, Some(Protocol::Http1), &facts)?;
+            return Some(Ready { io: Io::Plain(io), peer: Peer::new(facts, None, None), target, carries });
+        }
+        let choose = |name: &str| held.tables.gateway_port(local.port())?.listener(name)?.tls.clone();
+        let tls = &self.worker.gateway_tls;
+        let accepted = match tls.accept(io, self.worker.deadlines.handshake, choose).await {
+            Ok(accepted) => accepted,
+            Err(reject) => {
+                self.refused(&self.facts(local, None), "tls", &reject);
+                return None;
+            }
+        };
+        drop(held);
+        let facts = self.facts(local, Some(&accepted.peer));
+        let io = Prefixed::new(Bytes::new(), accepted.stream);
+        let (io, carries) = match accepted.alpn {
+            Alpn::Http1 => (io, Carries::Http1),
+            Alpn::Http2 => (io, Carries::Http2),
+            Alpn::None | Alpn::Tcp => {
+                let (io, detected) = self.detect(io, self.worker.deadlines.idle, &facts).await?;
+                (io, self.carries(&detected, Some(Protocol::Http1), &facts)?)
+            }
+        };
+        Some(Ready { io: Io::Tls(io), peer: Peer::new(facts, None, Some(&accepted.peer)), target, carries })
+    }
+
     /// What the client speaks; `None` when it left, or the drain began before it spoke.
     async fn detect<IO: AsyncRead + Unpin>(
         &self,
@@ -339,7 +379,7 @@ impl Arrival {
     fn facts(&self, destination: SocketAddr, tls: Option<&PeerTls>) -> Rc<ConnectionFacts> {
         Rc::new(ConnectionFacts {
             proxied: self.proxied.get().flatten(),
-            proxy_header: (self.side == Side::Inbound).then(|| self.proxied.get().is_some()),
+            proxy_header: (self.side != Side::Outbound).then(|| self.proxied.get().is_some()),
             source_identity: tls.and_then(|tls| tls.identity.as_ref()).map(|id| id.to_shared()),
             tls: tls.map(|tls| tls.evidence.clone()),
             certificate: tls.and_then(|tls| tls.certificate.clone()),
@@ -352,7 +392,7 @@ impl Arrival {
         let held: Rc<Held> = self.worker.current.get();
         let mut record = Record::begin(&self.worker.shard, &held.config, facts);
         record.protocol = protocol;
-        if self.side == Side::Outbound || facts.source_identity.is_some() {
+        if self.side == Side::Outbound || facts.tls.is_some() {
             // What is settled by now; before a handshake, nothing is about the caller.
             let _ = stages::admit(&Peer::new(Rc::clone(facts), None, None), &held, &mut record);
         }

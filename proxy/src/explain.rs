@@ -30,7 +30,7 @@ use crate::upstream::Registry;
 pub struct Query {
     /// How the record names what an opaque connection carries, `tcp` or `tls`; `None`: an HTTP request.
     pub opaque: Option<&'static str>,
-    /// Inbound or outbound.
+    /// Inbound, outbound or gateway.
     pub side: Side,
     /// A verified mTLS peer's identity; `None`: plaintext.
     pub from: Option<SpiffeId>,
@@ -38,14 +38,14 @@ pub struct Query {
     pub source: SocketAddr,
     /// The client that a trusted caller asks for.
     pub remote: Option<IpAddr>,
-    /// The workload's address and port (inbound; `None`: those behind the service that the URL names), or the original
-    /// destination (outbound, when known).
+    /// The workload's address and port (inbound; `None`: those behind the service that the URL names), a port of the
+    /// Gateway's, or the original destination (outbound, when known).
     pub destination: Option<SocketAddr>,
     /// Server name of the ClientHello.
     pub sni: Option<String>,
     /// Method.
     pub method: Method,
-    /// `http://host[:port]/path[?query]`.
+    /// `http://host[:port]/path[?query]`, at a Gateway also `https://..`.
     pub url: Uri,
     /// Headers beside Host.
     pub headers: Vec<(HeaderName, HeaderValue)>,
@@ -82,6 +82,12 @@ impl Query {
             (None, _) if query.url.authority().is_none() => {
                 Err("url is missing; expected http://HOST[:PORT]/PATH".into())
             }
+            (None, _) if query.is_https() && query.side != Side::Gateway => {
+                Err("url: https is terminated at a Gateway alone; expected http://HOST[:PORT]/PATH".into())
+            }
+            (Some(_), _) if query.side == Side::Gateway => {
+                Err("protocol: at a Gateway there are requests only; expected http".into())
+            }
             (Some(_), None) => {
                 Err("destination is missing; an opaque connection says nothing else of where it goes".into())
             }
@@ -94,7 +100,12 @@ impl Query {
         let text = |pointer: &str| record.pointer(pointer).and_then(Value::as_str);
         let authority = text("/request/authority").or_else(|| text("/destination/address"));
         let url = authority.zip(text("/request/path"));
-        let url = url.map(|(authority, path)| format!("http://{authority}{path}"));
+        let encrypted = record.pointer("/decision/checks/0/evidence/tls").is_some();
+        let scheme = match text("/proxy/side") {
+            Some("gateway") if encrypted => "https",
+            _ => "http",
+        };
+        let url = url.map(|(authority, path)| format!("{scheme}://{authority}{path}"));
         let sni = record.pointer("/decision/checks/0/evidence/sni").and_then(Value::as_str);
         let inbound = text("/proxy/side") != Some("outbound");
         let parameters = [
@@ -120,7 +131,8 @@ impl Query {
                 self.side = match value {
                     "inbound" => Side::Inbound,
                     "outbound" => Side::Outbound,
-                    _ => return Err("expected inbound or outbound".into()),
+                    "gateway" => Side::Gateway,
+                    _ => return Err("expected inbound, outbound or gateway".into()),
                 }
             }
             // As well as policies write it.
@@ -145,8 +157,10 @@ impl Query {
             "method" => self.method = value.parse().map_err(|_| "not a method".to_owned())?,
             "url" => {
                 let url = value.parse::<Uri>().ok();
-                let url = url.filter(|url| url.scheme_str() == Some("http") && url.authority().is_some());
-                self.url = url.ok_or("expected http://HOST[:PORT]/PATH")?;
+                let known = |url: &Uri| {
+                    matches!(url.scheme_str(), Some("http" | "https")) && url.authority().is_some()
+                };
+                self.url = url.filter(known).ok_or("expected http://HOST[:PORT]/PATH")?;
             }
             "header" => {
                 let end = header_name_end(value).ok_or("expected NAME=VALUE or NAME: VALUE")?;
@@ -160,6 +174,10 @@ impl Query {
         Ok(())
     }
 
+    fn is_https(&self) -> bool {
+        self.url.scheme_str() == Some("https")
+    }
+
     fn request(&self) -> Request<Body> {
         let mut request = Request::new(Body::Empty);
         *request.method_mut() = self.method.clone();
@@ -171,12 +189,13 @@ impl Query {
     }
 
     fn facts(&self) -> ConnectionFacts {
-        let port = self.url.port_u16().unwrap_or(80);
+        let port = self.url.port_u16().unwrap_or(if self.is_https() { 443 } else { 80 });
+        let host = self.url.host().filter(|_| self.is_https());
         let destination = self.destination.unwrap_or_else(|| ([127, 0, 0, 1], port).into());
         ConnectionFacts {
             source_identity: self.from.as_ref().map(SpiffeId::to_shared),
             // Of a handshake that did not happen only the name is known; the rest is left out of the record.
-            tls: self.sni.as_deref().map(|sni| TlsEvidence {
+            tls: self.sni.as_deref().or(host).map(|sni| TlsEvidence {
                 version: "",
                 suite: "",
                 group: "",
@@ -218,6 +237,7 @@ impl Call {
         let of_service = || held.tables.service_by_address(address.ip(), address.port()).is_some();
         let of_pod = || registry.endpoint_at(address.ip()).is_some_and(|endpoint| endpoint.mesh_tls);
         match self.connection.side {
+            Side::Gateway => Target::Gateway(address.port()),
             Side::Inbound => Target::Application(Application { address, intercepted: false }),
             _ if self.destination.is_none() => Target::Authority(address),
             _ if !of_service() && of_pod() => Target::Pod(address),

@@ -1,8 +1,11 @@
 //! Binds listeners and accepts on every worker, also when descriptors run out; a socket goes to the least loaded worker.
 
+mod ports;
+
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,6 +14,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
+pub use self::ports::{Ports, Standing};
 use crate::drain::Phase;
 use crate::net::socket;
 use crate::roles::Listener;
@@ -21,32 +25,65 @@ const BACK_OFF_MIN: Duration = Duration::from_millis(5);
 /// A worker keeps what it accepted unless another has this many connections fewer.
 const SLACK: usize = 1;
 
+/// What a worker is handed.
+pub enum Handed {
+    /// A socket to serve.
+    Connection(Accepted),
+    /// A listener to accept on.
+    Listener(Opened),
+}
+
+/// A listener on its way to a worker.
+pub struct Opened {
+    /// What it is.
+    pub listener: Listener,
+    /// Not yet registered with a runtime.
+    pub socket: std::net::TcpListener,
+    /// Accepting ends when this becomes true.
+    pub closed: watch::Receiver<bool>,
+}
+
 /// An accepted socket on its way to the worker that will serve it.
 pub struct Accepted {
     /// Not yet registered with a runtime.
     pub socket: std::net::TcpStream,
     /// The caller.
     pub source: SocketAddr,
-    /// Index of the listener in the role's list.
-    pub listener: usize,
+    /// By which it came.
+    pub listener: Listener,
     /// Its share of that worker's load.
     pub occupied: Occupied,
 }
 
-/// Serves an accepted socket of the listener of that index, in a task of its own.
-pub type Serve = dyn Fn(TcpStream, SocketAddr, usize, Occupied);
+/// Serves an accepted socket of a listener, in a task of its own.
+pub type Serve = dyn Fn(TcpStream, SocketAddr, Listener, Occupied);
 
 /// How many connections each worker serves, and the way to hand it one more.
 pub struct Placement {
-    workers: Vec<(AtomicUsize, mpsc::UnboundedSender<Accepted>)>,
+    workers: Vec<(AtomicUsize, mpsc::UnboundedSender<Handed>)>,
 }
 
 impl Placement {
     /// For `workers` workers; the receivers, in their order.
-    pub fn new(workers: usize) -> (Arc<Self>, Vec<mpsc::UnboundedReceiver<Accepted>>) {
+    pub fn new(workers: usize) -> (Arc<Self>, Vec<mpsc::UnboundedReceiver<Handed>>) {
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
         let workers = senders.into_iter().map(|sender| (AtomicUsize::new(0), sender)).collect();
         (Arc::new(Self { workers }), receivers)
+    }
+
+    /// Has every worker accept on a socket until `closed` becomes true; a sender of it that is gone closes nothing.
+    pub fn open(
+        &self,
+        listener: Listener,
+        socket: &std::net::TcpListener,
+        closed: &watch::Receiver<bool>,
+    ) -> io::Result<()> {
+        for (_, worker) in &self.workers {
+            let opened = Opened { listener, socket: socket.try_clone()?, closed: closed.clone() };
+            // The receiver lives as long as its worker; if it is gone the process is stopping.
+            let _ = worker.send(Handed::Listener(opened));
+        }
+        Ok(())
     }
 
     /// The worker that should serve the next socket accepted by `own`.
@@ -115,23 +152,28 @@ fn lacks_family(error: &io::Error) -> bool {
 const EAFNOSUPPORT: i32 = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
 const EADDRNOTAVAIL: i32 = rustix::io::Errno::ADDRNOTAVAIL.raw_os_error();
 
-/// Accepts on one listener, on one worker, until the drain begins.
+/// Accepts on one listener, on one worker, until it is closed or the drain begins.
 /// `serve` is called on this worker; sockets for other workers go through `placement`.
 pub async fn accept(
-    listener: TcpListener,
-    index: usize,
+    Opened { listener, socket, closed }: Opened,
     worker: usize,
     placement: Arc<Placement>,
     mut phase: watch::Receiver<Phase>,
     serve: Rc<Serve>,
 ) {
+    let socket = match TcpListener::from_std(socket) {
+        Ok(socket) => socket,
+        Err(error) => return tracing::error!(%error, "a listener can't be used by this worker"),
+    };
     let back_off = Cell::new(BACK_OFF_MIN);
+    let mut closing = pin!(becomes_true(closed));
     loop {
         let accepted = tokio::select! {
             biased;
             // First, so that a flood of connections does not keep the drain from being seen.
             _ = phase.wait_for(|phase| *phase >= Phase::Draining) => return,
-            accepted = listener.accept() => accepted,
+            () = &mut closing => return,
+            accepted = socket.accept() => accepted,
         };
         match accepted {
             Ok((socket, source)) => {
@@ -139,11 +181,11 @@ pub async fn accept(
                 let to = placement.least_loaded(worker);
                 let occupied = placement.occupy(to);
                 if to == worker {
-                    serve(socket, source, index, occupied);
+                    serve(socket, source, listener, occupied);
                 } else if let Ok(socket) = socket.into_std() {
                     // The receiver lives as long as its worker; if it is gone the process is stopping.
-                    let accepted = Accepted { socket, source, listener: index, occupied };
-                    let _ = placement.workers[to].1.send(accepted);
+                    let accepted = Accepted { socket, source, listener, occupied };
+                    let _ = placement.workers[to].1.send(Handed::Connection(accepted));
                 }
             }
             Err(error) if concerns_one_connection(&error) => {}
@@ -156,6 +198,13 @@ pub async fn accept(
                 back_off.set((back_off.get() * 2).min(BACK_OFF_MAX));
             }
         }
+    }
+}
+
+/// Resolves when it does; never, if nobody is left to say so.
+async fn becomes_true(mut said: watch::Receiver<bool>) {
+    if said.wait_for(|said| *said).await.is_err() {
+        std::future::pending().await
     }
 }
 

@@ -12,7 +12,7 @@ use crate::error::Reject;
 use crate::generation::Held;
 use crate::identity::{Proof, SpiffeId};
 use crate::tables::{ConnectionAttributes, LimitsOnConnection, PeerMode, Remainder};
-use crate::telemetry::ConnectionFacts;
+use crate::telemetry::{ConnectionFacts, Side};
 use crate::tls::PeerTls;
 
 /// The caller of one connection.
@@ -126,7 +126,7 @@ pub fn attributes(facts: &ConnectionFacts) -> ConnectionAttributes<'_> {
 }
 
 fn admit(facts: &ConnectionFacts, held: &Held) -> Admission {
-    let mode = held.tables.peer_mode(facts.destination.port());
+    let mode = peer_mode(facts, held);
     let attributes = attributes(facts);
     let forwards = facts.source_identity.as_deref().is_some_and(|id| held.tables.forwards_client_cert(id));
     Admission {
@@ -147,8 +147,30 @@ fn admit(facts: &ConnectionFacts, held: &Held) -> Admission {
     }
 }
 
-/// A connection keeps how it began: with a PROXY protocol header, or without.
+/// What is accepted of a caller. At a Gateway the listener says so.
+fn peer_mode(facts: &ConnectionFacts, held: &Held) -> PeerMode {
+    match (facts.side, held.tables.gateway()) {
+        (Side::Gateway, Some(gateway)) => {
+            PeerMode { mode: MtlsMode::Disable, policy: gateway.policy, quarantined: false }
+        }
+        _ => held.tables.peer_mode(facts.destination.port()),
+    }
+}
+
+/// A connection keeps how it began: with a PROXY protocol header, or without; at a Gateway also with TLS, or without.
 fn began_otherwise(facts: &ConnectionFacts, held: &Held) -> Option<&'static str> {
+    if facts.side == Side::Gateway {
+        match held.tables.gateway_port(facts.destination.port()) {
+            None => return Some("no listener of the Gateway has this port any more"),
+            Some(port) if port.tls && facts.tls.is_none() => {
+                return Some("the connection began in plaintext, and its port asks for TLS by now");
+            }
+            Some(port) if !port.tls && facts.tls.is_some() => {
+                return Some("the connection began with TLS, which its port has none of by now");
+            }
+            Some(_) => {}
+        }
+    }
     let expects = held.tables.forwarders().expects_proxy_header(facts.destination.port(), facts.source.ip());
     match (facts.proxy_header?, expects) {
         (true, false) => {

@@ -10,7 +10,7 @@ use crate::telemetry::Side;
 pub enum Role {
     /// Stand beside one workload: outbound and inbound.
     Sidecar,
-    /// Stand at the edge, as a Gateway says (not supported yet).
+    /// Stand at the edge: the listeners and routes of a Gateway.
     Gateway,
     /// Serve local work: outbound by authority on loopback, and forwards.
     Standalone,
@@ -43,6 +43,7 @@ impl Listener {
     pub const fn flag(&self) -> &'static str {
         match (self.destination, self.side) {
             (Destination::Fixed(_), _) => "--forward",
+            (Destination::Routed, _) => "--gateway",
             (Destination::Original, Side::Outbound) => "--outbound",
             (Destination::Original, _) => "--inbound",
         }
@@ -56,6 +57,8 @@ pub enum Destination {
     Original,
     /// Always this address: `--forward LISTEN=APP`.
     Fixed(SocketAddr),
+    /// By the routes of a Gateway.
+    Routed,
 }
 
 /// `--forward LISTEN=APP`.
@@ -136,6 +139,7 @@ pub fn listeners(role: Role, outbound: Open, inbound: Open, forwards: &[Forward]
             add(inbound.addresses(false), Side::Inbound);
         }
         Role::Standalone => add(outbound.addresses(true), Side::Outbound),
+        // They come and go with the Gateway's own: `listen::Ports`.
         Role::Gateway => {}
     }
     listeners.extend(forwards.iter().map(|forward| Listener {

@@ -29,6 +29,8 @@ pub enum Target {
     Pod(SocketAddr),
     /// Outbound without interception, accepted here: wherever the authority says.
     Authority(SocketAddr),
+    /// At a Gateway, on this port of it: wherever its routes say.
+    Gateway(u16),
 }
 
 impl Target {
@@ -38,8 +40,13 @@ impl Target {
             Self::Application(Application { address, .. })
             | Self::Destination(address)
             | Self::Pod(address) => Some(address),
-            Self::Authority(_) => None,
+            Self::Authority(_) | Self::Gateway(_) => None,
         }
+    }
+
+    /// Whether who may do what is decided here, by the policies of this proxy.
+    pub fn is_decided_here(self) -> bool {
+        matches!(self, Self::Application(_) | Self::Gateway(_))
     }
 }
 
@@ -137,7 +144,7 @@ pub fn authorize(record: &mut Record, authorization: Authorization) -> Result<()
 
 /// Whether providers may have to be asked; outbound that is the server's to do.
 pub fn may_consult(target: Target, held: &Held) -> bool {
-    held.tables.consults() && matches!(target, Target::Application(_))
+    held.tables.consults() && target.is_decided_here()
 }
 
 /// Writes down who would be asked.

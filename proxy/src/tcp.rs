@@ -54,7 +54,7 @@ fn asked(target: Target, held: &Held, record: &Record) -> Asked {
     match target {
         Target::Application(_) => Asked::Connection(held.custom.clone()),
         Target::Destination(address) if record.decision.reason == Reason::NoPolicy => Asked::Outside(address),
-        Target::Destination(_) | Target::Pod(_) | Target::Authority(_) => Asked::Nothing,
+        Target::Destination(_) | Target::Pod(_) | Target::Authority(_) | Target::Gateway(_) => Asked::Nothing,
     }
 }
 
@@ -260,7 +260,8 @@ fn choose<'t>(
         }
         Target::Destination(address) => route(address, held, record),
         Target::Pod(address) => Ok(Chosen::Address(stages::to_pod(&mut record.decision, address))),
-        Target::Authority(_) => {
+        // Neither has opaque connections.
+        Target::Authority(_) | Target::Gateway(_) => {
             Err(Reject::because(Stage::Route, Reason::NotDetected, "opaque bytes without a destination"))
         }
     }

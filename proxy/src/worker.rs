@@ -15,7 +15,7 @@ use crate::memory::Memory;
 use crate::net::OwnListeners;
 use crate::sample::Sampler;
 use crate::telemetry::Shard;
-use crate::tls::ServerTls;
+use crate::tls::{GatewayTls, ServerTls};
 use crate::upstream::{Registry, Upstream};
 
 /// One data thread.
@@ -42,6 +42,8 @@ pub struct Worker {
     pub identity: Option<Arc<Identity>>,
     /// Terminates mesh mTLS; `None`: plaintext only.
     pub server_tls: Option<Arc<ServerTls>>,
+    /// Terminates TLS at a Gateway.
+    pub gateway_tls: Arc<GatewayTls>,
     /// Our own listeners, never to be connected to.
     pub own: Arc<OwnListeners>,
     /// Deadlines.

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 
+use rustls::HandshakeKind;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -42,6 +43,11 @@ impl TlsClient {
     /// The proxy's certificate.
     pub fn server(&self) -> CertificateDer<'static> {
         self.io.get_ref().1.peer_certificates().expect("a certificate")[0].clone()
+    }
+
+    /// Whether the handshake went on from an earlier session.
+    pub fn is_resumed(&self) -> bool {
+        self.io.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
     /// Ends the TCP connection without a word of TLS.

@@ -11,6 +11,7 @@ use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
@@ -47,10 +48,15 @@ impl H2Client {
     pub async fn connect(to: SocketAddr) -> Self {
         let socket = soon("a connection", TcpStream::connect(to)).await.unwrap();
         socket.set_nodelay(true).unwrap();
+        Self::over(socket).await
+    }
+
+    /// Over a connection that is there.
+    pub async fn over(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
         let handshake = http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(1 << 22)
-            .handshake(TokioIo::new(socket));
+            .handshake(TokioIo::new(io));
         let (sender, connection) = soon("a handshake", handshake).await.unwrap();
         // Ends with the last clone of the sender.
         tokio::spawn(connection);

@@ -46,6 +46,12 @@ use std::time::Duration;
 /// What takes longer will never come.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A port of loopback that nobody listens on now, for what must be told one.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
+
 /// Waits for what must come, and fails the test when it does not.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, future).await {

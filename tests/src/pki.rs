@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use fips::ca::{Authority, Issued, Profile};
@@ -154,12 +154,14 @@ fn website(
 pub struct Caller {
     certified: Option<Arc<CertifiedKey>>,
     alpn: Vec<&'static str>,
+    /// One for all of its connections, so that sessions can be resumed.
+    config: Arc<OnceLock<Arc<ClientConfig>>>,
 }
 
 impl Caller {
     /// One that proves nothing.
     pub fn anonymous() -> Self {
-        Self { certified: None, alpn: vec!["istio-http/1.1", "istio", "http/1.1"] }
+        Self { certified: None, alpn: vec!["istio-http/1.1", "istio", "http/1.1"], config: Arc::default() }
     }
 
     /// One that presents a certificate of any authority.
@@ -181,7 +183,7 @@ impl Caller {
 
     /// The same with other offers.
     pub fn offering(self, alpn: &[&'static str]) -> Self {
-        Self { alpn: alpn.to_vec(), ..self }
+        Self { alpn: alpn.to_vec(), config: Arc::default(), ..self }
     }
 
     /// Connects and shakes hands. The proxy's certificate is not looked at: that is for the proxies' own tests.
@@ -213,6 +215,18 @@ impl Caller {
         (source, self.try_connect_over(socket, name).await)
     }
 
+    /// Connects, and names this server.
+    pub async fn connect_to(&self, to: SocketAddr, name: &str) -> TlsClient {
+        self.try_connect_to(to, name).await.expect("a handshake")
+    }
+
+    /// The same where the handshake may fail.
+    pub async fn try_connect_to(&self, to: SocketAddr, name: &str) -> std::io::Result<TlsClient> {
+        let socket = soon("a connection", TcpStream::connect(to)).await?;
+        socket.set_nodelay(true)?;
+        self.try_connect_over(socket, ServerName::try_from(name.to_owned()).unwrap()).await
+    }
+
     /// Shakes hands on a connection that is there, and names this server.
     pub async fn connect_over(&self, socket: TcpStream, name: ServerName<'static>) -> TlsClient {
         self.try_connect_over(socket, name).await.expect("a handshake")
@@ -223,20 +237,24 @@ impl Caller {
         socket: TcpStream,
         name: ServerName<'static>,
     ) -> std::io::Result<TlsClient> {
-        let handshake = TlsConnector::from(Arc::new(self.config())).connect(name, socket);
+        let handshake = TlsConnector::from(self.config()).connect(name, socket);
         soon("a handshake", handshake).await.map(Client::over)
     }
 
     /// The first bytes that it would send.
     pub fn client_hello(&self) -> Vec<u8> {
         let name = ServerName::try_from("app.example").unwrap();
-        let mut connection = rustls::ClientConnection::new(Arc::new(self.config()), name).unwrap();
+        let mut connection = rustls::ClientConnection::new(self.config(), name).unwrap();
         let mut hello = Vec::new();
         connection.write_tls(&mut hello).unwrap();
         hello
     }
 
-    fn config(&self) -> ClientConfig {
+    fn config(&self) -> Arc<ClientConfig> {
+        Arc::clone(self.config.get_or_init(|| Arc::new(self.make_config())))
+    }
+
+    fn make_config(&self) -> ClientConfig {
         let builder = ClientConfig::builder_with_provider(fips::provider())
             .with_safe_default_protocol_versions()
             .unwrap()

@@ -119,7 +119,7 @@ impl Record {
             // What a hop proves is known when there is one.
             checks = (checks.0.split_off(2), checks.1.split_off(2));
         }
-        let refused = self.text("/decision/outcome") == "deny" && self.side() == "inbound";
+        let refused = self.text("/decision/outcome") == "deny" && self.side() != "outbound";
         let part = |name: &str| {
             differs(name, format!("{:?}", self.0.get(name)), format!("{:?}", explained.0.get(name)))
         };

@@ -33,6 +33,7 @@ pub struct World {
     tap: Option<Tap>,
     files: bool,
     agent: bool,
+    gateway: bool,
 }
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -57,6 +58,7 @@ impl World {
             tap: None,
             files: false,
             agent: false,
+            gateway: false,
         }
     }
 
@@ -116,6 +118,11 @@ impl World {
     /// With identities of a SPIFFE Workload API: see [`Mesh::agent`].
     pub fn with_agent(self) -> Self {
         Self { agent: true, ..self }
+    }
+
+    /// With a proxy that serves Gateway `bookinfo/front`, which a policy is to describe: see [`crate::free_port`].
+    pub fn with_gateway(self) -> Self {
+        Self { gateway: true, ..self }
     }
 
     /// Looks at each record as it comes, and keeps none: for more of them than fit.
@@ -179,6 +186,10 @@ impl World {
             located.push((server.clone(), at));
         }
         config.write("endpoints.yaml", &cluster::endpoints(located.iter().map(|(server, at)| (server, *at))));
+        if self.gateway {
+            let front = Settings { role: Role::Gateway, ..settings(front()) };
+            sidecars.push((FRONT.to_owned(), app::start(front)?));
+        }
         let caller = Settings { outbound: Open::At(ANY_PORT), ..settings(caller()) };
         let caller = app::start(caller)?;
         Ok(Mesh {
@@ -252,6 +263,19 @@ fn workload(server: &Server) -> Workload {
         labels: [("app".into(), server.label.clone()), ("version".into(), server.name.clone())].into(),
         trust_domain: "cluster.local".into(),
         gateway: None,
+    }
+}
+
+const FRONT: &str = "front";
+
+fn front() -> Workload {
+    Workload {
+        namespace: "bookinfo".into(),
+        name: FRONT.into(),
+        service_account: FRONT.into(),
+        labels: [("gateway.networking.k8s.io/gateway-name".into(), FRONT.into())].into(),
+        trust_domain: "cluster.local".into(),
+        gateway: Some(FRONT.into()),
     }
 }
 
@@ -333,6 +357,12 @@ impl Mesh {
             }
         })
         .await
+    }
+
+    /// What a server's sidecar, or `front`, says of whether it is ready.
+    pub async fn ready(&self, server: &str) -> String {
+        let sidecar = self.sidecars.iter().find(|(name, _)| name == server).map(|(_, sidecar)| sidecar);
+        ask_admin_text(sidecar.unwrap_or_else(|| panic!("no sidecar of {server}")), "/ready").await
     }
 
     /// Waits until every proxy's `/config` is as asked.
@@ -458,7 +488,7 @@ impl Mesh {
     fn assert_explained(&self, records: &Records) {
         let names = |name: &str| format!("bookinfo/{name}");
         let servers = self.located.iter().map(|(server, _)| workload(server));
-        let workloads = servers.chain([caller()]).map(|workload| (names(&workload.name), workload));
+        let workloads = servers.chain([caller(), front()]).map(|workload| (names(&workload.name), workload));
         let mut explainers = HashMap::new();
         for (name, workload) in workloads {
             explainers.entry(name).or_insert_with(|| Explainer::of(self.config.path(), &workload));

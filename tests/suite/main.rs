@@ -10,6 +10,7 @@ mod drain;
 mod enforced;
 mod explain;
 mod forwarders;
+mod gateway;
 mod half_open;
 mod handshakes;
 mod hostile_issuers;

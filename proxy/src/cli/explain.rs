@@ -16,6 +16,7 @@ use crate::explain::{Query, explain};
 use crate::generation::Generation;
 use crate::jwks;
 use crate::reload;
+use crate::roles::Role;
 use crate::telemetry::{ProxyFacts, Side};
 use crate::upstream::Registry;
 
@@ -28,6 +29,9 @@ pub struct Args {
     /// The workload whose proxy decides; default: default/local, or that of the record.
     #[arg(long, env = "WRIT_WORKLOAD", value_name = "NAMESPACE/NAME")]
     workload: Option<String>,
+    /// The Gateway whose proxy decides; the side is gateway then, and its namespace and name the workload's unless that is given.
+    #[arg(long, env = "WRIT_GATEWAY", value_name = "NAMESPACE/NAME")]
+    gateway: Option<String>,
     /// The workload's service account.
     #[arg(long, env = "WRIT_SERVICE_ACCOUNT", value_name = "NAME", default_value = "default")]
     service_account: String,
@@ -37,8 +41,8 @@ pub struct Args {
     /// The trust domain of the mesh.
     #[arg(long, env = "WRIT_TRUST_DOMAIN", value_name = "DOMAIN", default_value = "cluster.local")]
     trust_domain: String,
-    /// The proxy's side [default: inbound].
-    #[arg(long, value_parser = ["inbound", "outbound"])]
+    /// The proxy's side [default: inbound, or gateway with --gateway].
+    #[arg(long, value_parser = ["inbound", "outbound", "gateway"])]
     side: Option<String>,
     /// The caller's identity, as if its mutual TLS were verified.
     #[arg(long, value_name = "SPIFFE_ID", conflicts_with = "plaintext")]
@@ -49,7 +53,7 @@ pub struct Args {
     /// The request's method [default: GET].
     #[arg(long, value_name = "METHOD")]
     method: Option<String>,
-    /// The request's URL as the caller writes it, http://HOST[:PORT]/PATH.
+    /// The request's URL as the caller writes it, http://HOST[:PORT]/PATH, at a Gateway also https://..
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// A header of the request, NAME=VALUE or NAME: VALUE; may be given several times.
@@ -119,10 +123,20 @@ impl Args {
     /// Who is asked, and what.
     fn question(&self, record: Option<&Value>) -> Result<(Workload, Query), String> {
         let of_record = record.and_then(|record| text(record, "/proxy/workload"));
-        let name = self.workload.as_deref().or(of_record).unwrap_or("default/local");
-        let (account, labels) = (self.service_account.clone(), self.labels.clone());
-        let workload = run::workload(name, account, labels, self.trust_domain.clone())?;
         let mut parameters = self.parameters(record);
+        if self.gateway.is_some() && self.side.is_none() {
+            parameters.retain(|(name, _)| *name != "side");
+            parameters.push(("side", "gateway".into()));
+        }
+        let at_gateway = parameters.iter().any(|(name, side)| *name == "side" && side == "gateway");
+        // A proxy is called as the Gateway that it serves, unless it was told otherwise.
+        let gateway = self.gateway.as_deref().or(of_record.filter(|_| at_gateway));
+        if at_gateway && gateway.is_none() {
+            return Err("--side gateway needs --gateway NAMESPACE/NAME".into());
+        }
+        let name = self.workload.as_deref().or(of_record).or(gateway).unwrap_or("default/local");
+        let (account, labels) = (self.service_account.clone(), self.labels.clone());
+        let workload = run::workload(name, gateway, account, labels, self.trust_domain.clone())?;
         if let Some(token) = self.jwt.as_deref().map(read_token).transpose()? {
             parameters.push(("header", format!("authorization=Bearer {token}")));
         }
@@ -171,7 +185,7 @@ impl Args {
         let registry = Registry::new();
         let generation = reload::first(&loaded.snapshot, &registry)?;
         let proxy = ProxyFacts {
-            role: "sidecar".into(),
+            role: if workload.gateway.is_some() { Role::Gateway } else { Role::Sidecar }.as_str().into(),
             workload: format!("{}/{}", workload.namespace, workload.name),
             identity: None,
             version: env!("CARGO_PKG_VERSION").into(),

@@ -1,5 +1,6 @@
 //! `writ run`: the proxy.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -29,21 +30,21 @@ pub struct Args {
     /// Refuse the whole configuration for any mistake in it.
     #[arg(long, env = "WRIT_CONFIG_STRICT", value_parser = clap::builder::BoolishValueParser::new())]
     config_strict: bool,
-    /// The workload that it stands for.
-    #[arg(long, env = "WRIT_WORKLOAD", value_name = "NAMESPACE/NAME", default_value = "default/local")]
-    workload: String,
+    /// The workload that it stands for [default: default/local, or the Gateway that it serves].
+    #[arg(long, env = "WRIT_WORKLOAD", value_name = "NAMESPACE/NAME")]
+    workload: Option<String>,
     /// The workload's service account.
     #[arg(long, env = "WRIT_SERVICE_ACCOUNT", value_name = "NAME", default_value = "default")]
     service_account: String,
     /// The workload's labels, by which policies select it; default: those of the Pod or WorkloadEntry of this name.
     #[arg(long, env = "WRIT_LABELS", value_name = "KEY=VALUE,..", value_delimiter = ',', value_parser = label)]
     labels: Vec<(String, String)>,
-    /// The Gateway that a gateway serves (not supported yet).
-    #[arg(long, env = "WRIT_GATEWAY", value_name = "NAMESPACE/NAME", hide = true)]
+    /// The Gateway whose listeners a gateway opens.
+    #[arg(long, env = "WRIT_GATEWAY", value_name = "NAMESPACE/NAME")]
     gateway: Option<String>,
     /// Where its identity comes from: files:DIR (tls.crt, tls.key and ca.crt, or svid.pem, svid_key.pem and svid_bundle.pem),
     /// spiffe:unix:///PATH for a SPIFFE Workload API (spiffe: alone: SPIFFE_ENDPOINT_SOCKET; ?hint=NAME picks an SVID), or
-    /// dev:DIR for a throw-away CA kept there; a sidecar needs one.
+    /// dev:DIR for a throw-away CA kept there; a sidecar and a gateway need one.
     #[arg(long, env = "WRIT_IDENTITY", value_name = "SOURCE")]
     identity: Option<identity::Source>,
     /// Revocation lists (PEM), followed as they change; a crl.pem beside the certificates of files:DIR is read without asking.
@@ -189,12 +190,7 @@ fn until_told(running: app::Running) -> anyhow::Result<()> {
 impl Args {
     /// What is to come fails, rather than being passed over in silence.
     fn supported(&self) -> Result<(), String> {
-        let absent = [
-            ("--role gateway", self.role == Role::Gateway),
-            ("--gateway", self.gateway.is_some()),
-            ("--otlp", self.otlp.is_some()),
-            ("--state", self.state.is_some()),
-        ];
+        let absent = [("--otlp", self.otlp.is_some()), ("--state", self.state.is_some())];
         match absent.iter().find(|(_, asked_for)| *asked_for) {
             Some((what, _)) => Err(format!("{what} is not supported yet")),
             None => Ok(()),
@@ -203,9 +199,20 @@ impl Args {
 
     fn settings(self) -> Result<Settings, String> {
         self.supported()?;
-        let workload = workload(&self.workload, self.service_account, self.labels, self.trust_domain)?;
-        if self.role == Role::Sidecar && self.identity.is_none() {
-            return Err("--role sidecar needs --identity (files:DIR, spiffe:unix:///PATH, or dev:DIR for a throw-away CA)".into());
+        let gateway = match (self.role, &self.gateway) {
+            (Role::Gateway, None) => return Err("--role gateway needs --gateway NAMESPACE/NAME".into()),
+            (Role::Sidecar | Role::Standalone, Some(_)) => {
+                return Err("--gateway is for --role gateway".into());
+            }
+            (_, gateway) => gateway.as_deref(),
+        };
+        let name = self.workload.as_deref().or(gateway).unwrap_or("default/local");
+        let workload = workload(name, gateway, self.service_account, self.labels, self.trust_domain)?;
+        if self.role != Role::Standalone && self.identity.is_none() {
+            let role = self.role.as_str();
+            return Err(format!(
+                "--role {role} needs --identity (files:DIR, spiffe:unix:///PATH, or dev:DIR for a throw-away CA)"
+            ));
         }
         if let Open::At(address) = self.admin
             && !address.ip().to_canonical().is_loopback()
@@ -250,14 +257,28 @@ impl Args {
 /// The workload that flags describe.
 pub fn workload(
     name: &str,
+    gateway: Option<&str>,
     service_account: String,
     labels: Vec<(String, String)>,
     trust_domain: String,
 ) -> Result<Workload, String> {
-    let (namespace, name) = name
-        .split_once('/')
-        .filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty() && !name.contains('/'))
+    let (namespace, name) = split_name(name)
         .ok_or_else(|| format!("--workload {name:?}: expected NAMESPACE/NAME, as bookinfo/ratings-v1"))?;
+    let gateway = match gateway.map(|gateway| (gateway, split_name(gateway))) {
+        None => None,
+        Some((_, Some((of, gateway)))) if of == namespace => Some(gateway.to_owned()),
+        Some((gateway, Some(_))) => {
+            return Err(format!("--gateway {gateway} is not of the namespace of --workload, {namespace}"));
+        }
+        Some((gateway, None)) => return Err(format!("--gateway {gateway:?}: expected NAMESPACE/NAME")),
+    };
+    let mut labels: BTreeMap<_, _> = labels.into_iter().collect();
+    if let Some(gateway) = &gateway
+        && labels.is_empty()
+    {
+        // As Kubernetes' controllers label what they deploy for it.
+        labels.insert("gateway.networking.k8s.io/gateway-name".into(), gateway.clone());
+    }
     SpiffeId::for_workload(&trust_domain, namespace, &service_account).map_err(|error| {
         format!("--workload, --service-account and --trust-domain make no SPIFFE id: {error}")
     })?;
@@ -265,10 +286,17 @@ pub fn workload(
         namespace: namespace.into(),
         name: name.into(),
         service_account,
-        labels: labels.into_iter().collect(),
+        labels,
         trust_domain,
-        gateway: None,
+        gateway,
     })
+}
+
+/// `NAMESPACE/NAME`.
+fn split_name(text: &str) -> Option<(&str, &str)> {
+    let parts = text.split_once('/')?;
+    let is_name = |name: &str| !name.is_empty() && !name.contains('/');
+    (is_name(parts.0) && is_name(parts.1)).then_some(parts)
 }
 
 /// `KEY=VALUE`.

@@ -8,13 +8,14 @@ use tokio::time::{timeout, timeout_at};
 
 use super::deadline::timed;
 use super::pipeline::Chosen;
+use super::reply;
 use super::serve_h1::CanUpgrade;
 use crate::body::Body;
 use crate::decision::{Reason, Stage};
 use crate::error::Reject;
 use crate::stages::{self, Target};
 use crate::tables::{Retry, Rule};
-use crate::telemetry::Record;
+use crate::telemetry::{Record, Side};
 use crate::upstream::{Hop, HopProtocol, SendError, Sent, UpgradedUpstream};
 use crate::worker::Worker;
 
@@ -65,7 +66,7 @@ async fn within(
 
 fn rule<'t>(chosen: &Chosen<'t>) -> Option<&'t Rule> {
     match chosen {
-        Chosen::Backend(_, choice) => choice.map(|choice| choice.rule),
+        Chosen::Backend(_, choice, _) => choice.map(|choice| choice.rule),
         Chosen::Application(..) | Chosen::Address(_) => None,
     }
 }
@@ -81,7 +82,7 @@ async fn attempts(
     let mut retries = retry.map_or(CONNECT_RETRIES, |retry| retry.attempts);
     let mut tried = Vec::new();
     loop {
-        let hop = pick(worker, chosen, as_asked(request), &tried, record)?;
+        let hop = pick(worker, chosen, as_asked(request, record.connection.side), &tried, record)?;
         if request.method() == Method::CONNECT && hop.protocol() != HopProtocol::Http1 {
             let why = "CONNECT is passed on over HTTP/1 only";
             return Err(Reject::because(Stage::Route, Reason::NoRoute, why));
@@ -180,10 +181,13 @@ async fn connect(
     Ok(response)
 }
 
-/// What a request's hop speaks, unless its backend says otherwise.
-fn as_asked(request: &Request<Body>) -> HopProtocol {
+/// What a request's hop speaks, unless its backend says otherwise. What came to a Gateway by HTTP/2, as browsers do, says
+/// nothing of what its backend speaks; gRPC does.
+fn as_asked(request: &Request<Body>, side: Side) -> HopProtocol {
     match request.version() {
-        ::http::Version::HTTP_2 => HopProtocol::Http2,
+        ::http::Version::HTTP_2 if side != Side::Gateway || reply::is_grpc(request.headers()) => {
+            HopProtocol::Http2
+        }
         _ => HopProtocol::Http1,
     }
 }
@@ -199,7 +203,7 @@ fn pick(
     let picked = match chosen {
         Chosen::Application(application, _) => Ok(stages::to_application(worker, *application, protocol)),
         Chosen::Address(address) => stages::to_address(worker, *address, protocol),
-        Chosen::Backend(backend, _) => worker.upstream.pick(backend, protocol, tried),
+        Chosen::Backend(backend, ..) => worker.upstream.pick(backend, protocol, tried),
     };
     picked.inspect_err(|reject| stages::charge_hop(&mut record.decision, reject))
 }

@@ -55,11 +55,11 @@ pub async fn ask(
 }
 
 fn limits(target: Target, held: &Held) -> bool {
-    matches!(target, Target::Application(_)) && !held.tables.rate_limits().is_empty()
+    target.is_decided_here() && !held.tables.rate_limits().is_empty()
 }
 
 fn limits_users(target: Target, held: &Held) -> bool {
-    matches!(target, Target::Application(_)) && held.tables.rate_limits().ask_for_users()
+    target.is_decided_here() && held.tables.rate_limits().ask_for_users()
 }
 
 fn take<'t>(

@@ -27,8 +27,8 @@ use crate::peer::Peer;
 use crate::sample;
 use crate::stages::{self, Application, Target};
 use crate::tables::{
-    self, Filters, ProviderPhase, RequestAttributes, RouteAttributes, RouteChoice, Rule, ServicePortId,
-    UserAttributes,
+    self, Filters, GatewayChoice, ProviderPhase, RequestAttributes, RouteAttributes, RouteChoice, Rule,
+    ServicePortId, UserAttributes,
 };
 use crate::telemetry::{Record, Side};
 use crate::worker::Worker;
@@ -52,8 +52,8 @@ pub type Answer = Pin<Box<dyn Future<Output = Response<RecordedBody>>>>;
 pub enum Chosen<'t> {
     /// The local application, for this end user.
     Application(Application, Option<Rc<Verified>>),
-    /// A backend of a service, by a rule's choice or by default.
-    Backend(&'t tables::Backend, Option<Choice<'t>>),
+    /// A backend of a service, by a rule's choice or by default; through a Gateway for this end user.
+    Backend(&'t tables::Backend, Option<Choice<'t>>, Option<Rc<Verified>>),
     /// An address as it is: a pod's own, or one that no service owns.
     Address(SocketAddr),
 }
@@ -62,8 +62,10 @@ impl Chosen<'_> {
     /// The end user, where that is known.
     pub fn user(&self) -> Option<&UserAttributes> {
         match self {
-            Self::Application(_, user) => user.as_deref().map(|user| &*user.attributes),
-            Self::Backend(..) | Self::Address(_) => None,
+            Self::Application(_, user) | Self::Backend(_, _, user) => {
+                user.as_deref().map(|user| &*user.attributes)
+            }
+            Self::Address(_) => None,
         }
     }
 }
@@ -373,6 +375,8 @@ pub fn enter(
     if let Target::Application(_) = target {
         let port = held.tables.inbound_port(record.connection.destination.port());
         record.service = port.and_then(|port| port.service.clone());
+    }
+    if target.is_decided_here() {
         record.remote = remote(peer, held, request).map(Box::new);
     }
     Ok(())
@@ -404,7 +408,7 @@ pub fn user(
     record: &Record,
 ) -> Outcome {
     let rules = held.tables.authentication();
-    if rules.is_empty() || !matches!(target, Target::Application(_)) {
+    if rules.is_empty() || !target.is_decided_here() {
         return Outcome::NotAsked;
     }
     tokens.authenticate(rules, request, clock::seconds(record.time))
@@ -425,6 +429,7 @@ pub fn choose<'t>(
         Target::Destination(address) => outbound(Some(address), held, request, record, &memory.splits),
         Target::Pod(address) => Ok(Chosen::Address(stages::to_pod(&mut record.decision, address))),
         Target::Authority(_) => outbound(None, held, request, record, &memory.splits),
+        Target::Gateway(port) => at_gateway(peer, port, held, user, request, record, memory),
     }
 }
 
@@ -445,6 +450,51 @@ fn inbound<'t>(
         return Err(Reject::because(Stage::Route, Reason::NoRoute, "CONNECT to a workload"));
     }
     Ok(Chosen::Application(application, user))
+}
+
+/// Through a Gateway: its policies decide, then its routes.
+fn at_gateway<'t>(
+    peer: &Peer,
+    port: u16,
+    held: &'t Held,
+    user: Outcome,
+    request: &Request<Body>,
+    record: &mut Record,
+    memory: &Memory,
+) -> Result<Chosen<'t>, Reject> {
+    let user = stages::authenticate(record, user)?;
+    let attributes = user.as_deref().map(|user| &*user.attributes);
+    authorize(peer, held, attributes, request, record, memory)?;
+    let host = sanitize::authority(request).and_then(sanitize::split_authority).map_or("", |(host, _)| host);
+    let server_name = peer.facts.tls.as_ref().and_then(|tls| tls.sni.as_deref());
+    let choice = match held.tables.gateway_port(port) {
+        Some(port) => port.route(server_name, host, &route_attributes(request)),
+        None => GatewayChoice::NoRoute(None),
+    };
+    let (listener, reject) = match choice {
+        GatewayChoice::Rule(listener, _) if request.method() == Method::CONNECT => {
+            (Some(listener), Reject::because(Stage::Route, Reason::NoRoute, "CONNECT through a Gateway"))
+        }
+        GatewayChoice::Rule(listener, rule) => {
+            record.service = Some(listener.name.clone());
+            let (backend, choice) = split(rule, held, record, &memory.splits)?;
+            return Ok(Chosen::Backend(backend, Some(choice), user));
+        }
+        GatewayChoice::NoRoute(listener) => {
+            let why = match listener {
+                Some(_) => format_args!("no route of the listener is for this host and path"),
+                None => format_args!("no listener is for this host"),
+            };
+            (listener, Reject::because(Stage::Route, Reason::NoRoute, why))
+        }
+        GatewayChoice::Misdirected(listener) => {
+            let why = "the host is another listener's than the server name of the TLS that it came by";
+            (Some(listener), Reject::because(Stage::Route, Reason::Misdirected, why))
+        }
+    };
+    record.service = listener.map(|listener| listener.name.clone());
+    record.decision.deny(Stage::Route, reject.reason, PolicyRef::NONE);
+    Err(reject)
 }
 
 /// Who may do what, by the policies of the workload.
@@ -481,14 +531,25 @@ pub fn attributes<'r>(
 /// What later policies are to be asked of a request that goes on.
 fn asked_of(chosen: &Chosen<'_>, held: &Held, request: &Request<Body>, record: &Record) -> Asked {
     match *chosen {
-        Chosen::Application(_, ref user) => {
-            let attributes = attributes(request, record, chosen.user());
-            Asked::Request(Kept { user: user.clone(), ..kept(&attributes, held, record) })
+        Chosen::Application(_, ref user) => asked_here(user, chosen, held, request, record),
+        Chosen::Backend(_, _, ref user) if record.connection.side == Side::Gateway => {
+            asked_here(user, chosen, held, request, record)
         }
         // No service owns it, unless it is a workload's own.
         Chosen::Address(address) if record.decision.reason == Reason::NoPolicy => Asked::Outside(address),
         Chosen::Address(_) | Chosen::Backend(..) => Asked::Nothing,
     }
+}
+
+fn asked_here(
+    user: &Option<Rc<Verified>>,
+    chosen: &Chosen<'_>,
+    held: &Held,
+    request: &Request<Body>,
+    record: &Record,
+) -> Asked {
+    let attributes = attributes(request, record, chosen.user());
+    Asked::Request(Kept { user: user.clone(), ..kept(&attributes, held, record) })
 }
 
 /// What of a request later policies may look at. Its texts are those of the record, where they are the same.
@@ -535,14 +596,12 @@ fn outbound<'t>(
         // What is inside a tunnel is not ours to match.
         return Ok(to_backend(port.backend, held, record));
     }
-    let attributes = RouteAttributes {
-        method: request.method(),
-        path: request.uri().path(),
-        query: request.uri().query(),
-        headers: request.headers(),
-    };
-    match held.tables.match_route(id, &attributes) {
-        RouteChoice::Rule(rule) => split(rule, held, record, splits),
+    match held.tables.match_route(id, &route_attributes(request)) {
+        RouteChoice::Rule(rule) => {
+            record.decision.allow(Stage::Route, Reason::DecidedByServer, rule.policy);
+            let (backend, choice) = split(rule, held, record, splits)?;
+            Ok(Chosen::Backend(backend, Some(choice), None))
+        }
         RouteChoice::Default(backend) => Ok(to_backend(backend, held, record)),
         RouteChoice::NoRoute => {
             record.decision.deny(Stage::Route, Reason::NoRoute, PolicyRef::NONE);
@@ -551,12 +610,22 @@ fn outbound<'t>(
     }
 }
 
+/// What routes look at, of a request.
+fn route_attributes(request: &Request<Body>) -> RouteAttributes<'_> {
+    RouteAttributes {
+        method: request.method(),
+        path: request.uri().path(),
+        query: request.uri().query(),
+        headers: request.headers(),
+    }
+}
+
 /// To the service's own backend: no route decides.
 fn to_backend<'t>(backend: BackendIndex, held: &'t Held, record: &mut Record) -> Chosen<'t> {
     record.decision.allow(Stage::Route, Reason::DecidedByServer, PolicyRef::NONE);
     let backend = held.tables.backend(backend);
     record.backend = Some(backend.name.clone());
-    Chosen::Backend(backend, None)
+    Chosen::Backend(backend, None, None)
 }
 
 /// The service port that an address, or else an authority, names.
@@ -572,14 +641,14 @@ fn service(address: Option<SocketAddr>, held: &Held, request: &Request<Body>) ->
     held.tables.service_by_authority(host, port)
 }
 
+/// The backend whose turn it is.
 fn split<'t>(
     rule: &'t Rule,
     held: &'t Held,
     record: &mut Record,
     splits: &Splits,
-) -> Result<Chosen<'t>, Reject> {
+) -> Result<(&'t tables::Backend, Choice<'t>), Reject> {
     record.decision.route = rule.policy;
-    record.decision.allow(Stage::Route, Reason::DecidedByServer, rule.policy);
     let Some(choice) = splits.choose(rule) else {
         let names: Vec<&str> = rule.backends.iter().map(|backend| &*backend.name).collect();
         let why = match names.is_empty() {
@@ -592,9 +661,7 @@ fn split<'t>(
     record.weight = Some((chosen.weight, u32::try_from(rule.split.total()).unwrap_or(u32::MAX)));
     record.backend = Some(chosen.name.clone());
     match chosen.backend {
-        Some(index) => {
-            Ok(Chosen::Backend(held.tables.backend(index), Some(Choice { rule, backend: chosen })))
-        }
+        Some(index) => Ok((held.tables.backend(index), Choice { rule, backend: chosen })),
         None => Err(nowhere(rule, format_args!("backendRef {} does not resolve", chosen.name), record)),
     }
 }

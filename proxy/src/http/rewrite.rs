@@ -3,14 +3,17 @@
 use ::http::{Request, Response, StatusCode};
 
 use super::pipeline::Chosen;
-use super::{reply, sanitize};
+use super::{reply, sanitize, vouched};
 use crate::body::Body;
-use crate::telemetry::Record;
+use crate::telemetry::{Record, Side};
 
 /// Edits a request on its way out.
 pub fn request(chosen: &Chosen<'_>, request: &mut Request<Body>, record: &Record) {
     match chosen {
-        Chosen::Backend(_, choice) => {
+        Chosen::Backend(_, choice, _) => {
+            if record.connection.side == Side::Gateway {
+                vouched::came_by(&record.connection, request.headers_mut());
+            }
             for filters in choice.iter().flat_map(|choice| choice.filters()) {
                 filters.edit_request(request.headers_mut());
             }
@@ -24,7 +27,7 @@ pub fn request(chosen: &Chosen<'_>, request: &mut Request<Body>, record: &Record
 pub fn response(chosen: &Chosen<'_>, record: &Record, response: &mut Response<Body>) {
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     sanitize::response(response.headers_mut(), switching);
-    if let Chosen::Backend(_, Some(choice)) = chosen {
+    if let Chosen::Backend(_, Some(choice), _) = chosen {
         for filters in choice.filters() {
             filters.edit_response(response.headers_mut());
         }

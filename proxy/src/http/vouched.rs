@@ -8,8 +8,19 @@ use crate::generation::Held;
 use crate::h1;
 use crate::peer::Peer;
 use crate::stages::Target;
+use crate::telemetry::ConnectionFacts;
 
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// What those who are not trusted to speak for others don't say of how a request came to a Gateway. Whom it is for they may
+/// say: X-Forwarded-For is read from its end, where the Gateway writes whom it saw.
+const FORWARDED: [HeaderName; 4] = [
+    X_FORWARDED_PROTO,
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-port"),
+    header::FORWARDED,
+];
 /// Prefixes that only proxies of the mesh may set.
 const RESERVED: [&str; 2] = ["x-writ-", "x-envoy-"];
 
@@ -17,20 +28,44 @@ const RESERVED: [&str; 2] = ["x-writ-", "x-envoy-"];
 /// local application.
 pub fn request<B>(peer: &Peer, target: Target, held: &Held, request: &mut Request<B>) {
     let headers = request.headers_mut();
-    let outputs: &[HeaderName] = match target {
-        Target::Application(_) => &held.tables.authentication().outputs,
+    let outputs: &[HeaderName] = match target.is_decided_here() {
+        true => &held.tables.authentication().outputs,
         // They are the server's to set.
-        Target::Destination(_) | Target::Pod(_) | Target::Authority(_) => &[],
+        false => &[],
     };
     outputs.iter().for_each(|output| drop(headers.remove(output)));
     strip(headers, |name| reserved(name) || is_twin(name, outputs));
     match target {
         Target::Application(_) => client_cert(peer, held, headers),
+        Target::Gateway(_) => {
+            headers.remove(XFCC);
+            if !peer.admission(held).speaks_for {
+                FORWARDED.iter().for_each(|name| drop(headers.remove(name)));
+            }
+        }
         Target::Destination(_) | Target::Pod(_) | Target::Authority(_) => drop(headers.remove(XFCC)),
     }
 }
 
-/// The same of a request's trailers, which some servers merge into its headers; with what no trailer may be (RFC 9110
+/// What a Gateway says of where a request comes from: the address of its client, behind what is there, and by what it came.
+pub fn came_by(connection: &ConnectionFacts, headers: &mut HeaderMap) {
+    let client = connection.proxied.unwrap_or_else(|| connection.source.ip()).to_canonical();
+    let mut all = Vec::new();
+    for line in headers.get_all(X_FORWARDED_FOR) {
+        all.extend_from_slice(line.as_bytes());
+        all.extend_from_slice(b", ");
+    }
+    all.extend_from_slice(client.to_string().as_bytes());
+    if let Ok(all) = HeaderValue::from_bytes(&all) {
+        headers.insert(X_FORWARDED_FOR, all);
+    }
+    if !headers.contains_key(X_FORWARDED_PROTO) {
+        let scheme = if connection.tls.is_some() { "https" } else { "http" };
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    }
+}
+
+/// As [`request`], of a request's trailers, which some servers merge into its headers; with what no trailer may be (RFC 9110
 /// section 6.5.1).
 pub fn trailers(held: &Held, trailers: &mut HeaderMap) {
     let outputs = &held.tables.authentication().outputs;

@@ -29,7 +29,7 @@ pub struct GatewayPort {
     pub port: u16,
     /// Whether connections begin with TLS that ends here.
     pub tls: bool,
-    listeners: Hosts<GatewayListener>,
+    listeners: Hosts<Option<GatewayListener>>,
 }
 
 /// What is served by one name.
@@ -62,20 +62,19 @@ impl Gateway {
         let mut numbers: Vec<u16> = gateway.listeners.iter().map(|each| each.port).collect();
         numbers.sort_unstable();
         numbers.dedup();
-        let port = |port: u16| {
-            let own = gateway.listeners.iter().filter(|each| each.port == port);
-            let compiled = own.map(|each| {
+        let mut port = |port: u16| {
+            let mut compiled = GatewayPort { port, tls: false, listeners: Hosts::default() };
+            for each in gateway.listeners.iter().filter(|each| each.port == port) {
                 let listener = GatewayListener::compile(policy, gateway, each, regexes)?;
-                Ok((each.hostname.as_deref(), listener))
-            });
-            let listeners = Hosts::new(compiled.collect::<Result<Vec<_>, CompileError>>()?);
-            let tls = listeners.values().any(|each| each.tls.is_some());
-            Ok(GatewayPort { port, tls, listeners })
+                compiled.tls |= listener.tls.is_some();
+                *compiled.listeners.entry(each.hostname.as_deref()) = Some(listener);
+            }
+            Ok(compiled)
         };
         Ok(Self {
             policy: PolicyRef::from_object(Some(gateway.object)),
             addresses: gateway.addresses.as_slice().into(),
-            ports: numbers.into_iter().map(port).collect::<Result<_, CompileError>>()?,
+            ports: numbers.into_iter().map(&mut port).collect::<Result<_, CompileError>>()?,
         })
     }
 
@@ -89,7 +88,7 @@ impl Gateway {
 impl GatewayPort {
     /// The listener for a name: the server name of a ClientHello, or the host of a request in plaintext.
     pub fn listener(&self, name: &str) -> Option<&GatewayListener> {
-        self.listeners.find(name, Some)
+        self.listeners.find(name, Option::as_ref)
     }
 
     /// Where a request goes. `server_name`: of the TLS that it came by.
@@ -106,7 +105,7 @@ impl GatewayPort {
         };
         let Some(listener) = listener else { return GatewayChoice::NoRoute(None) };
         // A connection is for the names of its listener alone (RFC 9110 section 7.4, RFC 9113 section 9.1.2).
-        if !by_host.is_some_and(|by_host| std::ptr::eq(by_host, listener)) {
+        if by_host.is_some_and(|by_host| !std::ptr::eq(by_host, listener)) {
             return GatewayChoice::Misdirected(listener);
         }
         let rule = listener.hosts.find(host, |routes| routes.find(request));
@@ -126,14 +125,15 @@ impl GatewayListener {
             Some(object) => format!("{}.{}/{}", object.name, object.namespace, listener.name),
             None => listener.name.clone(),
         };
-        let mut hosts = Vec::new();
+        let mut hosts = Hosts::default();
         for host in &listener.hosts {
-            for backend in host.routes.iter().flat_map(|rule| &rule.backends).filter_map(|each| each.backend) {
+            for backend in host.routes.iter().flat_map(|rule| &rule.backends).filter_map(|each| each.backend)
+            {
                 known_backend(policy, backend, &name)?;
             }
-            let routes = Routes::compile(&name, &host.routes, &policy.objects, regexes)?;
-            hosts.push((host.hostname.as_deref(), routes));
+            *hosts.entry(host.hostname.as_deref()) =
+                Routes::compile(&name, &host.routes, &policy.objects, regexes)?;
         }
-        Ok(Self { name: name.into(), tls: listener.tls.clone(), hosts: Hosts::new(hosts) })
+        Ok(Self { name: name.into(), tls: listener.tls.clone(), hosts })
     }
 }

@@ -17,32 +17,28 @@ pub(super) struct Hosts<T> {
     any: Option<T>,
 }
 
-impl<T> Hosts<T> {
-    /// Of names in lower case; `None`: any. Of two alike the first counts.
-    pub(super) fn new<'n>(all: impl IntoIterator<Item = (Option<&'n str>, T)>) -> Self {
-        let mut hosts = Self { exact: HashMap::default(), suffixes: HashMap::default(), any: None };
-        for (name, value) in all {
-            match name.map(|name| (name, name.strip_prefix('*'))) {
-                None => {
-                    hosts.any.get_or_insert(value);
-                }
-                Some((_, Some(suffix))) => {
-                    hosts.suffixes.entry(suffix.into()).or_insert(value);
-                }
-                Some((name, None)) => {
-                    hosts.exact.entry(name.into()).or_insert(value);
-                }
-            }
-        }
-        hosts
+impl<T> Default for Hosts<T> {
+    fn default() -> Self {
+        Self { exact: HashMap::default(), suffixes: HashMap::default(), any: None }
     }
+}
 
+impl<T: Default> Hosts<T> {
+    /// What is said of a name in lower case; `None`: of any.
+    pub(super) fn entry(&mut self, name: Option<&str>) -> &mut T {
+        match name {
+            None => self.any.get_or_insert_default(),
+            Some(name) => match name.strip_prefix('*').filter(|suffix| suffix.starts_with('.')) {
+                Some(suffix) => self.suffixes.entry(suffix.into()).or_default(),
+                None => self.exact.entry(name.into()).or_default(),
+            },
+        }
+    }
+}
+
+impl<T> Hosts<T> {
     /// The first that `wanted` takes. Case and one trailing dot don't count.
-    pub(super) fn find<'t, R>(
-        &'t self,
-        host: &str,
-        mut wanted: impl FnMut(&'t T) -> Option<R>,
-    ) -> Option<R> {
+    pub(super) fn find<'t, R>(&'t self, host: &str, mut wanted: impl FnMut(&'t T) -> Option<R>) -> Option<R> {
         let mut lower = [0; MAX_NAME];
         if let Some(host) = lower_case(host, &mut lower) {
             let exact = self.exact.get(host).and_then(&mut wanted);
@@ -60,11 +56,6 @@ impl<T> Hosts<T> {
             }
         }
         self.any.as_ref().and_then(wanted)
-    }
-
-    /// All, in no order.
-    pub(super) fn values(&self) -> impl Iterator<Item = &T> {
-        self.exact.values().chain(self.suffixes.values()).chain(&self.any)
     }
 }
 
@@ -84,13 +75,11 @@ mod tests {
 
     #[test]
     fn what_says_most_of_a_host_comes_first() {
-        let hosts = Hosts::new([
-            (Some("a.example.com"), 0),
-            (Some("*.example.com"), 1),
-            (Some("*.b.example.com"), 2),
-            (None, 3),
-            (Some("a.example.com"), 4),
-        ]);
+        let mut hosts = Hosts::default();
+        let names = [Some("a.example.com"), Some("*.example.com"), Some("*.b.example.com"), None];
+        for (number, name) in names.into_iter().enumerate() {
+            *hosts.entry(name) = number;
+        }
         let all = |host: &str| {
             let mut seen = Vec::new();
             let none: Option<()> = hosts.find(host, |value| {
@@ -114,6 +103,5 @@ mod tests {
             assert_eq!(all(host), expected, "{host}");
         }
         assert_eq!(hosts.find("a.example.com", |value| (*value > 0).then_some(*value)), Some(1));
-        assert_eq!(hosts.values().count(), 4);
     }
 }

@@ -22,7 +22,9 @@ mod consider;
 mod exclusion;
 mod filters;
 mod forwarders;
+mod gateway;
 mod headers;
+mod hosts;
 mod index;
 mod kept;
 pub mod normalize;
@@ -45,6 +47,7 @@ pub use authentication::{Authentication, Keys, Location, TokenRule};
 pub use authorization::{Authorization, Consultations, Reauthorization};
 pub use consider::{Considered, NearMiss};
 pub use filters::{Filters, HeaderEdit};
+pub use gateway::{Gateway, GatewayChoice, GatewayListener, GatewayPort};
 pub use kept::{CustomPolicies, HeaderNames, Kept, KeptHeaders, Lacking};
 pub use pattern::display;
 pub use providers::{Consultation, HttpCheck, Provider, ProviderProtocol};
@@ -55,7 +58,7 @@ pub use reach::{Answers, Open, Probe, Probed, Reach, Unknowns, principals_meant}
 pub use remainder::Remainder;
 pub use routes::{RouteAttributes, RouteChoice, Rule, RuleBackend};
 pub use services::{Backend, ServicePort, ServicePortId};
-pub use snapshot::{BackendTls, BodyInCheck, Mesh, ProviderPhase, Retry};
+pub use snapshot::{BackendTls, BodyInCheck, ListenerTls, Mesh, ProviderPhase, Retry};
 pub use split::{Split, SplitKey, SplitState};
 pub use unmatched::Unmatched;
 
@@ -83,6 +86,7 @@ pub struct Tables {
     authentication: Authentication,
     authorizer: Authorizer,
     refused: Box<[CompileError]>,
+    gateway: Option<Gateway>,
     directory: Directory,
     service_ports: Box<[ServicePort]>,
     backends: Box<[Backend]>,
@@ -146,7 +150,9 @@ impl Tables {
             let message = format!("{} ids for {} backends", backend_ids.len(), policy.backends.len());
             return Err(CompileError { object: String::new(), field: "backends".into(), message });
         }
-        let (directory, service_ports) = compile_services(policy)?;
+        let mut regexes = regexes::Regexes::default();
+        let (directory, service_ports) = compile_services(policy, &mut regexes)?;
+        let gateway = policy.gateway.as_ref().map(|each| Gateway::compile(policy, each, &mut regexes));
         let (authorizer, mut refused) = Authorizer::compile(policy);
         let (authentication, unread) = Authentication::compile(policy);
         refused.extend(unread);
@@ -179,6 +185,7 @@ impl Tables {
             authentication,
             authorizer,
             refused: refused.into(),
+            gateway: gateway.transpose()?,
             directory,
             service_ports,
             providers: compile_providers(policy, &backends)?,
@@ -375,6 +382,16 @@ impl Tables {
         self.authorizer.consider(connection, request, limit)
     }
 
+    /// The Gateway that this proxy serves.
+    pub fn gateway(&self) -> Option<&Gateway> {
+        self.gateway.as_ref()
+    }
+
+    /// A port of that Gateway; `None`: no listener has it (any more).
+    pub fn gateway_port(&self, port: u16) -> Option<&GatewayPort> {
+        self.gateway.as_ref()?.port(port)
+    }
+
     /// The service port that owns a virtual address.
     pub fn service_by_address(&self, address: IpAddr, port: u16) -> Option<ServicePortId> {
         self.directory.by_address(address, port)
@@ -444,10 +461,12 @@ impl InboundPort {
     }
 }
 
-fn compile_services(policy: &snapshot::Policy) -> Result<(Directory, Box<[ServicePort]>), CompileError> {
+fn compile_services(
+    policy: &snapshot::Policy,
+    regexes: &mut regexes::Regexes,
+) -> Result<(Directory, Box<[ServicePort]>), CompileError> {
     let mut directory = Directory::default();
     let mut ports = Vec::new();
-    let mut regexes = regexes::Regexes::default();
     for service in &policy.services {
         for port in &service.ports {
             let name = format!("{}:{}", service.host, port.port);
@@ -462,7 +481,7 @@ fn compile_services(policy: &snapshot::Policy) -> Result<(Directory, Box<[Servic
                 protocol: port.protocol,
                 backend: port.backend,
                 object: PolicyRef::from_object(service.object),
-                routes: routes::Routes::compile(&name, &port.routes, &policy.objects, &mut regexes)?,
+                routes: routes::Routes::compile(&name, &port.routes, &policy.objects, regexes)?,
                 name: name.into(),
             });
         }
@@ -494,7 +513,7 @@ fn known_backend(
     if (backend as usize) < policy.backends.len() {
         return Ok(());
     }
-    let message = format!("service port {service} names backend #{backend}, which is not there");
+    let message = format!("{service} names backend #{backend}, which is not there");
     Err(CompileError { object: String::new(), field: "services".into(), message })
 }
 

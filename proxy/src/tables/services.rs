@@ -10,6 +10,7 @@ use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
 use super::BackendId;
+use super::hosts::Hosts;
 use super::routes::Routes;
 use crate::decision::PolicyRef;
 
@@ -83,18 +84,14 @@ impl Backend {
     }
 }
 
-/// Names are at most this long (RFC 1035 section 2.3.4): longer ones are nobody's.
-const MAX_NAME: usize = 255;
-
-type PortsOf<K> = HashMap<K, SmallVec<[(u16, ServicePortId); 2]>, RandomState>;
+/// Ports of a service by number.
+type Ports = SmallVec<[(u16, ServicePortId); 2]>;
 
 /// Addresses and names of services. Where two services claim the same, the first in the snapshot has it.
 #[derive(Debug, Default)]
 pub(super) struct Directory {
     by_address: HashMap<(IpAddr, u16), ServicePortId, RandomState>,
-    by_name: PortsOf<Box<str>>,
-    /// `*.example.com` by `.example.com`.
-    by_suffix: PortsOf<Box<str>>,
+    by_name: Hosts<Ports>,
 }
 
 impl Directory {
@@ -105,11 +102,7 @@ impl Directory {
         }
         for name in service.names.iter().chain([&service.host]) {
             let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-            let ports = match name.strip_prefix('*') {
-                Some(suffix) if suffix.starts_with('.') => self.by_suffix.entry(suffix.into()),
-                _ => self.by_name.entry(name.into()),
-            };
-            let ports = ports.or_default();
+            let ports = self.by_name.entry(Some(&name));
             if !ports.iter().any(|(known, _)| *known == port) {
                 ports.push((port, id));
             }
@@ -120,34 +113,16 @@ impl Directory {
         self.by_address.get(&(address.to_canonical(), port)).copied()
     }
 
-    /// All ports of a name, if that is exactly the name of a service.
+    /// All ports of the service of a name.
     pub(super) fn ports_of(&self, host: &str) -> Vec<ServicePortId> {
-        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-        let ports = self.by_name.get(&*host).into_iter().flatten();
-        ports.map(|(_, id)| *id).collect()
+        let ids = |ports: &Ports| Some(ports.iter().map(|(_, id)| *id).collect());
+        self.by_name.find(host, ids).unwrap_or_default()
     }
 
-    /// Exact name first, then the longest suffix; case and one trailing dot don't count.
+    /// Exact name first, then the longest suffix that has this port; case and one trailing dot don't count.
     pub(super) fn by_authority(&self, host: &str, port: u16) -> Option<ServicePortId> {
-        let host = host.strip_suffix('.').unwrap_or(host);
-        let mut lower = [0; MAX_NAME];
-        let lower = lower.get_mut(..host.len())?;
-        lower.copy_from_slice(host.as_bytes());
-        lower.make_ascii_lowercase();
-        // Lower-casing ASCII keeps UTF-8 what it is.
-        let host = std::str::from_utf8(lower).ok()?;
-        let of_port = |ports: &SmallVec<[(u16, ServicePortId); 2]>| {
-            ports.iter().find(|(known, _)| *known == port).map(|(_, id)| *id)
-        };
-        if let Some(id) = self.by_name.get(host).and_then(of_port) {
-            return Some(id);
-        }
-        if self.by_suffix.is_empty() {
-            return None;
-        }
-        // A suffix stands for one label or more, so the search begins after the first character.
-        let dots = host.bytes().enumerate().skip(1).filter(|(_, byte)| *byte == b'.');
-        dots.map(|(at, _)| &host[at..]).find_map(|suffix| self.by_suffix.get(suffix).and_then(of_port))
+        let of_port = |ports: &Ports| ports.iter().find(|(known, _)| *known == port).map(|(_, id)| *id);
+        self.by_name.find(host, of_port)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::telemetry::{CertificateEvidence, TlsEvidence};
 /// Who the caller is, and what proves it.
 #[derive(Debug, Clone)]
 pub struct PeerTls {
-    /// Verified; `None`: the client gave no certificate where none is asked for.
+    /// Verified; `None`: the client was not asked.
     pub identity: Option<SpiffeId>,
     /// What was agreed.
     pub evidence: TlsEvidence,
@@ -28,6 +28,18 @@ pub struct PeerTls {
 }
 
 impl PeerTls {
+    /// A client that was not asked who it is.
+    pub(super) fn nobody(evidence: TlsEvidence) -> Self {
+        Self {
+            identity: None,
+            evidence,
+            certificate: None,
+            fingerprint: None,
+            subject: "".into(),
+            proof: None,
+        }
+    }
+
     /// A client whose certificate was verified.
     pub(super) fn verified(verified: &Verified, leaf: &[u8], evidence: TlsEvidence) -> Self {
         Self {

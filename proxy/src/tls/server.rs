@@ -39,7 +39,7 @@ pub enum Alpn {
     None,
 }
 
-/// A connection with a verified client.
+/// A connection whose handshake is done.
 #[derive(Debug)]
 pub struct Accepted<IO> {
     /// Decrypted.
@@ -119,7 +119,7 @@ impl fmt::Debug for ServerTls {
     }
 }
 
-fn stalled(deadline: Duration) -> Reject {
+pub(super) fn stalled(deadline: Duration) -> Reject {
     Reject::because(
         Stage::Terminate,
         Reason::HandshakeFailed,
