@@ -47,6 +47,9 @@ pub struct Forward {
     /// The listening side asks for no certificate.
     #[arg(long)]
     pub server_only: bool,
+    /// And gives a session ticket.
+    #[arg(long)]
+    pub tickets: bool,
 }
 
 /// Forwards until killed.
@@ -60,7 +63,10 @@ async fn accept(forward: &Forward) -> Result<()> {
     let protocol = forward.protocol;
     let (acceptor, connector) = match &forward.expect {
         Some(id) => (None, Some(TlsConnector::from(tls::client(&identity, id, protocol)?))),
-        None => (Some(TlsAcceptor::from(tls::server(&identity, protocol, !forward.server_only)?)), None),
+        None => (
+            Some(TlsAcceptor::from(tls::server(&identity, protocol, !forward.server_only, forward.tickets)?)),
+            None,
+        ),
     };
     let listener = TcpListener::bind(forward.listen).await.context("listen")?;
     let pool = Rc::new(Pool { target: forward.target, connector, protocol, idle: RefCell::default() });

@@ -32,7 +32,9 @@ const CONCURRENT: usize = 8;
 /// Who proves what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// The server alone.
+    /// The server alone, which gives session tickets.
+    ServerTickets,
+    /// The server alone, without any.
     Server,
     /// Both, by the same certificates every time.
     Mutual,
@@ -51,6 +53,7 @@ struct Case {
 impl Case {
     fn label(self) -> String {
         let kind = match self.kind {
+            Kind::ServerTickets => "server only, with tickets",
             Kind::Server => "server only",
             Kind::Mutual => "mutual, same chain",
             Kind::MutualFresh => "mutual, new chain each",
@@ -70,11 +73,9 @@ struct Sample {
 /// Repetition by repetition, case by case; a table with ratios to the peers of the same kind and group.
 pub async fn run(world: &World, plan: &Plan, peers: &[Peer], title: &str) -> Result<String> {
     let mut rows = Vec::new();
-    for kind in [Kind::Server, Kind::Mutual, Kind::MutualFresh] {
+    for kind in [Kind::ServerTickets, Kind::Server, Kind::Mutual, Kind::MutualFresh] {
         for group in [NamedGroup::X25519, NamedGroup::X25519MLKEM768] {
-            // A sidecar has no listener that asks for no certificate.
-            let peers = peers.iter().filter(|peer| kind != Kind::Server || **peer != Peer::Writ);
-            rows.extend(peers.map(|peer| (Case { kind, group, peer: *peer }, Ok(Vec::new()))));
+            rows.extend(peers.iter().map(|peer| (Case { kind, group, peer: *peer }, Ok(Vec::new()))));
         }
     }
     for repetition in 1..=plan.repetitions {
@@ -109,8 +110,9 @@ async fn measure(world: &World, case: Case, timing: Timing) -> Result<Sample> {
 
 async fn measure_in(world: &World, case: Case, timing: Timing, dir: &Path) -> Result<Sample> {
     let config = config(world, case)?;
-    if case.kind == Kind::Server {
-        let (mut server, address) = peer::server_only(case.peer, world, dir)?;
+    if matches!(case.kind, Kind::Server | Kind::ServerTickets) {
+        let tickets = case.kind == Kind::ServerTickets;
+        let (mut server, address) = peer::server_only(case.peer, world, tickets, dir)?;
         return load(&mut server, address, &config, timing).await;
     }
     let spec = PairSpec { protocol: Protocol::Http1, records: true, policies: 1, tokens: false };
@@ -278,8 +280,7 @@ fn table(title: &str, rows: &[(Case, Result<Vec<Sample>>)]) -> String {
     }
     text + &format!(
         "\nTLS 1.3 over fresh connections, {CONCURRENT} at a time, by ECDSA P-256 certificates; CPU of the server from accept to \
-         close, no request, no session ticket. A sidecar has no listener that asks for no client certificate, so there is no row of Writ \
-         for the server alone: the bare one has the same provider, rustls and runtime. A new chain each time finds no \
-         cache of verified chains warm.\n\n"
+         close, no request. No session is resumed; with tickets means as each gives them by default: Envoy two, Writ one (and so \
+         the bare server); mutual TLS has none. A new chain each time finds no cache of verified chains warm.\n\n"
     )
 }

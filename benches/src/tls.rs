@@ -18,8 +18,14 @@ use rustls::{
 use crate::load::Protocol;
 use crate::pki::Identity;
 
-/// Terminates TLS as `identity`, and agrees on `protocol` only. `mutual`: clients must prove that they are of the mesh.
-pub fn server(identity: &Identity, protocol: Protocol, mutual: bool) -> Result<Arc<ServerConfig>> {
+/// Terminates TLS as `identity`, and agrees on `protocol` only. `mutual`: clients must prove that they are of the mesh; else
+/// they get a ticket if there are to be `tickets`.
+pub fn server(
+    identity: &Identity,
+    protocol: Protocol,
+    mutual: bool,
+    tickets: bool,
+) -> Result<Arc<ServerConfig>> {
     let provider = fips::provider();
     let roots = Arc::new(roots(identity)?);
     let clients = match mutual {
@@ -33,6 +39,10 @@ pub fn server(identity: &Identity, protocol: Protocol, mutual: bool) -> Result<A
         .with_single_cert(chain, key)?;
     config.alpn_protocols = alpn(protocol);
     config.send_tls13_tickets = 0;
+    if tickets {
+        config.ticketer = fips::tickets()?;
+        config.send_tls13_tickets = 1;
+    }
     Ok(Arc::new(config))
 }
 

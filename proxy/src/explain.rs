@@ -399,7 +399,7 @@ mod tests {
         assert_eq!(query.headers, [("x-a".parse().unwrap(), "1=2".parse().unwrap())]);
         assert_eq!(query.from.unwrap().as_str(), "spiffe://a/ns/b/sa/c");
         for (parameter, said) in [
-            (("side", "left"), "inbound or outbound"),
+            (("side", "left"), "inbound, outbound or gateway"),
             (("from", "http://a"), "from=http://a"),
             (("destination", "here"), "ADDRESS:PORT"),
             (("header", "x"), "NAME=VALUE"),

@@ -45,10 +45,18 @@ pub(super) fn start(world: &World, spec: PairSpec, ports: Ports, dir: &Path) -> 
 }
 
 /// A listener that asks for no certificate.
-pub(super) fn start_server_only(world: &World, listen: SocketAddr, dir: &Path) -> Result<Child> {
+pub(super) fn start_server_only(
+    world: &World,
+    listen: SocketAddr,
+    tickets: bool,
+    dir: &Path,
+) -> Result<Child> {
     let mut command = Command::new(world.program(Peer::Bare)?);
     command.args(["bare", "--server-only", "--protocol", "h1", "--listen", &listen.to_string()]);
     command.args(["--target", &world.v1.address.to_string()]);
     command.arg("--identity").arg(&world.pki.server.dir);
+    if tickets {
+        command.arg("--tickets");
+    }
     Child::start("bare", &mut command, world.cores, &dir.join("bare.log"))
 }

@@ -32,12 +32,20 @@ pub(super) fn start(world: &World, spec: PairSpec, ports: Ports, dir: &Path) -> 
 }
 
 /// A listener that asks for no certificate.
-pub(super) fn start_server_only(world: &World, listen: SocketAddr, dir: &Path) -> Result<Child> {
+pub(super) fn start_server_only(
+    world: &World,
+    listen: SocketAddr,
+    tickets: bool,
+    dir: &Path,
+) -> Result<Child> {
     let route = json!({"match": {"prefix": "/"}, "direct_response": {"status": 200}});
     let manager = manager("alone", &["*"], route, vec![], None);
     let mut tls = downstream_tls(&world.pki.server, Protocol::Http1);
     let config = &mut tls["typed_config"];
     config["require_client_certificate"] = json!(false);
+    // Its default, of two tickets, is left as it is.
+    config["disable_stateless_session_resumption"] = json!(!tickets);
+    config["disable_stateful_session_resumption"] = json!(!tickets);
     config["common_tls_context"]["validation_context"] = Value::Null;
     let bootstrap = bootstrap(vec![listener("alone", listen, manager, Some(tls))], vec![]);
     run(world, "envoy", &bootstrap, dir)

@@ -72,13 +72,13 @@ impl PairSpec {
     }
 }
 
-/// Starts a TLS listener of `peer` that asks for no client certificate. Writ's sidecar has none.
-pub fn server_only(peer: Peer, world: &World, dir: &Path) -> Result<(Child, SocketAddr)> {
+/// Starts a TLS listener of `peer` that asks for no client certificate, and gives session tickets or none.
+pub fn server_only(peer: Peer, world: &World, tickets: bool, dir: &Path) -> Result<(Child, SocketAddr)> {
     let listen = free_address(Ipv4Addr::LOCALHOST)?;
     let server = match peer {
-        Peer::Writ => bail!("a sidecar has no listener that asks for no client certificate"),
-        Peer::Envoy => envoy::start_server_only(world, listen, dir)?,
-        Peer::Bare => bare::start_server_only(world, listen, dir)?,
+        Peer::Writ => writ::start_server_only(world, listen, tickets, dir)?,
+        Peer::Envoy => envoy::start_server_only(world, listen, tickets, dir)?,
+        Peer::Bare => bare::start_server_only(world, listen, tickets, dir)?,
     };
     Ok((server, listen))
 }

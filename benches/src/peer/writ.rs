@@ -48,6 +48,53 @@ pub(super) fn start(world: &World, spec: PairSpec, ports: Ports, dir: &Path) -> 
     Ok(Pair { outbound, inbound, entry: ports.outbound, mtls_entry: ports.inbound[0], records })
 }
 
+/// A Gateway with one listener.
+pub(super) fn start_server_only(
+    world: &World,
+    listen: SocketAddr,
+    tickets: bool,
+    dir: &Path,
+) -> Result<Child> {
+    let config = dir.join("config");
+    std::fs::create_dir_all(&config)?;
+    let identity = &world.pki.server;
+    let pem = |path: PathBuf| std::fs::read_to_string(path).map(|text| text.replace('\n', "\n    "));
+    let (certificate, key) = (pem(identity.certificate())?, pem(identity.key())?);
+    let (ip, port, tickets) = (listen.ip(), listen.port(), if tickets { "on" } else { "off" });
+    let yaml = format!(
+        "apiVersion: v1
+kind: Secret
+metadata: {{name: front, namespace: bookinfo}}
+stringData:
+  tls.crt: |
+    {certificate}
+  tls.key: |
+    {key}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: front, namespace: bookinfo}}
+spec:
+  gatewayClassName: writ
+  addresses: [{{value: {ip}}}]
+  listeners:
+  - name: tls
+    port: {port}
+    protocol: HTTPS
+    tls:
+      certificateRefs: [{{name: front}}]
+      options: {{writ.dev/session-tickets: '{tickets}'}}
+"
+    );
+    std::fs::write(config.join("gateway.yaml"), yaml)?;
+    let mut command = Command::new(world.program(Peer::Writ)?);
+    command.args(["run", "--role", "gateway", "--gateway", "bookinfo/front", "--workers", "1"]);
+    command.args(["--service-account", "ratings"]).arg("--config").arg(config);
+    command.arg("--identity").arg(format!("files:{}", identity.dir.display()));
+    command.args(["--admin", "off", "--health", "off", "--metrics", "off", "--record", "off"]);
+    Child::start("writ", &mut command, world.cores, &dir.join("writ.log"))
+}
+
 /// The command line of one of the two.
 struct Sidecar<'a> {
     name: &'static str,

@@ -147,7 +147,7 @@ impl<'a> Parts<'_, 'a> {
         }
         Some(match first_flaw {
             Some(why) if pairs.is_empty() => ListenerTls::Unusable(why),
-            _ => ListenerTls::Certificates(pairs),
+            _ => ListenerTls::Certificates { pairs, tickets: listener.tickets },
         })
     }
 
@@ -172,7 +172,7 @@ impl<'a> Parts<'_, 'a> {
         let name = Materials::pair_names(&secret.namespace, &secret.name).0;
         let listeners = self.before.into_iter().flat_map(|gateway| &gateway.listeners);
         let pairs = listeners.filter_map(|listener| match listener.tls.as_deref() {
-            Some(ListenerTls::Certificates(pairs)) => Some(pairs),
+            Some(ListenerTls::Certificates { pairs, .. }) => Some(pairs),
             _ => None,
         });
         pairs.flatten().find(|(certificate, _)| certificate.name() == name).cloned()

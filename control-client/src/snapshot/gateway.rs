@@ -34,8 +34,13 @@ pub struct GatewayListener {
 /// What a listener shows that terminates TLS.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ListenerTls {
-    /// Certificate with intermediates, and its key. Never empty: a client gets the first that fits what it asks for.
-    Certificates(Vec<(PemObject, PemObject)>),
+    /// A certificate.
+    Certificates {
+        /// Certificate with intermediates, and its key. Never empty: a client gets the first that fits what it asks for.
+        pairs: Vec<(PemObject, PemObject)>,
+        /// Whether clients get tickets, by which they resume a session.
+        tickets: bool,
+    },
     /// None that can be used, and why: handshakes are refused.
     Unusable(String),
 }

@@ -121,8 +121,8 @@ impl fmt::Debug for GatewayTls {
 
 impl Ends {
     fn make(tls: &ListenerTls) -> Result<Self, String> {
-        let pairs = match tls {
-            ListenerTls::Certificates(pairs) => pairs,
+        let (pairs, tickets) = match tls {
+            ListenerTls::Certificates { pairs, tickets } => (pairs, *tickets),
             ListenerTls::Unusable(why) => return Err(why.clone()),
         };
         let read = |(certificate, key): &(PemObject, PemObject)| {
@@ -138,8 +138,11 @@ impl Ends {
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         // Nobody is authenticated here, so nothing goes unasked when a session is resumed. Tickets are this listener's own.
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.ticketer = fips::tickets().map_err(|error| error.to_string())?;
-        config.send_tls13_tickets = TICKETS;
+        config.send_tls13_tickets = 0;
+        if tickets {
+            config.ticketer = fips::tickets().map_err(|error| error.to_string())?;
+            config.send_tls13_tickets = TICKETS;
+        }
         fips::note_server("TLS of a Gateway, accepted", &config);
         let fips = config.fips();
         Ok(Self { config: Arc::new(config), fips })

@@ -161,7 +161,7 @@ fn what_a_listener_shows() {
     );
     let (tls_shown, found) = shown(&[&edge(tls), &good, &grant]);
     assert_eq!(found, "");
-    assert!(matches!(&*tls_shown, ListenerTls::Certificates(pairs) if pairs.len() == 1));
+    assert!(matches!(&*tls_shown, ListenerTls::Certificates { pairs, tickets: true } if pairs.len() == 1));
     let crossed = secret("certs/c", &one.certificate_pem, &other.key_pem);
     for (parts, wanted) in [
         (vec![edge(tls), good.clone()], "no ReferenceGrant in certs"),

@@ -26,6 +26,8 @@ pub(crate) struct Listener {
     pub(crate) port: u16,
     /// HTTPS: what to show. `None`: HTTP.
     pub(crate) certificates: Option<Vec<SecretRef>>,
+    /// HTTPS: whether clients get session tickets.
+    pub(crate) tickets: bool,
     /// Namespaces whose routes may be attached.
     pub(crate) namespaces: RouteNamespaces,
     /// Whether HTTPRoutes may.
@@ -62,6 +64,9 @@ enum Speaks {
     /// Not served yet.
     Other,
 }
+
+/// The one of `tls.options`: `"off"` for no session tickets.
+const TICKETS: &str = "writ.dev/session-tickets";
 
 /// Reads a Gateway.
 pub(crate) fn gateway(meta: &Meta, object: Fields<'_>) -> Resource {
@@ -127,8 +132,11 @@ fn listener(meta: &Meta, index: usize, at: At<'_>) -> Option<Listener> {
         Some(Some(any)) if any == "*" => None,
         other => other.flatten(),
     };
-    let certificates = match (protocol?, fields.get("tls")) {
-        (Speaks::Https, Some(tls)) => Some(terminated(meta, tls)?),
+    let (certificates, tickets) = match (protocol?, fields.get("tls")) {
+        (Speaks::Https, Some(tls)) => {
+            let (certificates, tickets) = terminated(meta, tls)?;
+            (Some(certificates), tickets)
+        }
         (Speaks::Https, None) => {
             fields.missing("tls", "is required where the protocol is HTTPS");
             return None;
@@ -137,7 +145,7 @@ fn listener(meta: &Meta, index: usize, at: At<'_>) -> Option<Listener> {
             tls.error("an HTTP listener has no TLS; write protocol: HTTPS");
             return None;
         }
-        (Speaks::Http, None) => None,
+        (Speaks::Http, None) => (None, false),
         (Speaks::Other, _) => {
             at.warn("not served yet: only the protocols HTTP and HTTPS are; this listener is not opened");
             return None;
@@ -153,6 +161,7 @@ fn listener(meta: &Meta, index: usize, at: At<'_>) -> Option<Listener> {
         hostname,
         port,
         certificates,
+        tickets,
         namespaces,
         takes_http_routes,
         index,
@@ -160,8 +169,8 @@ fn listener(meta: &Meta, index: usize, at: At<'_>) -> Option<Listener> {
     })
 }
 
-/// What TLS that ends here shows.
-fn terminated(meta: &Meta, at: At<'_>) -> Option<Vec<SecretRef>> {
+/// What TLS that ends here shows, and whether sessions can be resumed.
+fn terminated(meta: &Meta, at: At<'_>) -> Option<(Vec<SecretRef>, bool)> {
     let fields = at.fields(&["mode", "certificateRefs", "frontendValidation", "options"])?;
     let mode = fields.get("mode").map_or(Some("Terminate"), |at| {
         at.one_of(&[("Terminate", "Terminate"), ("Passthrough", "Passthrough")])
@@ -174,19 +183,20 @@ fn terminated(meta: &Meta, at: At<'_>) -> Option<Vec<SecretRef>> {
         validation.error("client certificates at a Gateway are not supported yet");
         return None;
     }
-    if let Some(options) =
-        fields.get("options").and_then(At::open_fields).filter(|options| !options.is_empty())
-    {
-        options.at().error("no options are known");
-        return None;
-    }
+    let tickets = match fields.get("options").map(|at| at.fields(&[TICKETS])) {
+        None => true,
+        Some(options) => match options?.get(TICKETS) {
+            None => true,
+            Some(at) => at.one_of(&[("on", true), ("off", false)])?,
+        },
+    };
     let refs = fields.require("certificateRefs")?;
     let secrets: Vec<_> = refs.items().filter_map(|at| secret_ref(meta, at)).collect();
     if secrets.is_empty() {
         refs.error("must name at least one Secret");
         return None;
     }
-    Some(secrets)
+    Some((secrets, tickets))
 }
 
 fn secret_ref(meta: &Meta, at: At<'_>) -> Option<SecretRef> {
@@ -297,6 +307,7 @@ mod tests {
             ("{name: a, port: 443, protocol: HTTPS, tls: {}}", "certificateRefs: is required"),
             ("{name: a, port: 443, protocol: HTTPS, tls: {certificateRefs: []}}", "at least one"),
             ("{name: a, port: 443, protocol: HTTPS, tls: {mode: Passthrough}}", "protocol: TLS"),
+            ("{name: a, port: 443, protocol: HTTPS, tls: {options: {a: b}}}", "unknown field"),
             (
                 "{name: a, port: 443, protocol: HTTPS, tls: {certificateRefs: [{kind: ConfigMap, name: c}]}}",
                 "only a Secret",
