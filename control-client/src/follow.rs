@@ -9,10 +9,11 @@ use tokio::sync::watch::{self, Receiver, Sender};
 
 use crate::health::Health;
 use crate::pipeline::{Outcome, Pipeline};
+use crate::report;
 use crate::snapshot::Snapshot;
 use crate::source::dir::Dir;
 use crate::source::watch::Watch;
-use crate::verdict::{Diagnostic, Severity};
+use crate::verdict::Diagnostic;
 use crate::{Options, StartError, Workload};
 
 struct Follower {
@@ -37,7 +38,10 @@ impl Follower {
         };
         let (snapshot, diagnostics) = match self.pipeline.update(&files) {
             Outcome::Same => return self.standing(self.pipeline.health.clone()),
-            Outcome::New(loaded) => (Some(self.take(loaded.snapshot)), loaded.diagnostics),
+            Outcome::New(loaded) => {
+                report::verdicts(&loaded.snapshot.verdicts, |found| !self.reported.contains(found));
+                (Some(self.take(loaded.snapshot)), loaded.diagnostics)
+            }
             Outcome::Refused(diagnostics) => {
                 let count = diagnostics.len();
                 tracing::error!(
@@ -48,11 +52,10 @@ impl Follower {
                     "an update is refused as a whole (--config-strict){}, so what was in force stays",
                     crate::first(&diagnostics)
                 );
+                report::refused(diagnostics.iter().filter(|found| !self.reported.contains(*found)));
                 (self.standing(self.pipeline.health.not_updated(why)), diagnostics)
             }
         };
-        let fresh = diagnostics.iter().filter(|found| !self.reported.contains(*found));
-        report(fresh);
         self.reported = diagnostics.into_iter().collect();
         snapshot
     }
@@ -95,7 +98,7 @@ pub(crate) fn start(
     }
     let reported = loaded.diagnostics.iter().cloned().collect();
     let follower = Follower { dir, pipeline, last: loaded.snapshot.clone(), reported };
-    report(&loaded.diagnostics);
+    report::verdicts(&loaded.snapshot.verdicts, |_| true);
     if loaded.snapshot.health != Health::Well {
         tell(&loaded.snapshot.health);
     }
@@ -155,15 +158,5 @@ fn tell(health: &Health) {
         Health::Well => tracing::info!("the configuration is in force as it is written again"),
         Health::Degraded(why) => tracing::warn!("the configuration is degraded: {why}"),
         Health::Failing(why) => tracing::error!("the configuration is not ready: {why}"),
-    }
-}
-
-fn report<'d>(diagnostics: impl IntoIterator<Item = &'d Diagnostic>) {
-    for diagnostic in diagnostics {
-        // The level says how bad it is.
-        match diagnostic.severity {
-            Severity::Error => tracing::error!("{}", diagnostic.unrated()),
-            Severity::Warning => tracing::warn!("{}", diagnostic.unrated()),
-        }
     }
 }

@@ -8,6 +8,7 @@ pub mod jwks;
 mod keep;
 mod lint;
 mod pipeline;
+mod report;
 mod resource;
 mod resources;
 pub mod snapshot;

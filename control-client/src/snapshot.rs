@@ -87,6 +87,8 @@ pub struct Policy {
     pub rate_limits: Vec<RateLimit>,
     /// Services that `rate_limits` name by index.
     pub limiters: Vec<RateLimiter>,
+    /// What is wrong, and where, with those of `objects` that fail closed. For records, never for callers.
+    pub problems: BTreeMap<ObjectIndex, String>,
 }
 
 /// Index into [`Policy::objects`].

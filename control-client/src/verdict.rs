@@ -26,6 +26,18 @@ pub enum VerdictState {
     Ignored,
 }
 
+impl VerdictState {
+    /// The word in the log, `/config` and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::KeptLastGood => "kept-last-good",
+            Self::Quarantined => "quarantined",
+            Self::Ignored => "ignored",
+        }
+    }
+}
+
 /// How bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
@@ -65,6 +77,19 @@ impl Diagnostic {
     /// As it is displayed, but without its severity: for where that is told otherwise.
     pub fn unrated(&self) -> impl fmt::Display + '_ {
         fmt::from_fn(|f| self.write(f, ""))
+    }
+
+    /// The field and what is wrong: for where the object is told otherwise.
+    pub(crate) fn in_object(&self) -> String {
+        if self.field.is_empty() { self.message.clone() } else { format!("{}: {}", self.field, self.message) }
+    }
+
+    /// The same after its place.
+    pub(crate) fn placed(&self) -> String {
+        match &self.file {
+            Some(file) => format!("{file}:{}: {}", self.line.unwrap_or(1), self.in_object()),
+            None => self.in_object(),
+        }
     }
 
     fn write(&self, f: &mut fmt::Formatter<'_>, severity: &str) -> fmt::Result {

@@ -372,6 +372,8 @@ pub struct Object {
     pub digest: String,
     /// `"kind":"..","namespace":"..","name":".."`: JSON, escaped, ready to copy.
     pub json: String,
+    /// What is wrong with it, where it fails closed.
+    pub problem: Option<Box<str>>,
 }
 
 impl Objects {

@@ -46,7 +46,11 @@ fn a_mistake_later_on_keeps_what_was_good() {
     let proxy = Proxy::start(MESH, &[]);
     let policy = proxy.directory.path().join("config/mesh.yaml");
     fs::write(&policy, MESH.replace("mode: STRICT", "mode: STRICKT")).unwrap();
-    proxy.program.error_line(|line| line.contains("STRICKT"));
+    let said: Value =
+        serde_json::from_str(&proxy.program.error_line(|line| line.contains("STRICKT"))).unwrap();
+    assert_eq!((&said["level"], &said["state"]), (&"ERROR".into(), &"kept-last-good".into()), "{said:#}");
+    assert!(said["object"].as_str().unwrap().starts_with("PeerAuthentication "), "{said:#}");
+    assert!(said["file"].as_str().unwrap().contains("mesh.yaml:"), "{said:#}");
     // The source says what is wrong before the proxy has taken the snapshot over.
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {

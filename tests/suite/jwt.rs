@@ -309,6 +309,7 @@ async fn an_object_that_is_not_understood_closes_what_it_selects() {
         inbound.check("user-authentication"),
         "fail quarantined-policy by RequestAuthentication bookinfo/users"
     );
+    assert!(inbound.detail().contains("fromHeader: "), "{}", inbound.detail());
     assert_eq!(app.requests(), 0);
 }
 

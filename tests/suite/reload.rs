@@ -275,7 +275,9 @@ spec: {selector: {matchLabels: {app: ratings}}, rules: [{to: [{operation: {metho
         .policy(BAD_ALLOW)
         .start()
         .await;
-    assert_eq!(mesh.get("/ratings").await.status, 403);
+    let refused = mesh.get("/ratings").await;
+    assert_eq!(refused.status, 403);
+    assert!(!format!("{refused:?}").contains("methodz"), "{refused:?}");
     let mut client = mesh.client().await;
     client.send("GET /details HTTP/1.1\r\nHost: details:9080\r\n\r\n").await;
     assert_eq!(client.reply().await.status, 200);
@@ -284,6 +286,8 @@ spec: {selector: {matchLabels: {app: ratings}}, rules: [{to: [{operation: {metho
         records.pair("/ratings").1.decision(),
         "deny at authorize: quarantined-policy by AuthorizationPolicy bookinfo/typo"
     );
+    let detail = records.pair("/ratings").1.detail();
+    assert!(detail.contains("policy-0.yaml:5: spec.rules[0].to[0].operation.methodz: "), "{detail}");
     assert_eq!(records.pair("/details").1.decision(), "allow at authorize: no-policy");
 }
 

@@ -12,6 +12,7 @@ mod objects;
 mod one_form;
 mod peer;
 mod port;
+mod problems;
 mod provider;
 mod rate_limit;
 mod route;
@@ -126,8 +127,10 @@ pub(crate) fn compile(
         providers,
         rate_limits,
         limiters,
+        problems: BTreeMap::new(),
     };
     objects.finish(&mut policy);
+    policy.problems = problems::of(&policy.objects, in_force, &findings.0);
     one_form::apply(&mut policy);
     Compiled {
         policy: keep_if_equal(policy, previous.policy.as_ref()),

@@ -170,7 +170,7 @@ impl Tables {
         peer_modes.sort_by_key(|(port, _)| *port);
         let mut inbound_ports: Vec<_> = policy.inbound_ports.iter().map(InboundPort::compile).collect();
         inbound_ports.sort_by_key(|each| each.port);
-        let objects = Objects(intern_all(policy));
+        let objects = Objects(intern_all(policy, &refused));
         let asking = authorizer.consulting().filter_map(|(rule, asked)| Some((objects.get(rule)?, asked)));
         let custom = authorizer.consults().then(|| Arc::new(CustomPolicies::of(asking, policy)));
         Ok(Self {
@@ -517,9 +517,18 @@ fn known_backend(
     Err(CompileError { object: String::new(), field: "services".into(), message })
 }
 
-/// What references name, and until when it holds.
-fn intern_all(policy: &snapshot::Policy) -> Arc<[Object]> {
+/// What references name, until when it holds, and what is wrong with it.
+fn intern_all(policy: &snapshot::Policy, refused: &[CompileError]) -> Arc<[Object]> {
     let mut objects: Vec<_> = policy.objects.iter().map(intern).collect();
+    for (number, object) in objects.iter_mut().enumerate() {
+        let is_it = |error: &&CompileError| {
+            error.object == format!("{} {}/{}", object.kind, object.namespace, object.name)
+        };
+        let unread = refused.iter().find(is_it);
+        let unread = unread.map(|error| format!("{}: {}", error.field, error.message));
+        let found = u32::try_from(number).ok().and_then(|number| policy.problems.get(&number).cloned());
+        object.problem = found.or(unread).map(String::into);
+    }
     for each in &policy.authorization {
         if let (Some(expires), Some(object)) = (each.expires, objects.get_mut(each.object as usize)) {
             object.json.push_str(&format!(r#","expires_at":"{expires}""#));
@@ -543,6 +552,7 @@ fn intern(object: &snapshot::ObjectRef) -> Object {
         name: object.name.clone(),
         digest: object.digest.clone(),
         json,
+        problem: None,
     }
 }
 

@@ -251,7 +251,7 @@ fn config(config: &ConfigStatus, encoder: &mut DescriptorEncoder<'_>) -> fmt::Re
     )?;
     let verdicts = status::STATES.map(|state| {
         let count = config.verdicts.iter().filter(|verdict| verdict.state == state).count();
-        (vec![label("state", status::state_word(state))], count as u64)
+        (vec![label("state", state.as_str())], count as u64)
     });
     gauges(encoder, "writ_config_verdicts", "Resources by what became of them", &verdicts)?;
     let mut labels = vec![label("digest", &config.digest)];

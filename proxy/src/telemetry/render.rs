@@ -441,7 +441,11 @@ fn end(record: &Record, out: &mut Vec<u8>) {
     json::raw(out, r#"","reason":""#);
     json::raw(out, reason.as_str());
     json::raw(out, "\"");
-    if let Some(detail) = &record.detail {
+    // What is wrong with a policy concerns those who read records, and nobody else.
+    let closed = reason == Reason::QuarantinedPolicy;
+    let problem =
+        record.config.objects.get(record.decision.policy).and_then(|object| object.problem.as_deref());
+    if let Some(detail) = problem.filter(|_| closed).or(record.detail.as_deref()) {
         json::raw(out, r#","detail":"#);
         json::bounded_string(out, detail, DETAIL_LIMIT);
     }

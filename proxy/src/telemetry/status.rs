@@ -72,16 +72,6 @@ impl ConfigStatus {
     }
 }
 
-/// The word for a state, in `/config` and metrics.
-pub(super) const fn state_word(state: VerdictState) -> &'static str {
-    match state {
-        VerdictState::Accepted => "accepted",
-        VerdictState::KeptLastGood => "kept-last-good",
-        VerdictState::Quarantined => "quarantined",
-        VerdictState::Ignored => "ignored",
-    }
-}
-
 /// Every state, so that metrics show zeros too.
 pub(super) const STATES: [VerdictState; 4] =
     [VerdictState::Accepted, VerdictState::KeptLastGood, VerdictState::Quarantined, VerdictState::Ignored];
@@ -92,7 +82,7 @@ fn verdict(verdict: &Verdict) -> Value {
         "namespace": verdict.object.namespace,
         "name": verdict.object.name,
         "digest": verdict.object.digest,
-        "state": state_word(verdict.state),
+        "state": verdict.state.as_str(),
         "diagnostics": verdict.diagnostics.iter().map(diagnostic).collect::<Vec<_>>(),
     })
 }

@@ -27,6 +27,7 @@ fn object(kind: &str, namespace: &str, name: &str, digest: &str) -> Object {
         name: name.into(),
         digest: digest.into(),
         json: format!(r#""kind":{},"namespace":{},"name":{}"#, text(kind), text(namespace), text(name)),
+        problem: None,
     }
 }
 
