@@ -85,15 +85,15 @@ pub(crate) fn start(
     path: PathBuf,
     workload: Workload,
     options: Options,
-) -> Result<(Receiver<Arc<Snapshot>>, bool, impl Future<Output = ()> + Send + 'static), StartError> {
+) -> Result<(Receiver<Arc<Snapshot>>, impl Future<Output = ()> + Send + 'static), StartError> {
     let unreadable = |error| StartError::Unreadable { path: path.display().to_string(), error };
     std::fs::metadata(&path).map_err(unreadable)?;
     // Watched before it is read, so that no change falls between.
     let watch = Watch::new(&path);
     let mut dir = Dir::new(&path);
     let files = dir.read().map_err(unreadable)?;
-    let (pipeline, loaded) = Pipeline::first(workload, &files, options.strict);
-    if options.strict && !loaded.diagnostics.iter().all(Diagnostic::is_timely) {
+    let (pipeline, loaded) = Pipeline::first(workload, &files, options.clone());
+    if options.strict && loaded.diagnostics.iter().any(Diagnostic::is_mistake) {
         return Err(StartError::Strict(loaded.diagnostics));
     }
     let reported = loaded.diagnostics.iter().cloned().collect();
@@ -106,7 +106,7 @@ pub(crate) fn start(
         tracing::warn!(path = %path.display(), "no objects here: there is nothing to route to and nothing to enforce");
     }
     let (sender, receiver) = watch::channel(Arc::new(loaded.snapshot));
-    Ok((receiver, loaded.workload_known, follow(Arc::new(Mutex::new(follower)), watch, sender)))
+    Ok((receiver, follow(Arc::new(Mutex::new(follower)), watch, sender)))
 }
 
 async fn follow(follower: Arc<Mutex<Follower>>, mut watch: Watch, sender: Sender<Arc<Snapshot>>) {

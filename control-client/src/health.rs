@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::Workload;
+use crate::compile::{OwnLabels, Told};
 use crate::keep::Files;
 
 /// Whether a configuration is in force as it was written.
@@ -19,23 +21,34 @@ pub enum Health {
 
 impl Health {
     /// By every reason there is; those of the worst are told.
-    pub(crate) fn of(failing: Vec<String>, degraded: Vec<String>) -> Self {
-        if !failing.is_empty() {
-            Self::Failing(failing.join("; "))
-        } else if !degraded.is_empty() {
-            Self::Degraded(degraded.join("; "))
-        } else {
-            Self::Well
-        }
+    pub(crate) fn of(all: impl IntoIterator<Item = Self>) -> Self {
+        all.into_iter().fold(Self::Well, |one, other| match (one, other) {
+            (Self::Failing(one), Self::Failing(other)) => Self::Failing(format!("{one}; {other}")),
+            (Self::Degraded(one), Self::Degraded(other)) => Self::Degraded(format!("{one}; {other}")),
+            (failing @ Self::Failing(_), _) | (_, failing @ Self::Failing(_)) => failing,
+            (one, Self::Well) => one,
+            (Self::Well, other) => other,
+        })
     }
 
     /// The same, where an update can't be taken over.
     pub(crate) fn not_updated(&self, why: String) -> Self {
-        match self {
-            Self::Well => Self::Degraded(why),
-            Self::Degraded(other) => Self::Degraded(format!("{why}; {other}")),
-            Self::Failing(_) => self.clone(),
-        }
+        Self::of([Self::Degraded(why), self.clone()])
+    }
+}
+
+/// Of a workload by whose labels it is decided what comes in.
+pub(crate) fn of_labels(own: &OwnLabels, workload: &Workload) -> Health {
+    let Some(select) = some(own.select.iter()) else { return Health::Well };
+    let Workload { namespace, name, .. } = workload;
+    match own.told {
+        Told::Now => Health::Well,
+        Told::Before => Health::Degraded(format!(
+            "there is no Pod or WorkloadEntry {namespace}/{name} any more: its labels are taken to be as they were"
+        )),
+        Told::Never => Health::Failing(format!(
+            "there is no Pod or WorkloadEntry {namespace}/{name}, and no --labels: what may be for it fails closed ({select})"
+        )),
     }
 }
 
@@ -66,25 +79,23 @@ impl NotUnderstood {
         next
     }
 
-    /// Why nobody should rely on this proxy, if there is a reason.
-    pub(crate) fn failing(&self) -> Option<String> {
-        let why = "not understood since the start, so what it holds has never been in force";
-        some(&self.since_start_at).map(|files| format!("{why}: {files}"))
-    }
-
-    /// What somebody should look at, if there is anything.
-    pub(crate) fn degraded(&self) -> Option<String> {
-        let why = "not understood, so what was in force of it stays";
-        some(&self.later_at).map(|files| format!("{why}: {files}"))
+    pub(crate) fn health(&self) -> Health {
+        let since_start = some(self.since_start_at.iter()).map_or(Health::Well, |files| {
+            let why = "not understood since the start, so what it holds has never been in force";
+            Health::Failing(format!("{why}: {files}"))
+        });
+        let later = some(self.later_at.iter()).map_or(Health::Well, |files| {
+            Health::Degraded(format!("not understood, so what was in force of it stays: {files}"))
+        });
+        Health::of([since_start, later])
     }
 }
 
 /// The first few, and how many more; `None` of nothing.
-pub(crate) fn some(all: &[String]) -> Option<String> {
+fn some<'s>(all: impl ExactSizeIterator<Item = &'s String>) -> Option<String> {
     const SHOWN: usize = 3;
-    let shown = all.get(..SHOWN.min(all.len())).filter(|shown| !shown.is_empty())?.join(", ");
-    Some(match all.len().checked_sub(SHOWN) {
-        None | Some(0) => shown,
-        Some(more) => format!("{shown} and {more} more"),
-    })
+    let more = all.len().saturating_sub(SHOWN);
+    let shown: Vec<&str> = all.take(SHOWN).map(String::as_str).collect();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (!shown.is_empty()).then(|| shown.join(", ") + &more)
 }

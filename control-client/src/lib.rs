@@ -46,6 +46,9 @@ pub enum Source {
 pub struct Options {
     /// Any diagnostic refuses the whole update (`--config-strict`).
     pub strict: bool,
+    /// What comes in to the workload is decided by this: what may select it fails closed for as long as its labels are not
+    /// known. Otherwise it is left out.
+    pub inbound: bool,
 }
 
 /// A configuration read once.
@@ -57,8 +60,8 @@ pub struct Loaded {
     pub diagnostics: Vec<Diagnostic>,
     /// How many objects there are, live ones (Pods, EndpointSlices) among them.
     pub objects: usize,
-    /// Whether it is known what selects the workload: it has labels, or a Pod or WorkloadEntry of its name is here, or no
-    /// policy has a selector.
+    /// Whether it is known what selects the workload: it has labels, or a Pod or WorkloadEntry of its name is here, or
+    /// nothing that could be for it has a selector.
     pub workload_known: bool,
     /// How many objects of each kind were not read, as `Deployment.apps`: those of other groups.
     pub skipped: BTreeMap<String, usize>,
@@ -110,7 +113,7 @@ pub fn load_str(yaml: &str, workload: &Workload) -> Loaded {
 }
 
 fn load(files: &Files, workload: &Workload) -> Loaded {
-    Pipeline::first(workload.clone(), files, false).1
+    Pipeline::first(workload.clone(), files, Options::default()).1
 }
 
 /// Follows a source: the receiver holds the first snapshot at return; the future runs until every receiver is gone.
@@ -122,8 +125,8 @@ pub fn start(
     options: Options,
 ) -> Result<(watch::Receiver<Arc<Snapshot>>, Status, impl Future<Output = ()> + Send + 'static), StartError> {
     let Source::Dir(path) = source;
-    let (receiver, workload_known, future) = follow::start(path, workload, options)?;
-    Ok((receiver, Status::new(workload_known), future))
+    let (receiver, future) = follow::start(path, workload, options)?;
+    Ok((receiver, Status::default(), future))
 }
 
 #[cfg(test)]

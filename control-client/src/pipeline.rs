@@ -3,19 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::compile::{self, Compiled, Previous};
-use crate::health::{Health, NotUnderstood};
+use crate::compile::{self, Compiled, Previous, Told};
+use crate::health::{self, Health, NotUnderstood};
 use crate::keep::{self, Files, InForce};
 use crate::resource::Key;
 use crate::snapshot::{ObjectRef, Snapshot};
 use crate::verdict::{Diagnostic, Verdict, VerdictState};
-use crate::{Loaded, Workload};
+use crate::{Loaded, Options, Workload};
 
 /// What is known of a configuration, for one workload.
 #[derive(Debug)]
 pub(crate) struct Pipeline {
     workload: Workload,
-    strict: bool,
+    options: Options,
     in_force: keep::Objects,
     previous: Previous,
     verdicts: Arc<Vec<Verdict>>,
@@ -43,10 +43,10 @@ pub(crate) enum Outcome {
 
 impl Pipeline {
     /// Starts from nothing. Diagnostics refuse nothing here: the caller sees them.
-    pub(crate) fn first(workload: Workload, files: &Files, strict: bool) -> (Self, Loaded) {
+    pub(crate) fn first(workload: Workload, files: &Files, options: Options) -> (Self, Loaded) {
         let mut pipeline = Self {
             workload,
-            strict,
+            options,
             in_force: keep::Objects::new(),
             previous: Previous::default(),
             verdicts: Arc::default(),
@@ -66,12 +66,13 @@ impl Pipeline {
     pub(crate) fn update(&mut self, files: &Files) -> Outcome {
         let next = self.next(files);
         let mut found = next.verdicts.iter().flat_map(|verdict| &verdict.diagnostics);
-        if self.strict && found.any(|diagnostic| !diagnostic.is_timely()) {
+        if self.options.strict && found.any(Diagnostic::is_mistake) {
             return Outcome::Refused(diagnostics(&next.verdicts));
         }
         if self.is_same(&next) {
             self.in_force = next.in_force;
             self.not_understood = Some(next.not_understood);
+            self.previous.labels = next.compiled.own_labels.last_known();
             self.next_expiry = next.compiled.next_expiry;
             return Outcome::Same;
         }
@@ -82,13 +83,15 @@ impl Pipeline {
         let in_force = keep::update(&self.in_force, files);
         // A clock that is set back revives nothing.
         self.clock = self.clock.max(jiff::Timestamp::now().as_second());
-        let compiled = compile::compile(&in_force, &self.workload, self.clock, &self.previous);
+        let compiled =
+            compile::compile(&in_force, &self.workload, self.options.inbound, self.clock, &self.previous);
         let verdicts = verdicts(&in_force, files, &compiled);
         let not_understood = NotUnderstood::next(self.not_understood.as_ref(), files);
-        let health = Health::of(
-            not_understood.failing().into_iter().collect(),
-            not_understood.degraded().into_iter().collect(),
-        );
+        let of_labels = match self.options.inbound {
+            true => health::of_labels(&compiled.own_labels, &self.workload),
+            false => Health::Well,
+        };
+        let health = Health::of([of_labels, not_understood.health()]);
         Next { in_force, compiled, verdicts, not_understood, health }
     }
 
@@ -111,8 +114,11 @@ impl Pipeline {
         self.not_understood = Some(not_understood);
         self.health = health;
         self.next_expiry = compiled.next_expiry;
-        self.previous =
-            Previous { policy: Some(compiled.policy.clone()), endpoints: compiled.endpoints.clone() };
+        self.previous = Previous {
+            policy: Some(compiled.policy.clone()),
+            endpoints: compiled.endpoints.clone(),
+            labels: compiled.own_labels.last_known(),
+        };
         self.runtime_digest.clone_from(&compiled.runtime_digest);
         self.version += 1;
         let snapshot = Snapshot {
@@ -130,17 +136,9 @@ impl Pipeline {
             snapshot,
             diagnostics,
             objects: self.in_force.len(),
-            workload_known: self.workload_known(),
+            workload_known: compiled.own_labels.told != Told::Never || compiled.own_labels.select.is_empty(),
             skipped: skipped(files),
         }
-    }
-
-    fn workload_known(&self) -> bool {
-        let Workload { namespace, name, labels, .. } = &self.workload;
-        let key = |kind: &str| Key { kind: kind.into(), namespace: namespace.clone(), name: name.clone() };
-        !labels.is_empty()
-            || ["Pod", "WorkloadEntry"].iter().any(|kind| self.in_force.contains_key(&key(kind)))
-            || !self.in_force.values().any(|object| object.object.resource.has_selector())
     }
 }
 

@@ -9,7 +9,7 @@ use crate::pipeline::Pipeline;
 use crate::resource::Resource;
 use crate::resource::security::Scope;
 use crate::source::dir::Dir;
-use crate::{Loaded, Workload};
+use crate::{Loaded, Options, Workload};
 
 /// Every resource of a directory or file.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl Resources {
 
     /// What they mean for a workload.
     pub fn load(&self, workload: &Workload) -> Loaded {
-        Pipeline::first(workload.clone(), &self.0, false).1
+        Pipeline::first(workload.clone(), &self.0, Options::default()).1
     }
 
     /// The workloads that are here: Pods and WorkloadEntries, with their labels and service accounts.

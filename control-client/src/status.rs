@@ -24,28 +24,12 @@ pub enum Report {
 }
 
 /// The proxy's way to report. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Status {
     last: Arc<watch::Sender<Option<Report>>>,
-    workload_known: bool,
-}
-
-impl Default for Status {
-    fn default() -> Self {
-        Self::new(true)
-    }
 }
 
 impl Status {
-    pub(crate) fn new(workload_known: bool) -> Self {
-        Self { last: Arc::new(watch::Sender::new(None)), workload_known }
-    }
-
-    /// Whether it was known at start what selects the workload: see [`crate::Loaded::workload_known`].
-    pub fn workload_known(&self) -> bool {
-        self.workload_known
-    }
-
     /// The snapshot's tables are in force.
     pub fn applied(&self, version: u64) {
         self.last.send_replace(Some(Report::Applied { version }));

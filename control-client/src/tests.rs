@@ -281,7 +281,7 @@ fn one_file_is_followed_when_an_editor_replaces_it() {
 #[test]
 fn strict_refuses_an_update_as_a_whole() {
     let dir = Dir::new();
-    let options = || Options { strict: true };
+    let options = || Options { strict: true, ..Options::default() };
     dir.write("p.yaml", &peer_authentication("STRIKT"));
     let refused = start(Source::Dir(dir.0.clone()), Workload::default(), options()).err();
     assert!(matches!(refused, Some(StartError::Strict(found)) if found.len() == 1));

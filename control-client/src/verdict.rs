@@ -67,11 +67,15 @@ pub struct Diagnostic {
 /// Where an AuthorizationPolicy says until when it allows.
 pub const EXPIRY_FIELD: &str = "metadata.annotations[writ.dev/expires-at]";
 
+/// Where the labels of the proxy's own workload would be said.
+pub const LABELS_FLAG: &str = "--labels";
+
 impl Diagnostic {
-    /// Whether it tells of what time does, and of no mistake: an approaching or past expiry. A strict proxy that refused
-    /// updates for it would go on allowing what has expired.
-    pub fn is_timely(&self) -> bool {
-        self.severity == Severity::Warning && self.field == EXPIRY_FIELD
+    /// Whether somebody wrote something wrong. Not so: an approaching or past expiry, and that nobody tells the workload's
+    /// labels. A strict proxy that refused updates for these would go on allowing what has expired, and never learn them.
+    pub fn is_mistake(&self) -> bool {
+        let of_time = self.severity == Severity::Warning && self.field == EXPIRY_FIELD;
+        !of_time && self.field != LABELS_FLAG
     }
 
     /// As it is displayed, but without its severity: for where that is told otherwise.

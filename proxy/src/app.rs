@@ -32,7 +32,7 @@ use crate::net::OwnListeners;
 use crate::reload;
 use crate::roles::{self, Forward, Open, Role};
 use crate::sample::Samples;
-use crate::telemetry::{self, ConfigStatus, ProxyFacts, Record, Telemetry};
+use crate::telemetry::{self, ConfigStatus, ProxyFacts, Record, Side, Telemetry};
 use crate::tls::{ClientTls, GatewayTls, ServerTls};
 use crate::upstream::{self, Registry, Upstream};
 use crate::worker::{Deadlines, Worker};
@@ -121,7 +121,13 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         ),
         None => None,
     };
-    let configuration = Configuration::start(&settings)?;
+    let listeners = roles::listeners(settings.role, settings.outbound, settings.inbound, &settings.forwards);
+    let options = control_client::Options {
+        strict: settings.config_strict,
+        // The listeners of a gateway come with its configuration.
+        inbound: settings.role == Role::Gateway || listeners.iter().any(|at| at.side == Side::Inbound),
+    };
+    let configuration = Configuration::start(&settings, options.clone())?;
     let registry = Registry::new();
     let generation = reload::first(&configuration.first, &registry)?;
     let status = reload::status_of(&configuration.first, &generation, None);
@@ -146,8 +152,9 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
     telemetry.set_issuers(Arc::clone(&keys));
     let candidate = match &settings.candidate {
         Some(source) => {
-            let started =
-                candidate::start(source, &settings.workload, &proxy, issuers.clone(), telemetry.candidate());
+            let options = control_client::Options { strict: false, ..options };
+            let (workload, counts) = (&settings.workload, telemetry.candidate());
+            let started = candidate::start(source, workload, options, &proxy, issuers.clone(), counts);
             Some(started.context("--candidate")?)
         }
         None => None,
@@ -158,12 +165,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         telemetry.set_identity(Arc::clone(identity));
     }
 
-    let (listeners, sockets) = listen::bind(roles::listeners(
-        settings.role,
-        settings.outbound,
-        settings.inbound,
-        &settings.forwards,
-    ))?;
+    let (listeners, sockets) = listen::bind(listeners)?;
     let mut listening: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
     let Admin { handle: admin, addresses: admin_addresses, ready } = start_admin(
         &settings,
@@ -321,7 +323,7 @@ struct Configuration {
 }
 
 impl Configuration {
-    fn start(settings: &Settings) -> anyhow::Result<Self> {
+    fn start(settings: &Settings, options: control_client::Options) -> anyhow::Result<Self> {
         let Some(path) = &settings.config else {
             tracing::warn!("no --config: there are no services to route to and no policies to enforce");
             let first = Arc::new(control_client::load_str("", &settings.workload).snapshot);
@@ -329,15 +331,8 @@ impl Configuration {
             let follow = Box::pin(std::future::pending());
             return Ok(Self { first, snapshots, status: Status::default(), follow, _none: Some(sender) });
         };
-        let options = control_client::Options { strict: settings.config_strict };
         let (snapshots, status, follow) =
             control_client::start(Source::Dir(path.clone()), settings.workload.clone(), options)?;
-        if !status.workload_known() {
-            tracing::warn!(
-                workload = format!("{}/{}", settings.workload.namespace, settings.workload.name),
-                "no --labels, and no Pod or WorkloadEntry of this name: policies with a selector do not apply here"
-            );
-        }
         let first = Arc::clone(&snapshots.borrow());
         Ok(Self { first, snapshots, status, follow: Box::pin(follow), _none: None })
     }

@@ -45,11 +45,11 @@ pub struct Started {
 pub fn start(
     source: &Path,
     workload: &Workload,
+    options: control_client::Options,
     proxy: &ProxyFacts,
     issuers: jwks::Options,
     counts: Arc<CandidateCounts>,
 ) -> Result<Started, StartError> {
-    let options = control_client::Options::default();
     let (snapshots, _, follow) =
         control_client::start(Source::Dir(source.to_owned()), workload.clone(), options)?;
     let (samples, received) = Samples::queue(Arc::clone(&counts));

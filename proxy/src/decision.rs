@@ -150,7 +150,7 @@ reasons! {
     ProviderUnavailable = "provider-unavailable",
     /// A provider has to see the whole body, and it is longer than that provider sees.
     BodyTooLarge = "body-too-large",
-    /// A policy that could not be understood fails closed.
+    /// A policy that could not be understood, or of which nobody can tell whether it selects the workload, fails closed.
     QuarantinedPolicy = "quarantined-policy",
     /// Outbound: the server's proxy decides.
     DecidedByServer = "decided-by-server",

@@ -85,6 +85,81 @@ fn a_file_that_is_not_understood_is_told_by_readiness() {
 }
 
 #[test]
+fn what_may_select_a_workload_whose_labels_nobody_said_refuses_until_somebody_does() {
+    let application = TcpListener::bind("127.0.0.1:0").unwrap();
+    let forward = format!("--forward=127.0.0.1:0={}", application.local_addr().unwrap());
+    std::thread::spawn(move || application.incoming().for_each(|caller| answer(caller.unwrap())));
+    let proxy = Proxy::start(ALLOW_GET, &[&forward, "--workload=bookinfo/ratings-v1"]);
+    let ask = |method: &str| status(*proxy.listening.last().unwrap(), method);
+    let refused = proxy.ready();
+    assert_eq!(refused.status.code(), Some(1), "{refused:#?}");
+    let why = "config: there is no Pod or WorkloadEntry bookinfo/ratings-v1, and no --labels: ";
+    assert!(refused.stdout.starts_with(why), "{refused:#?}");
+    assert!(refused.stdout.contains("AuthorizationPolicy bookinfo/viewer"), "{refused:#?}");
+    assert_eq!(ask("GET"), "403");
+    let record: Value = serde_json::from_str(&proxy.program.line(|_| true)).unwrap();
+    assert_eq!(record["decision"]["reason"], "quarantined-policy", "{record:#}");
+    assert_eq!(record["decision"]["policy"]["name"], "viewer", "{record:#}");
+    let detail = record["ended"]["detail"].as_str().unwrap();
+    assert!(detail.ends_with("no Pod or WorkloadEntry of that name, and no --labels"), "{detail}");
+
+    let pod = proxy.directory.path().join("config/pod.yaml");
+    fs::write(&pod, POD).unwrap();
+    proxy.is_ready("when its Pod is there", |said| said == "ready\n");
+    assert_eq!((ask("GET"), ask("POST")), ("200".into(), "403".into()));
+
+    fs::remove_file(&pod).unwrap();
+    proxy.is_ready("with the labels that its Pod had", |said| {
+        said.starts_with(
+            "ready\ndegraded: config: there is no Pod or WorkloadEntry bookinfo/ratings-v1 any more",
+        )
+    });
+    assert_eq!((ask("GET"), ask("POST")), ("200".into(), "403".into()));
+}
+
+#[test]
+fn where_nothing_comes_in_no_labels_are_needed() {
+    let proxy = Proxy::start(ALLOW_GET, &["--workload=bookinfo/ratings-v1"]);
+    assert_eq!(proxy.ready().well(), "ready\n");
+}
+
+const ALLOW_GET: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: viewer, namespace: bookinfo}
+spec: {selector: {matchLabels: {app: ratings}}, rules: [{to: [{operation: {methods: [GET]}}]}]}
+";
+
+const POD: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: ratings-v1, namespace: bookinfo, labels: {app: ratings}}
+";
+
+/// Takes a request without a body, and answers it.
+fn answer(mut caller: TcpStream) {
+    let mut asked = BufReader::new(caller.try_clone().unwrap());
+    let mut line = String::new();
+    while asked.read_line(&mut line).is_ok_and(|length| length > 2) {
+        line.clear();
+    }
+    // A caller that has gone away is no failure of this.
+    let _ = caller.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok");
+}
+
+/// The status that a request gets on a connection of its own.
+fn status(entrance: SocketAddr, method: &str) -> String {
+    let mut caller = TcpStream::connect(entrance).unwrap();
+    caller.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request =
+        format!("{method} / HTTP/1.1\r\nhost: ratings\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    caller.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    caller.read_to_string(&mut answer).unwrap();
+    answer.split(' ').nth(1).unwrap_or_default().to_owned()
+}
+
+#[test]
 fn a_configuration_with_mistakes_is_refused_if_strictly_so() {
     let directory = Directory::new();
     let bad = MESH.replace("mode: STRICT", "mode: STRICKT");

@@ -1,60 +1,15 @@
 //! AuthorizationPolicies selected for a workload; what can't be understood fails closed.
 
-use std::collections::HashSet;
-
+use super::Findings;
 use super::catalog::{Catalog, Item};
 use super::objects::ObjectTable;
+use super::own::{Own, Reach};
 use super::provider::Named;
-use super::{Findings, Labels, gateway};
-use crate::Workload;
 use crate::resource::Object;
-use crate::resource::core::{EndpointSlice, Service};
 use crate::resource::gateway_api::ParentKind;
-use crate::resource::mesh::MeshSettings;
 use crate::resource::security::{AuthorizationPolicy, Scope, TargetKind, TargetRef};
-use crate::resource::text::selects;
 use crate::snapshot::{self, AuthorizationAction, AuthorizationRule, Condition, Expires, ProviderIndex};
 use crate::verdict::EXPIRY_FIELD;
-
-/// The workload that policies are selected for.
-pub(super) struct Own<'a> {
-    pub(super) namespace: &'a str,
-    pub(super) name: &'a str,
-    pub(super) labels: &'a Labels,
-    /// Services of its namespace whose slices name it.
-    sliced: HashSet<&'a str>,
-    /// The Gateway of its namespace that it serves, and the class of that.
-    gateway: Option<(&'a str, Option<&'a str>)>,
-    root_namespace: &'a str,
-}
-
-impl<'a> Own<'a> {
-    pub(super) fn new(
-        catalog: &'a Catalog<'_>,
-        settings: &'a MeshSettings,
-        workload: &'a Workload,
-        labels: &'a Labels,
-    ) -> Self {
-        let (namespace, name) = (workload.namespace.as_str(), workload.name.as_str());
-        let slices = catalog.slices.iter().filter(|slice| slice.namespace() == namespace);
-        let names_it = |slice: &&Item<'_, EndpointSlice>| {
-            slice.spec.endpoints.iter().any(|endpoint| endpoint.pod.as_deref() == Some(name))
-        };
-        let sliced = slices.filter(names_it).filter_map(|slice| slice.spec.service.as_deref()).collect();
-        let gateway =
-            workload.gateway.as_deref().map(|name| (name, gateway::class(catalog, namespace, name)));
-        Self { namespace, name, labels, sliced, gateway, root_namespace: &settings.root_namespace }
-    }
-
-    /// Whether the workload is behind a Service of its namespace, by its selector or else by name in its slices.
-    pub(super) fn serves(&self, service: &Service, name: &str) -> bool {
-        if service.selector.is_empty() {
-            self.sliced.contains(name)
-        } else {
-            selects(&service.selector, self.labels)
-        }
-    }
-}
 
 /// The policies of a workload.
 pub(super) struct Selected {
@@ -63,27 +18,8 @@ pub(super) struct Selected {
     pub(super) next_expiry: Option<i64>,
 }
 
-/// How far a policy reaches.
-pub(super) enum Reach {
-    Elsewhere,
-    Here,
-    /// Here, because where it was meant for can't be understood.
-    HereClosed,
-}
-
-impl Reach {
-    /// The same of a policy that can't be understood.
-    fn closed(self) -> Self {
-        match self {
-            Self::Here => Self::HereClosed,
-            other => other,
-        }
-    }
-}
-
 pub(super) fn select<'a>(
     catalog: &Catalog<'a>,
-    settings: &MeshSettings,
     own: &Own<'_>,
     provider: impl Fn(&str) -> Named,
     now: i64,
@@ -94,12 +30,10 @@ pub(super) fn select<'a>(
     for item in &catalog.authorization_policies {
         let provider = asked(item, &provider, findings);
         let expires = expiry(item, now, &mut selected.next_expiry, findings);
-        let in_scope = item.namespace() == settings.root_namespace || item.namespace() == own.namespace;
-        let reach = reach(catalog, item.object, &item.spec.scope, own, findings);
-        let closed = match reach {
-            Reach::Here if in_scope => item.quarantined,
-            Reach::HereClosed if in_scope => true,
-            _ => continue,
+        let closed = match reach(catalog, item.object, &item.spec.scope, own, findings) {
+            Reach::Here => item.quarantined,
+            Reach::HereClosed => true,
+            Reach::Elsewhere => continue,
         };
         selected
             .policies
@@ -203,10 +137,11 @@ pub(super) fn reach(
     own: &Own<'_>,
     findings: &mut Findings,
 ) -> Reach {
-    match scope {
+    let in_scope = own.is_in_scope(&object.meta.namespace);
+    let reach = match scope {
         Scope::All => Reach::Here,
         Scope::Unknown => Reach::HereClosed,
-        Scope::Labels(labels) if selects(labels, own.labels) => Reach::Here,
+        Scope::Labels(selector) if in_scope => own.selected(object, selector, findings),
         Scope::Labels(_) => Reach::Elsewhere,
         Scope::Targets(targets) => {
             let mut widest = Reach::Elsewhere;
@@ -220,7 +155,9 @@ pub(super) fn reach(
             }
             widest
         }
-    }
+    };
+    // Of others, only what is wrong with them is told.
+    if in_scope { reach } else { Reach::Elsewhere }
 }
 
 fn target_reach(
@@ -233,7 +170,8 @@ fn target_reach(
 ) -> Reach {
     let field = format!("spec.targetRefs[{index}]");
     let namespace = object.meta.namespace.as_str();
-    let here = |here| if here && namespace == own.namespace { Reach::Here } else { Reach::Elsewhere };
+    let is_near = namespace == own.namespace;
+    let here = |here| if here && is_near { Reach::Here } else { Reach::Elsewhere };
     let mut missing = |kind: &str| {
         let message = format!("no {kind} {}/{}; this target covers nothing", namespace, target.name);
         findings.error(object, &field, target.line, message);
@@ -255,13 +193,17 @@ fn target_reach(
         }
         TargetKind::GatewayClass => Reach::Elsewhere,
         TargetKind::Service => match find(&catalog.services, namespace, &target.name) {
+            Some(service) if is_near && !service.spec.selector.is_empty() => {
+                own.selected(object, &service.spec.selector, findings)
+            }
             Some(service) => here(own.serves(service.spec, &target.name)),
             None => missing("Service"),
         },
         TargetKind::ServiceEntry => match find(&catalog.service_entries, namespace, &target.name) {
-            Some(entry) => {
-                here(entry.spec.selector.as_ref().is_some_and(|selector| selects(selector, own.labels)))
-            }
+            Some(entry) => match &entry.spec.selector {
+                Some(selector) if is_near => own.selected(object, selector, findings),
+                _ => Reach::Elsewhere,
+            },
             None => missing("ServiceEntry"),
         },
         TargetKind::HttpRoute => match find(&catalog.routes, namespace, &target.name) {

@@ -10,6 +10,7 @@ mod gateway;
 mod grants;
 mod objects;
 mod one_form;
+mod own;
 mod peer;
 mod port;
 mod problems;
@@ -21,7 +22,7 @@ mod tls;
 mod workloads;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::Workload;
@@ -33,6 +34,7 @@ use crate::snapshot::{Endpoints, Mesh, PemObject, Policy, RevocationLists};
 use crate::verdict::{Diagnostic, Severity, VerdictState};
 
 use catalog::{Catalog, Item};
+pub(crate) use own::{OwnLabels, Told};
 
 /// What the objects in force mean for one workload.
 #[derive(Debug)]
@@ -42,6 +44,7 @@ pub(crate) struct Compiled {
     pub(crate) revocation: RevocationLists,
     pub(crate) runtime_digest: String,
     pub(crate) findings: Vec<Finding>,
+    pub(crate) own_labels: OwnLabels,
     /// When this has to be compiled again although nothing was written: seconds since the epoch.
     pub(crate) next_expiry: Option<i64>,
 }
@@ -54,17 +57,21 @@ pub(crate) struct Finding {
     pub(crate) becomes: Option<VerdictState>,
 }
 
-/// What was compiled before, so that equal parts stay the very same.
+/// What was compiled before: equal parts stay the very same.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Previous {
     pub(crate) policy: Option<Arc<Policy>>,
     pub(crate) endpoints: Arc<Endpoints>,
+    /// Of the workload, as somebody last told them. They hold while nobody does.
+    pub(crate) labels: Option<Labels>,
 }
 
-/// Compiles for one workload. `now` is in seconds since the epoch.
+/// Compiles for one workload. `closes`: what may select it fails closed while its labels are not known. `now` is in
+/// seconds since the epoch.
 pub(crate) fn compile(
     in_force: &keep::Objects,
     workload: &Workload,
+    closes: bool,
     now: i64,
     previous: &Previous,
 ) -> Compiled {
@@ -72,14 +79,17 @@ pub(crate) fn compile(
     let mut findings = Findings::default();
     let settings = mesh_settings(&catalog, &mut findings);
     let workloads = workloads::Workloads::new(&catalog, &workload.trust_domain);
-    let labels = workloads.labels_of(workload);
+    let (labels, told) = match (workloads.labels_of(workload), &previous.labels) {
+        (Some(labels), _) => (labels, Told::Now),
+        (None, Some(labels)) => (labels.clone(), Told::Before),
+        (None, None) => (Labels::new(), Told::Never),
+    };
     let mut objects = objects::ObjectTable::default();
 
     let peers = peer::PeerPolicies::new(&catalog, &settings.root_namespace, &mut findings);
-    let peer_authentication = peers.snapshot(&workload.namespace, &labels, &mut objects);
-    let own = authorization::Own::new(&catalog, &settings, workload, &labels);
-    let request_authentication =
-        authentication::select(&catalog, &settings, &own, &mut objects, &mut findings);
+    let own = own::Own::new(&catalog, workload, (&labels, told), closes, &settings.root_namespace);
+    let peer_authentication = peers.snapshot(&own, &mut objects, &mut findings);
+    let request_authentication = authentication::select(&catalog, &own, &mut objects, &mut findings);
 
     let mut hosts = service::collect(&catalog, &workload.namespace, &mut findings);
     let rules =
@@ -90,11 +100,10 @@ pub(crate) fn compile(
     let backends = service::backends(&mut hosts, &orders, &peers, &mut objects, &mut findings);
     let providers = provider::compile(&settings, &hosts);
     let provider = |name: &str| provider::find(name, &settings, &providers, &hosts);
-    let selected =
-        authorization::select(&catalog, &settings, &own, provider, now, &mut objects, &mut findings);
+    let selected = authorization::select(&catalog, &own, provider, now, &mut objects, &mut findings);
     let limiters = provider::limiters(&settings, &hosts);
     let limiter = |name: &str| provider::find_limiter(name, &settings, &limiters, &hosts);
-    let rate_limits = rate_limit::select(&catalog, &settings, &own, limiter, &mut objects, &mut findings);
+    let rate_limits = rate_limit::select(&catalog, &own, limiter, &mut objects, &mut findings);
     let grants = grants::Grants::new(&catalog);
     let references = route::References::new(&grants, &hosts);
     let routes = route::attach(&catalog, &references, &workload.namespace, &mut objects, &mut findings);
@@ -130,14 +139,15 @@ pub(crate) fn compile(
         problems: BTreeMap::new(),
     };
     objects.finish(&mut policy);
-    policy.problems = problems::of(&policy.objects, in_force, &findings.0);
+    policy.problems = problems::of(&policy.objects, in_force, &findings.all);
     one_form::apply(&mut policy);
     Compiled {
         policy: keep_if_equal(policy, previous.policy.as_ref()),
         endpoints,
         revocation: revocation(in_force, &settings.root_namespace),
         runtime_digest: digest::of_set(digests(in_force, true)),
-        findings: findings.0,
+        findings: findings.all,
+        own_labels: OwnLabels { labels, told, select: findings.select },
         next_expiry: selected.next_expiry,
     }
 }
@@ -213,7 +223,11 @@ fn mesh(settings: &MeshSettings, workload: &Workload) -> Mesh {
 
 /// Collects findings.
 #[derive(Debug, Default)]
-pub(crate) struct Findings(Vec<Finding>);
+pub(crate) struct Findings {
+    all: Vec<Finding>,
+    /// What is for the workload or not by labels of it that nobody tells now.
+    select: BTreeSet<String>,
+}
 
 impl Findings {
     fn error(&mut self, object: &Object, field: &str, line: u32, message: String) {
@@ -232,7 +246,7 @@ impl Findings {
     }
 
     fn push_once(&mut self, diagnostic: Diagnostic, becomes: Option<VerdictState>) {
-        if !self.0.iter().any(|finding| finding.diagnostic == diagnostic) {
+        if !self.all.iter().any(|finding| finding.diagnostic == diagnostic) {
             self.push(diagnostic, becomes);
         }
     }
@@ -252,7 +266,7 @@ impl Findings {
     }
 
     fn push(&mut self, diagnostic: Diagnostic, becomes: Option<VerdictState>) {
-        self.0.push(Finding { diagnostic, becomes });
+        self.all.push(Finding { diagnostic, becomes });
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::catalog::{Catalog, Item};
 use super::objects::ObjectTable;
+use super::own::{Own, Reach};
 use super::{Findings, Labels};
 use crate::resource::Object;
 use crate::resource::security::{PeerAuthentication, Scope};
@@ -176,14 +177,20 @@ impl<'a> PeerPolicies<'a> {
         Some(Level { object: chosen.object, spec: chosen.spec, quarantined: chosen.quarantined })
     }
 
-    /// The merge, as the proxy gets it.
+    /// The merge for the proxy's own workload, as it gets it.
     pub(super) fn snapshot(
         &self,
-        namespace: &str,
-        labels: &Labels,
+        own: &Own<'_>,
         objects: &mut ObjectTable<'a>,
+        findings: &mut Findings,
     ) -> snapshot::PeerAuthentication {
-        let merged = self.merge(namespace, labels);
+        let merged = match self.closed_for(own, findings) {
+            Some(object) => {
+                let closed = Mode { mode: MtlsMode::Strict, object: Some(object), quarantined: true };
+                Merged { default: closed, ports: Vec::new() }
+            }
+            None => self.merge(own.namespace, own.labels),
+        };
         let mut mode = |mode: &Mode<'a>| PeerMode {
             mode: mode.mode,
             object: mode.object.map(|object| objects.number(object)),
@@ -193,6 +200,20 @@ impl<'a> PeerPolicies<'a> {
             default: mode(&merged.default),
             ports: merged.ports.iter().map(|(port, set)| (*port, mode(set))).collect(),
         }
+    }
+
+    /// The oldest object of which nobody can tell whether it is for the workload.
+    fn closed_for(&self, own: &Own<'_>, findings: &mut Findings) -> Option<&'a Object> {
+        let near = self.by_label.iter().filter(|((namespace, ..), _)| *namespace == own.namespace);
+        let mut closed: Vec<&Object> = Vec::new();
+        for item in near.flat_map(|(_, items)| items) {
+            if let Scope::Labels(selector) = &item.spec.scope
+                && matches!(own.selected(item.object, selector, findings), Reach::HereClosed)
+            {
+                closed.push(item.object);
+            }
+        }
+        closed.into_iter().min_by_key(|object| object.meta.age())
     }
 
     /// Whether every workload of the namespace demands mTLS on every port, whoever it is.

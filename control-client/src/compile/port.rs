@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::authorization::Own;
 use super::catalog::Catalog;
+use super::own::Own;
 use super::service::{HostKind, Hosted, Port};
 use super::workloads::Workloads;
 use crate::resource::core::TargetPort;

@@ -1,17 +1,16 @@
 //! RateLimits selected for a workload; what can't be understood refuses all that it selects.
 
 use super::Findings;
-use super::authorization::{Own, Reach, reach};
+use super::authorization::reach;
 use super::catalog::{Catalog, Item};
 use super::objects::ObjectTable;
+use super::own::{Own, Reach};
 use super::provider::NamedLimiter;
-use crate::resource::mesh::MeshSettings;
 use crate::resource::rate_limit::{self, RateLimit};
 use crate::snapshot::{self, GlobalLimit};
 
 pub(super) fn select<'a>(
     catalog: &Catalog<'a>,
-    settings: &MeshSettings,
     own: &Own<'_>,
     limiter: impl Fn(&str) -> NamedLimiter,
     objects: &mut ObjectTable<'a>,
@@ -21,11 +20,10 @@ pub(super) fn select<'a>(
     for item in &catalog.rate_limits {
         // Its mistakes are told whether it is for this workload or not.
         let rules = rules(item, &limiter, findings);
-        let in_scope = item.namespace() == settings.root_namespace || item.namespace() == own.namespace;
         let quarantined = match reach(catalog, item.object, &item.spec.scope, own, findings) {
-            Reach::Here if in_scope => item.quarantined,
-            Reach::HereClosed if in_scope => true,
-            _ => continue,
+            Reach::Here => item.quarantined,
+            Reach::HereClosed => true,
+            Reach::Elsewhere => continue,
         };
         let rules = if quarantined { Vec::new() } else { rules };
         selected.push(snapshot::RateLimit { object: objects.number(item.object), rules, quarantined });

@@ -143,14 +143,14 @@ impl<'a> Workloads<'a> {
         found.filter(|workload| selects(selector, &workload.labels)).collect()
     }
 
-    /// The labels given, else those of the object of this name.
-    pub(super) fn labels_of(&self, workload: &Workload) -> Labels {
+    /// The labels given, else those of the object of this name; `None`: there is none.
+    pub(super) fn labels_of(&self, workload: &Workload) -> Option<Labels> {
         if !workload.labels.is_empty() {
-            return workload.labels.clone();
+            return Some(workload.labels.clone());
         }
         let name = (workload.namespace.as_str(), workload.name.as_str());
         let number = self.pods_by_name.get(&name).or_else(|| self.entries_by_name.get(&name));
-        number.map(|number| self.all[*number].labels.clone().into_owned()).unwrap_or_default()
+        number.map(|number| self.all[*number].labels.clone().into_owned())
     }
 }
 

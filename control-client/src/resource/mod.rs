@@ -68,20 +68,6 @@ pub(crate) enum Resource {
     Nothing,
 }
 
-impl Resource {
-    /// Whether labels decide for which workloads it is.
-    pub(crate) fn has_selector(&self) -> bool {
-        let scope = match self {
-            Self::PeerAuthentication(policy) => &policy.scope,
-            Self::RequestAuthentication(policy) => &policy.scope,
-            Self::AuthorizationPolicy(policy) => &policy.scope,
-            Self::RateLimit(limit) => &limit.scope,
-            _ => return false,
-        };
-        matches!(scope, security::Scope::Labels(_))
-    }
-}
-
 /// Kind, namespace, name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key {

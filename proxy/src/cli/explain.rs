@@ -224,7 +224,8 @@ impl Args {
         }
         if side == Side::Inbound && !loaded.workload_known {
             doubts.push(format!(
-                "policies with a selector are left out: there is no Pod or WorkloadEntry {}/{}, and no --labels",
+                "policies with a selector are left out: there is no Pod or WorkloadEntry {}/{}, and no --labels \
+                 (a proxy that knows no more refuses what they could)",
                 workload.namespace, workload.name
             ));
         }

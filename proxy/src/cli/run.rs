@@ -36,7 +36,8 @@ pub struct Args {
     /// The workload's service account.
     #[arg(long, env = "WRIT_SERVICE_ACCOUNT", value_name = "NAME", default_value = "default")]
     service_account: String,
-    /// The workload's labels, by which policies select it; default: those of the Pod or WorkloadEntry of this name.
+    /// The workload's labels, by which policies select it; default: those of the Pod or WorkloadEntry of this name. As long
+    /// as nobody has said them, what may select it fails closed, and the proxy is not ready.
     #[arg(long, env = "WRIT_LABELS", value_name = "KEY=VALUE,..", value_delimiter = ',', value_parser = label)]
     labels: Vec<(String, String)>,
     /// The Gateway whose listeners a gateway opens.

@@ -95,7 +95,7 @@ impl Tokens {
     /// `now`: seconds since the epoch. The request passes if any rule takes a token, or if there is none at all.
     pub fn authenticate<B>(&self, rules: &Authentication, request: &mut Request<B>, now: i64) -> Outcome {
         if let Some(policy) = rules.quarantined {
-            let why = "the object could not be understood; it fails closed for all that it selects";
+            let why = "what the object says, or for whom, could not be understood (see /config), so it fails closed";
             return Outcome::Refused(policy, Reason::QuarantinedPolicy, why.into());
         }
         for header in &rules.outputs {

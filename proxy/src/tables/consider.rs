@@ -130,7 +130,10 @@ impl Consideration {
         let nearest = misses.iter().map(|miss| NearMiss {
             policy: miss.policy,
             failed: match miss.failed {
-                Failed::Quarantined => "the policy could not be understood, so it allows nothing".into(),
+                Failed::Quarantined => {
+                    "what the policy says, or for whom, is not understood (see /config), so it allows nothing"
+                        .into()
+                }
                 Failed::Expired(when) => format!("the policy has expired at {when}, so it allows nothing"),
                 Failed::NoRules => "the policy has no rules, so it allows nothing".into(),
                 Failed::Condition(named) => named.explain(&question),

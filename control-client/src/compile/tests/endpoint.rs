@@ -170,7 +170,7 @@ fn a_thousand_endpoint_changes_keep_the_policy() {
         (Arc::<str>::from(name), Arc::new(resource::read_file(&Arc::from(name), text)))
     };
     let mut files = crate::keep::Files::from([file("policy.yaml", &policy)]);
-    let (mut pipeline, first) = crate::pipeline::Pipeline::first(me(), &files, false);
+    let (mut pipeline, first) = crate::pipeline::Pipeline::first(me(), &files, Options::default());
     let b = &first.snapshot.endpoints.by_backend["b.foo.svc.cluster.local:80"];
     for change in 0..1000u64 {
         let ip = format!("10.2.{}.{}", change / 250, change % 250);

@@ -4,6 +4,7 @@ mod authentication;
 mod authorization;
 mod endpoint;
 mod gateway;
+mod own;
 mod peer;
 mod rate_limit;
 mod route;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use crate::resource;
 use crate::snapshot::{Policy, Snapshot};
 use crate::verdict::VerdictState;
-use crate::{Loaded, Workload, load_str};
+use crate::{Loaded, Options, Workload, load_str};
 
 /// Workload `foo/me` with labels `app: me, version: v1`.
 pub(super) fn me() -> Workload {

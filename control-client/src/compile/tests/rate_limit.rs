@@ -60,7 +60,7 @@ fn a_bad_update_keeps_the_last_good_version() {
         let name: Arc<str> = "a.yaml".into();
         crate::keep::Files::from([(name.clone(), Arc::new(resource::read_file(&name, text)))])
     };
-    let (mut pipeline, first) = crate::pipeline::Pipeline::first(me(), &files(&good), false);
+    let (mut pipeline, first) = crate::pipeline::Pipeline::first(me(), &files(&good), Options::default());
     let updated = pipeline.update(&files(&good.replace("local:", "locally:")));
     let crate::pipeline::Outcome::New(second) = updated else { panic!("{updated:?}") };
     assert_eq!(state(&second.snapshot, "r"), KeptLastGood);
