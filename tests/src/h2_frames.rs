@@ -1,5 +1,7 @@
 //! HTTP/2 frames by hand (RFC 9113), for what no library would send.
 
+use std::io;
+
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::Client;
@@ -12,6 +14,9 @@ const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
 const RST_STREAM: u8 = 0x3;
 const SETTINGS: u8 = 0x4;
+const WINDOW_UPDATE: u8 = 0x8;
+const INITIAL_WINDOW_SIZE: u8 = 0x4;
+const DEFAULT_WINDOW: u32 = 65_535;
 const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 
@@ -39,6 +44,32 @@ impl H2Frames {
         }
         self.frame(HEADERS, END_HEADERS | (u8::from(end) * END_STREAM), stream, &block);
         self
+    }
+
+    /// Grants as much as can be granted: every stream and the connection may send two gigabytes.
+    pub fn taking_all(mut self) -> Self {
+        const MOST: u32 = 0x7fff_ffff;
+        let initial_window = [&[0, INITIAL_WINDOW_SIZE][..], &MOST.to_be_bytes()].concat();
+        self.frame(SETTINGS, 0, 0, &initial_window);
+        self.frame(WINDOW_UPDATE, 0, 0, &(MOST - DEFAULT_WINDOW).to_be_bytes());
+        self
+    }
+
+    /// Gives a stream up.
+    pub fn reset(mut self, stream: u32) -> Self {
+        const CANCEL: u32 = 8;
+        self.frame(RST_STREAM, 0, stream, &CANCEL.to_be_bytes());
+        self
+    }
+
+    /// Sends them, and reads nothing.
+    pub async fn send<IO: AsyncRead + AsyncWrite + Unpin>(self, client: &mut Client<IO>) -> io::Result<()> {
+        client.try_send(self.0).await
+    }
+
+    /// More frames of a connection that is there already.
+    pub fn more() -> Self {
+        Self(Vec::new())
     }
 
     /// Data on a stream.

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use http::HeaderMap;
-use tests::{App, H2Client, Mesh, Server, World, request};
+use http::Response;
+use tests::{App, H2Client, H2Frames, Mesh, Server, World, request};
 
 async fn ratings(app: &App) -> Mesh {
     World::new().server(Server::new("ratings", app)).start().await
@@ -82,6 +83,31 @@ async fn large_bodies_go_both_ways() {
             (LARGE as u64, LARGE as u64)
         );
     }
+}
+
+/// A client that may be sent everything and reads nothing: what its streams hold is little.
+#[tokio::test]
+async fn what_a_client_does_not_take_is_left_to_the_application() {
+    const STREAMS: u32 = 100;
+    static LARGE: [u8; 2 << 20] = [0; 2 << 20];
+    let app = App::answering(|_| Response::new(Bytes::from_static(&LARGE))).await;
+    let server = Server::new("ratings", &app).port_name("http").without_sidecar();
+    let mesh = World::new().server(server).start().await;
+    let mut client = mesh.client().await;
+    let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/x"), (":authority", "ratings:9080")];
+    let asked = (0..STREAMS)
+        .fold(H2Frames::new().taking_all(), |frames, number| frames.headers(1 + 2 * number, &fields, true));
+    asked.send(&mut client).await.unwrap();
+    app.has_requests(STREAMS as usize).await;
+    // Time for what would be held to come.
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    drop(client);
+    let records = mesh.stop().await;
+    let outbound = records.side("outbound");
+    assert_eq!(outbound.len(), STREAMS as usize);
+    let took: u64 = outbound.iter().map(|record| record.number("/response/bytes")).sum();
+    // Of this, the kernel holds up to ten megabytes for the connection.
+    assert!(took < 24 << 20, "{took} bytes of {STREAMS} answers");
 }
 
 #[tokio::test]

@@ -27,6 +27,8 @@ use crate::upstream::UpgradedUpstream;
 /// Flow-control windows: large and fixed (an adaptive one cost 6 % more CPU, small ones 3 %).
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// What a stream holds of its answer for the client to take: one that takes nothing holds as much a hundred times.
+const MAX_SEND_BUFFER: usize = 16 * 1024;
 /// Streams at once on one connection (Envoy's recommended edge value).
 const MAX_STREAMS: u32 = 100;
 /// For GOAWAY and what else is on its way to a client that is no longer believed.
@@ -74,6 +76,7 @@ pub async fn http2(io: Io, line: Rc<Line>) {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADER_LIST)
+        .max_send_buf_size(MAX_SEND_BUFFER)
         .keep_alive_interval(Some(Duration::from_secs(60)))
         .keep_alive_timeout(Duration::from_secs(20))
         .serve_connection(TokioIo::new(Watched::new(io, Rc::clone(&resets))), service);

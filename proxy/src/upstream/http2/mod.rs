@@ -33,6 +33,8 @@ use crate::error::Reject;
 /// Receive window of a stream and of a connection: large and fixed, which measured faster than adaptive ones.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// What a stream holds of its request for the server to take.
+const MAX_SEND_BUFFER: usize = 64 * 1024;
 /// Longest response head, as over HTTP/1.
 const MAX_HEADER_LIST: u32 = crate::h1::MAX_HEAD as u32;
 
@@ -245,6 +247,7 @@ async fn open(upstream: Rc<Upstream>, hop: Hop) -> Result<(), Rc<Reject>> {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .adaptive_window(false)
         .max_header_list_size(MAX_HEADER_LIST)
+        .max_send_buf_size(MAX_SEND_BUFFER)
         .handshake(TokioIo::new(io));
     let (sender, connection) = handshake.await.map_err(|error| Rc::new(reject(&error, &facts)))?;
     // Its end is told to each stream, and seen as `is_closed` by the pool.
