@@ -9,6 +9,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -27,6 +28,7 @@ use super::pick::InFlight;
 use super::pool::Retires;
 use super::{Connected, SendError, Sent, Upstream};
 use crate::body::{Body, BodyError};
+use crate::clock::Moment;
 use crate::decision::{Reason, Stage};
 use crate::error::Reject;
 
@@ -129,25 +131,34 @@ impl Drop for Connection {
 impl Connection {
     /// A path that swallows everything looks like a slow server for many minutes, so streams given up one after the
     /// other are a reason to try another connection.
-    fn takes_streams(&self) -> bool {
-        self.unanswered.get() < MAX_UNANSWERED && !self.sender.borrow().is_closed()
+    fn answers(&self) -> bool {
+        self.unanswered.get() < MAX_UNANSWERED
+    }
+
+    /// Whether it is to be kept: one that does not answer counts for as long as it has streams, so that nobody can have
+    /// connections opened without end.
+    fn is_of_use(&self) -> bool {
+        !self.sender.borrow().is_closed() && (self.answers() || self.streams.get() > 0)
     }
 }
 
-/// Streams given up in a row before a connection gets no more of them.
+/// Streams given up in a row before a connection gets no more of them, unless there may be no other.
 const MAX_UNANSWERED: u32 = 5;
+/// A stream that is given up sooner says nothing about the server.
+const TIME_TO_ANSWER: Duration = Duration::from_millis(100);
 
 /// One stream of a connection.
 #[derive(Debug)]
 struct Lease {
     connection: Rc<Connection>,
+    began: Moment,
     answered: bool,
 }
 
 impl Lease {
     fn new(connection: &Rc<Connection>) -> Self {
         connection.streams.set(connection.streams.get() + 1);
-        Self { connection: Rc::clone(connection), answered: false }
+        Self { connection: Rc::clone(connection), began: Moment::now(), answered: false }
     }
 
     /// The server gave a sign of life.
@@ -161,7 +172,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let connection = &self.connection;
         connection.streams.set(connection.streams.get() - 1);
-        if !self.answered {
+        if !self.answered && self.began.elapsed() >= TIME_TO_ANSWER {
             connection.unanswered.set(connection.unanswered.get() + 1);
         }
     }
@@ -186,7 +197,7 @@ impl Shared {
             }
             tick.wrapping_sub(connection.idle_since.get()) < idle_ticks
                 && !connection.retires.by(tick)
-                && connection.takes_streams()
+                && connection.is_of_use()
         });
     }
 
@@ -195,13 +206,13 @@ impl Shared {
         self.connections.borrow_mut().retain(|connection| connection.facts.belief.lost().is_none());
     }
 
-    /// The least busy connection, unless all are full and another may be opened.
+    /// The least busy connection, of those that answer if one does, unless all are full and another may be opened.
     fn lease(&self, max_streams: usize, max_connections: usize) -> Option<Lease> {
         let mut connections = self.connections.borrow_mut();
-        connections.retain(|connection| connection.takes_streams());
+        connections.retain(|connection| connection.is_of_use());
         let full = connections.len() >= max_connections;
-        let least = connections.iter().min_by_key(|connection| connection.streams.get())?;
-        (full || least.streams.get() < max_streams).then(|| Lease::new(least))
+        let least = connections.iter().min_by_key(|each| (!each.answers(), each.streams.get()))?;
+        (full || least.answers() && least.streams.get() < max_streams).then(|| Lease::new(least))
     }
 }
 

@@ -310,14 +310,47 @@ fn a_connection_that_answers_nothing_gets_no_more_requests() {
             }
         });
         let (server, upstream) = (server.await, upstream());
-        for _ in 0..5 {
+        for _ in 0..10 {
             tokio::select! {
                 _ = send(&server, &upstream, get()) => panic!("no answer was given"),
                 arrived = told.recv() => arrived.unwrap(),
             }
         }
+        // Those were given up at once, which says nothing about the server.
+        let given_up = (0..5).map(|_| tokio::time::timeout(LONG_ENOUGH, send(&server, &upstream, get())));
+        assert!(futures_util::future::join_all(given_up).await.iter().all(Result::is_err));
         assert_eq!(server.accepted(), 1);
         assert_eq!(whole(send(&server, &upstream, get()).await.unwrap()).await.0, 200);
+        assert_eq!(server.accepted(), 2);
+    });
+}
+
+/// Time in which a server answers that does.
+const LONG_ENOUGH: Duration = Duration::from_millis(150);
+
+/// One that hangs keeps its connection, others are given up on it: again and again, that would be connections without end.
+#[test]
+fn connections_that_answer_nothing_count_and_serve_when_there_may_be_no_other() {
+    local(async {
+        let settings = Settings { max_h2_connections: 2, ..Settings::default() };
+        let server = serving(|asked, respond| async move {
+            if asked.method() == "POST" {
+                return answer(asked, respond).await;
+            }
+            std::future::pending().await
+        });
+        let (server, upstream) = (server.await, upstream_with(settings));
+        let mut hanging = Vec::new();
+        for _ in 0..4 {
+            let sent = (0..6).map(|_| Box::pin(send(&server, &upstream, get())));
+            let mut sent: Vec<_> = sent.collect();
+            let all = futures_util::future::join_all(sent.iter_mut());
+            assert!(tokio::time::timeout(LONG_ENOUGH, all).await.is_err());
+            hanging.extend(sent.pop());
+        }
+        assert_eq!(server.accepted(), 2);
+        let served = send(&server, &upstream, request("POST", Body::full("x"))).await.unwrap();
+        assert_eq!(whole(served).await.0, 200);
         assert_eq!(server.accepted(), 2);
     });
 }
