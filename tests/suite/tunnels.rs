@@ -87,6 +87,39 @@ async fn connect_to_a_workload_is_no_open_relay() {
     assert_eq!(app.connections(), 0);
 }
 
+/// Whoever goes by the authority alone reaches a service by its address as by its name: never its address as it is, where
+/// nothing would be known of the server.
+#[tokio::test]
+async fn the_address_of_a_service_means_the_service() {
+    const AT_AN_ADDRESS: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: reviews, namespace: bookinfo}
+spec: {clusterIP: 127.9.9.9, ports: [{name: http, port: 9080}]}
+";
+    let mesh = World::new().policy(AT_AN_ADDRESS).start().await;
+    for (authority, ended) in [
+        ("127.9.9.9:9080", "no-endpoints at pick"),
+        ("[::ffff:127.9.9.9]:9080", "no-endpoints at pick"),
+        ("127.9.9.9:9081", "unknown-destination at route"),
+        ("[::ffff:127.9.9.9]:9081", "unknown-destination at route"),
+    ] {
+        for asked in ["GET /", &format!("CONNECT {authority}")] {
+            let mut client = mesh.client().await;
+            client.send(format!("{asked} HTTP/1.1\r\nHost: {authority}\r\n\r\n")).await;
+            let status = client.reply().await.status;
+            let method = asked.split(' ').next().unwrap();
+            let record = mesh
+                .record(asked, |record| {
+                    record.text("/request/method") == method && record.text("/request/authority") == authority
+                })
+                .await;
+            assert_eq!((record.ended().as_str(), record.status()), (ended, u64::from(status)), "{record:?}");
+        }
+    }
+    mesh.stop().await;
+}
+
 #[tokio::test]
 async fn connect_on_loopback_opens_a_tunnel() {
     let app = App::tcp_echo().await;

@@ -638,7 +638,12 @@ fn service(address: Option<SocketAddr>, held: &Held, request: &Request<Body>) ->
     let (host, port) = sanitize::split_authority(sanitize::authority(request)?)?;
     // Behind an address that no service owns, the authority counts only if the port is that service's.
     let port = address.map(|address| address.port()).or(port).unwrap_or(80);
-    held.tables.service_by_authority(host, port)
+    let by_name = held.tables.service_by_authority(host, port);
+    by_name.or_else(|| {
+        // Who goes by the authority alone goes to a service by its address as well.
+        let literal = if address.is_none() { host.parse().ok() } else { None };
+        held.tables.service_by_address(literal?, port)
+    })
 }
 
 /// The backend whose turn it is.
@@ -681,7 +686,9 @@ fn unknown<'t>(
 ) -> Result<Chosen<'t>, Reject> {
     let literal = || {
         let (host, port) = sanitize::split_authority(sanitize::authority(request)?)?;
-        Some(SocketAddr::new(host.parse().ok()?, port.unwrap_or(80)))
+        let ip = host.parse::<IpAddr>().ok()?.to_canonical();
+        // What nobody vouches for is not sent to a service by another of its ports.
+        (!held.tables.has_address(ip)).then(|| SocketAddr::new(ip, port.unwrap_or(80)))
     };
     let known = stages::unknown(address.or_else(literal), held, &mut record.decision);
     known.map(Chosen::Address).map_err(|reject| {

@@ -397,6 +397,11 @@ impl Tables {
         self.directory.by_address(address, port)
     }
 
+    /// Whether a service owns a virtual address, by whichever port.
+    pub fn has_address(&self, address: IpAddr) -> bool {
+        self.directory.has_address(address)
+    }
+
     /// The service port that a host name (without port) means; exact names before `*.` suffixes, longest first.
     pub fn service_by_authority(&self, host: &str, port: u16) -> Option<ServicePortId> {
         self.directory.by_authority(host, port)

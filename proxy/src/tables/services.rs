@@ -90,27 +90,34 @@ type Ports = SmallVec<[(u16, ServicePortId); 2]>;
 /// Addresses and names of services. Where two services claim the same, the first in the snapshot has it.
 #[derive(Debug, Default)]
 pub(super) struct Directory {
-    by_address: HashMap<(IpAddr, u16), ServicePortId, RandomState>,
+    by_address: HashMap<IpAddr, Ports, RandomState>,
     by_name: Hosts<Ports>,
 }
 
 impl Directory {
     /// Adds a service's addresses and names for one of its ports.
     pub(super) fn add(&mut self, service: &snapshot::Service, port: u16, id: ServicePortId) {
-        for address in &service.addresses {
-            self.by_address.entry((address.to_canonical(), port)).or_insert(id);
-        }
-        for name in service.names.iter().chain([&service.host]) {
-            let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-            let ports = self.by_name.entry(Some(&name));
+        let add = |ports: &mut Ports| {
             if !ports.iter().any(|(known, _)| *known == port) {
                 ports.push((port, id));
             }
+        };
+        for address in &service.addresses {
+            add(self.by_address.entry(address.to_canonical()).or_default());
+        }
+        for name in service.names.iter().chain([&service.host]) {
+            let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+            add(self.by_name.entry(Some(&name)));
         }
     }
 
     pub(super) fn by_address(&self, address: IpAddr, port: u16) -> Option<ServicePortId> {
-        self.by_address.get(&(address.to_canonical(), port)).copied()
+        let ports = self.by_address.get(&address.to_canonical())?;
+        ports.iter().find(|(known, _)| *known == port).map(|(_, id)| *id)
+    }
+
+    pub(super) fn has_address(&self, address: IpAddr) -> bool {
+        self.by_address.contains_key(&address.to_canonical())
     }
 
     /// All ports of the service of a name.
@@ -183,7 +190,9 @@ mod tests {
             ("10.0.0.1", 81, None),
             ("10.0.0.2", 80, None),
         ] {
-            assert_eq!(directory.by_address(address.parse().unwrap(), port), expected, "{address}:{port}");
+            let address = address.parse().unwrap();
+            assert_eq!(directory.by_address(address, port), expected, "{address}:{port}");
+            assert!(expected.is_none() || directory.has_address(address));
         }
     }
 }
