@@ -1,5 +1,7 @@
 //! HTTP/2 requests that would mean something else in HTTP/1: refused before they are translated, and recorded once.
 
+use std::time::Duration;
+
 use tests::{App, Client, H2Frames, Mesh, Server, World};
 
 const RST_STREAM: u8 = 0x3;
@@ -89,6 +91,35 @@ async fn a_request_without_an_authority_that_means_something() {
     assert_eq!(app.connections(), 0);
     let records = mesh.stop().await;
     assert_eq!(records.side("outbound").len(), 3, "{records:#?}");
+}
+
+/// The attack that is called rapid reset, at a pace at which each request is sent on before it is given up.
+#[tokio::test]
+async fn requests_that_are_given_up_without_end() {
+    let app = App::silent().await;
+    let server = Server::new("ratings", &app).port_name("http").without_sidecar();
+    let mesh = World::new().server(server).start().await;
+    let mut client = mesh.client().await;
+    H2Frames::new().send(&mut client).await.unwrap();
+    let mut streams = (1..).step_by(2);
+    for round in 1..=5 {
+        let batch: Vec<u32> = streams.by_ref().take(50).collect();
+        let asked =
+            batch.iter().fold(H2Frames::more(), |frames, &stream| frames.headers(stream, &GOOD, true));
+        asked.send(&mut client).await.unwrap();
+        app.has_requests(50 * round).await;
+        let given_up = batch.iter().fold(H2Frames::more(), |frames, &stream| frames.reset(stream));
+        given_up.send(&mut client).await.unwrap();
+    }
+    // It may ask on until that is seen.
+    for stream in streams.take(20) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let _ = H2Frames::more().headers(stream, &GOOD, true).send(&mut client).await;
+    }
+    client.rest().await;
+    let records = mesh.stop().await;
+    let ended: Vec<_> = records.all().iter().map(|record| record.ended()).collect();
+    assert_eq!(ended.iter().filter(|ended| *ended == "overloaded at admit").count(), 1, "{ended:?}");
 }
 
 /// HTTP/1 has no such target, and it would be another way to write one that is escaped.

@@ -210,10 +210,18 @@ impl Line {
     }
 
     fn malformed_h2(&self, detail: Box<str>) {
+        self.refused_h2(&Reject::because(Stage::Sanitize, Reason::MalformedRequest, detail));
+    }
+
+    /// The record of an HTTP/2 connection that is ended for what its client gives up.
+    pub fn flooded(&self) {
+        let why = "the client resets its requests before an answer: half of 500 or more";
+        self.refused_h2(&Reject::because(Stage::Admit, Reason::Overloaded, why));
+    }
+
+    fn refused_h2(&self, reject: &Reject) {
         let mut record = self.begin_without_request("HTTP/2");
-        let reject =
-            Reject { detail: Some(detail), ..Reject::new(Stage::Sanitize, Reason::MalformedRequest) };
-        stages::ended(&reject, &mut record);
+        stages::ended(reject, &mut record);
     }
 
     /// A record with what is settled before any request: the checks of the connection.

@@ -45,6 +45,7 @@ impl RecordedBody {
 
     /// Holds an HTTP/2 connection's guard for as long as the request may have something to record.
     pub fn while_underway(mut self, underway: Underway) -> Self {
+        underway.stream().answers();
         if let (Some(place), Some(task)) = (&self.place, underway.stream().task()) {
             place.served_by(task);
         }

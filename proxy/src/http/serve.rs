@@ -95,6 +95,10 @@ pub async fn http2(io: Io, line: Rc<Line>) {
             // Good-bye was said and not taken; or perhaps not even the preface came, and then there is nobody to say it to.
             return Poll::Ready(Ok(()));
         }
+        if watch.told() != Word::End && streams.is_flood() {
+            line.flooded();
+            watch.tell(Word::End);
+        }
         watch.wake_on_drain(cx);
         if watch.told() == Word::End {
             let last = last.get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST_WORDS)));

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 
 use super::resets::Resets;
+use crate::clock::Moment;
 use crate::worker::Deadlines;
 
 /// How long a client may leave its streams, and its connection, without a byte.
@@ -49,6 +50,8 @@ pub struct Streams {
     open: RefCell<Vec<Rc<Stream>>>,
     /// Requests there ever were.
     begun: Cell<u64>,
+    /// Those of them that their client gave up at once.
+    given_up: Cell<u64>,
     /// Ticks so far.
     now: Cell<u32>,
     /// When a stream was last under way.
@@ -65,6 +68,7 @@ impl Streams {
         Rc::new(Self {
             open: RefCell::default(),
             begun: Cell::new(0),
+            given_up: Cell::new(0),
             now: Cell::new(0),
             busy_at: Cell::new(0),
             starting: Cell::new(None),
@@ -78,6 +82,7 @@ impl Streams {
         let mut open = self.open.borrow_mut();
         let stream = Rc::new(Stream {
             place: Cell::new(open.len()),
+            began: Moment::now(),
             moved_at: Cell::new(self.now.get()),
             wanted: Cell::new(false),
             untaken: Cell::new(false),
@@ -104,6 +109,12 @@ impl Streams {
     /// Requests there ever were.
     pub fn begun(&self) -> u64 {
         self.begun.get()
+    }
+
+    /// Whether its client asks in order to give up: half of its requests, in Envoy's reading of CVE-2023-44487.
+    pub fn is_flood(&self) -> bool {
+        let over = self.begun.get() - self.open.borrow().len() as u64;
+        2 * self.given_up.get() >= over.max(FEW)
     }
 
     /// Whether a request is under way.
@@ -136,9 +147,15 @@ impl Streams {
     }
 }
 
+/// So many requests say too little about a client.
+const FEW: u64 = 500;
+/// What a client gives up later than this, it may have waited for.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
 /// One stream.
 pub struct Stream {
     place: Cell<usize>,
+    began: Moment,
     moved_at: Cell<u32>,
     /// More of the request is wanted, and not here.
     wanted: Cell<bool>,
@@ -175,16 +192,19 @@ impl Stream {
         self.wanted.set(false);
     }
 
+    /// The server began to answer.
+    pub fn answers(&self) {
+        self.answered.set(true);
+    }
+
     /// A piece of the response was handed over, for the client to take.
     pub fn gave(&self) {
         self.moved_at.set(self.streams.now.get());
-        self.answered.set(true);
         self.untaken.set(true);
     }
 
     /// The client took what it was given.
     pub fn taken(&self) {
-        self.answered.set(true);
         self.untaken.set(false);
     }
 
@@ -242,6 +262,9 @@ impl Underway {
 impl Drop for Underway {
     fn drop(&mut self) {
         let streams = &self.0.streams;
+        if !self.0.answered.get() && self.0.began.elapsed() < AT_ONCE {
+            streams.given_up.set(streams.given_up.get() + 1);
+        }
         let mut open = streams.open.borrow_mut();
         let place = self.0.place.get();
         open.swap_remove(place);
@@ -286,7 +309,7 @@ mod tests {
             (
                 "for the body of what is being answered",
                 false,
-                |it| (it.wants(&waiting()), it.taken()).0,
+                |it| (it.wants(&waiting()), it.answers()).0,
                 Some(11),
             ),
             ("to be taken from", true, Stream::gave, Some(5)),
@@ -313,6 +336,20 @@ mod tests {
             assert!(!stream.is_stalled());
         }
         assert_eq!(ends_after(&streams, stream), Some(5), "what was given is still not taken");
+    }
+
+    #[test]
+    fn a_flood_is_half_of_many_given_up_before_an_answer() {
+        let streams = streams();
+        let answered = |times| (0..times).for_each(|_| streams.begin(false).stream().answers());
+        let given_up = |times| (0..times).for_each(|_| drop(streams.begin(false)));
+        given_up(249);
+        assert!(!streams.is_flood(), "too few to tell");
+        answered(600);
+        given_up(350);
+        assert!(!streams.is_flood(), "less than half");
+        given_up(2);
+        assert!(streams.is_flood());
     }
 
     #[test]
