@@ -45,6 +45,8 @@ async fn fields_that_frame_http_1_or_break_its_lines() {
         ("CR LF in a value", &[("x-a", "1\r\nx-b: 2")]),
         ("LF in a value", &[("x-a", "1\nx-b: 2")]),
         ("NUL in a value", &[("x-a", "1\0")]),
+        ("a space before a value", &[("x-a", " 1")]),
+        ("a tab after a value", &[("x-a", "1\t")]),
         ("an upper-case name", &[("X-A", "1")]),
         ("a colon in a name", &[("x-a: 1\r\nx-b", "2")]),
         ("a pseudo-field after fields", &[("x-a", "1"), (":path", "/admin")]),
@@ -120,6 +122,33 @@ async fn requests_that_are_given_up_without_end() {
     let records = mesh.stop().await;
     let ended: Vec<_> = records.all().iter().map(|record| record.ended()).collect();
     assert_eq!(ended.iter().filter(|ended| *ended == "overloaded at admit").count(), 1, "{ended:?}");
+}
+
+/// What is read as a header that a policy asks for is not to come by another way.
+#[tokio::test]
+async fn headers_that_policies_ask_for_have_no_twins() {
+    const DENY: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: by-header, namespace: bookinfo}
+spec:
+  action: DENY
+  rules: [{when: [{key: 'request.headers[x-bad]', values: ['1']}]}]
+";
+    let app = App::echo().await;
+    let mesh = World::new().server(Server::new("ratings", &app).port_name("http")).policy(DENY).start().await;
+    let mut client = mesh.client().await;
+    assert_eq!(client.get("/refused", "X-Bad: 1\r\n").await.status, 403);
+    assert_eq!(client.get("/twin", "X_Bad: 1\r\nX_Good: 1\r\n").await.status, 200);
+    let chunked = "POST /trailer HTTP/1.1\r\nHost: ratings:9080\r\nTransfer-Encoding: chunked\r\n\r\n\
+                   0\r\nX-Bad: 1\r\nX_Bad: 1\r\nX-Good: 1\r\n\r\n";
+    client.send(chunked).await;
+    assert_eq!(client.reply().await.status, 200);
+    let seen = app.seen();
+    assert_eq!((seen[0].values("x_bad").len(), seen[0].values("x_good").len()), (0, 1));
+    let trailers = seen[1].trailers.as_ref().unwrap();
+    assert_eq!(trailers.keys().collect::<Vec<_>>(), ["x-good"]);
+    mesh.stop().await;
 }
 
 /// HTTP/1 has no such target, and it would be another way to write one that is escaped.

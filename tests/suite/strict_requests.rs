@@ -25,6 +25,7 @@ const CASES: &[Case] = &[
     ("chunked in a list", "POST / HTTP/1.1\r\nHost: ratings:9080\r\nTransfer-Encoding: identity, chunked\r\n\r\n0\r\n\r\n", 400, AMBIGUOUS),
     ("an unknown coding", "POST / HTTP/1.1\r\nHost: ratings:9080\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 400, AMBIGUOUS),
     ("a coding with a parameter", "POST / HTTP/1.1\r\nHost: ratings:9080\r\nTransfer-Encoding: chunked;q=1\r\n\r\n0\r\n\r\n", 400, AMBIGUOUS),
+    ("HTTP/1.0 without Host", "GET / HTTP/1.0\r\n\r\n", 400, MALFORMED),
     ("chunks in HTTP/1.0", "POST / HTTP/1.0\r\nHost: ratings:9080\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, AMBIGUOUS),
     ("CONNECT with a body", "CONNECT ratings:9080 HTTP/1.1\r\nHost: ratings:9080\r\nContent-Length: 4\r\n\r\nbody", 400, AMBIGUOUS),
     // Lines that end, or don't.

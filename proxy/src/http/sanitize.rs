@@ -25,6 +25,9 @@ const HOP_BY_HOP: [HeaderName; 5] = [
 /// and doesn't count), its path is in the one form that [`normalize`] gives it, and headers of the hop it came by are gone.
 /// `Upgrade` survives where the connection can be switched ([`CanUpgrade`]).
 pub fn request<B>(request: &mut Request<B>, mesh: &Mesh) -> Result<(), Reject> {
+    if request.version() == Version::HTTP_2 && request.headers().values().any(is_padded) {
+        return Err(malformed("a field value begins or ends with a space or tab"));
+    }
     authority_agrees(request)?;
     plain_authority(request)?;
     say_host(request)?;
@@ -85,6 +88,13 @@ pub fn split_authority(authority: &str) -> Option<(&str, Option<u16>)> {
     Some((host, port))
 }
 
+/// HTTP/1 has no such values: who reads it there reads another one (RFC 9113 section 8.2.1).
+pub fn is_padded(value: &HeaderValue) -> bool {
+    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let bytes = value.as_bytes();
+    blank(bytes.first()) || blank(bytes.last())
+}
+
 fn malformed(what: &str) -> Reject {
     Reject::because(Stage::Sanitize, Reason::MalformedRequest, what)
 }
@@ -102,7 +112,8 @@ fn authority_agrees<B>(request: &Request<B>) -> Result<(), Reject> {
         {
             return Err(malformed("the authority and Host disagree"));
         }
-    } else if host.is_none() && request.version() >= Version::HTTP_11 {
+    } else if host.is_none() {
+        // HTTP/1.0 does not demand one, but policies that go by it do.
         return Err(malformed("neither an authority nor Host"));
     }
     match authority(request) {
@@ -232,9 +243,8 @@ fn strip_hop(headers: &mut HeaderMap) -> Result<(), Reject> {
         let named: smallvec::SmallVec<[HeaderName; 4]> = headers
             .get_all(header::CONNECTION)
             .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(tokens)
-            .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+            .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
+            .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
             .collect();
         for name in named {
             match name {
@@ -289,7 +299,7 @@ mod tests {
         assert!(get("http://a@ratings/", "a@ratings").is_err());
         assert!(get("/", "a@ratings").is_err());
         assert!(sanitized(Request::get("/").version(Version::HTTP_11)).is_err());
-        assert!(sanitized(Request::get("/").version(Version::HTTP_10)).is_ok());
+        assert!(sanitized(Request::get("/").version(Version::HTTP_10)).is_err());
         assert!(sanitized(Request::get("/").header("host", "a").header("host", "a")).is_err());
         assert!(sanitized(Request::get("/").header("host", "a:99999")).is_err());
     }
@@ -318,6 +328,22 @@ mod tests {
         names.sort_unstable();
         assert_eq!(names, ["host", "te", "x-kept"]);
         assert_eq!(r.headers()["te"], "trailers");
+    }
+
+    #[test]
+    fn a_field_of_the_hop_is_known_beside_what_is_no_name() {
+        let connection = HeaderValue::from_bytes(b"close, \xe9, X-Hop").unwrap();
+        let r = Request::get("/").header("host", "a").header("connection", connection).header("x-hop", "1");
+        assert!(sanitized(r).unwrap().headers().get("x-hop").is_none());
+    }
+
+    #[test]
+    fn a_padded_value_is_none_of_http2() {
+        let one = |value| Request::get("http://a/").version(Version::HTTP_2).header("x-a", value);
+        for padded in [" 1", "1 ", "\t1", "1\t", " "] {
+            assert_eq!(sanitized(one(padded)).unwrap_err().reason, Reason::MalformedRequest, "{padded:?}");
+        }
+        assert!(sanitized(one("1 1")).is_ok() && sanitized(one("")).is_ok());
     }
 
     #[test]

@@ -4,10 +4,12 @@
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, Request, header};
 
+use super::sanitize::is_padded;
 use crate::generation::Held;
 use crate::h1;
 use crate::peer::Peer;
 use crate::stages::Target;
+use crate::tables::HeaderNames;
 use crate::telemetry::ConnectionFacts;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -28,13 +30,13 @@ const RESERVED: [&str; 2] = ["x-writ-", "x-envoy-"];
 /// local application.
 pub fn request<B>(peer: &Peer, target: Target, held: &Held, request: &mut Request<B>) {
     let headers = request.headers_mut();
-    let outputs: &[HeaderName] = match target.is_decided_here() {
-        true => &held.tables.authentication().outputs,
-        // They are the server's to set.
-        false => &[],
+    let (outputs, asked): (&[HeaderName], _) = match target.is_decided_here() {
+        true => (&held.tables.authentication().outputs, Some(&**held.header_names)),
+        // They are the server's to set, and to ask for.
+        false => (&[], None),
     };
     outputs.iter().for_each(|output| drop(headers.remove(output)));
-    strip(headers, |name| reserved(name) || is_twin(name, outputs));
+    strip(headers, |name, _| reserved(name) || is_twin(name, outputs, asked));
     match target {
         Target::Application(_) => client_cert(peer, held, headers),
         Target::Gateway(_) => {
@@ -66,17 +68,20 @@ pub fn came_by(connection: &ConnectionFacts, headers: &mut HeaderMap) {
 }
 
 /// As [`request`], of a request's trailers, which some servers merge into its headers; with what no trailer may be (RFC 9110
-/// section 6.5.1).
+/// section 6.5.1), and headers that policies ask for, who have decided by then.
 pub fn trailers(held: &Held, trailers: &mut HeaderMap) {
     let outputs = &held.tables.authentication().outputs;
-    strip(trailers, |name| {
+    let asked = &**held.header_names;
+    strip(trailers, |name, value| {
         let says_who = |name: &str| name == XFCC.as_str() || name == header::FORWARDED.as_str();
         let forwarded = |name: &str| name.starts_with("x-forwarded-") || says_who(name);
         reserved(name)
             || forwarded(name.as_str())
             || h1::is_forbidden_trailer(name)
             || outputs.contains(name)
-            || is_twin(name, outputs)
+            || asked.contains(name)
+            || is_twin(name, outputs, Some(asked))
+            || is_padded(value)
     });
 }
 
@@ -84,8 +89,9 @@ fn reserved(name: &HeaderName) -> bool {
     RESERVED.iter().any(|prefix| name.as_str().starts_with(prefix))
 }
 
-/// Whether it is one of those written with underscores: gateways of CGI and its kin can't tell them apart.
-fn is_twin(name: &HeaderName, outputs: &[HeaderName]) -> bool {
+/// Whether it is one of those, or of those that policies ask for, written with underscores: gateways of CGI and its kin
+/// can't tell them apart.
+fn is_twin(name: &HeaderName, outputs: &[HeaderName], asked: Option<&HeaderNames>) -> bool {
     if !name.as_str().contains('_') {
         return false;
     }
@@ -93,11 +99,13 @@ fn is_twin(name: &HeaderName, outputs: &[HeaderName]) -> bool {
     RESERVED.iter().any(|prefix| dashed.starts_with(prefix))
         || dashed == XFCC.as_str()
         || outputs.iter().any(|output| output.as_str().replace('_', "-") == dashed)
+        || asked.is_some_and(|asked| !asked.contains(name) && asked.have_twin(&dashed))
 }
 
-fn strip(headers: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
-    if headers.keys().any(&goes) {
-        let names: Vec<_> = headers.keys().filter(|name| goes(name)).cloned().collect();
+fn strip(headers: &mut HeaderMap, goes: impl Fn(&HeaderName, &HeaderValue) -> bool) {
+    let gone = |(name, value): &(&HeaderName, &HeaderValue)| goes(name, value);
+    if headers.iter().any(|field| gone(&field)) {
+        let names: Vec<_> = headers.iter().filter(gone).map(|(name, _)| name.clone()).collect();
         names.iter().for_each(|name| drop(headers.remove(name)));
     }
 }
@@ -152,7 +160,7 @@ mod tests {
     #[test]
     fn twins_by_underscores_are_known() {
         let outputs = [HeaderName::from_static("x-user"), HeaderName::from_static("a_b")];
-        let twin = |name: &'static str| is_twin(&HeaderName::from_static(name), &outputs);
+        let twin = |name: &'static str| is_twin(&HeaderName::from_static(name), &outputs, None);
         for name in ["x_forwarded_client_cert", "x-forwarded_client-cert", "x_writ_id", "x_envoy-a", "x_user"]
         {
             assert!(twin(name), "{name}");

@@ -80,8 +80,13 @@ impl HeaderNames {
     }
 
     /// Whether a header of this name was kept, if there was one.
-    pub(super) fn contains(&self, name: &HeaderName) -> bool {
+    pub fn contains(&self, name: &HeaderName) -> bool {
         self.0.contains(name)
+    }
+
+    /// Whether one of them would be called so, were its underscores dashes.
+    pub fn have_twin(&self, dashed: &str) -> bool {
+        self.0.iter().any(|name| name.as_str().replace('_', "-") == dashed)
     }
 
     /// Whether all of these were kept where `kept` were.
