@@ -627,6 +627,43 @@ pub enum RouteFilter {
     RequestHeaders(HeaderEdit),
     /// ResponseHeaderModifier.
     ResponseHeaders(HeaderEdit),
+    /// RequestRedirect: of rules alone, and of such as have no backends.
+    Redirect(Redirect),
+    /// URLRewrite.
+    Rewrite(Rewrite),
+}
+
+/// RequestRedirect: where to look instead. What is not said stays as it was asked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Redirect {
+    /// `http` or `https`.
+    pub scheme: Option<String>,
+    /// A host name.
+    pub hostname: Option<String>,
+    /// The path.
+    pub path: Option<PathModifier>,
+    /// `None`: the well-known port of `scheme`, or else the port that was asked.
+    pub port: Option<u16>,
+    /// 301, 302, 303, 307 or 308.
+    pub status: u16,
+}
+
+/// URLRewrite: what a backend is asked instead.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Rewrite {
+    /// A host name.
+    pub hostname: Option<String>,
+    /// The path.
+    pub path: Option<PathModifier>,
+}
+
+/// How a path is replaced; the query stays.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PathModifier {
+    /// ReplaceFullPath.
+    Full(String),
+    /// ReplacePrefixMatch: of a rule whose only match is a PathPrefix.
+    Prefix(String),
 }
 
 /// set, add, remove; names in lower case.

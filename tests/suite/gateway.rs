@@ -446,6 +446,75 @@ async fn what_is_no_tls_of_a_listener_is_refused_and_recorded() {
     assert_eq!(told.len(), 5, "{told:?}");
 }
 
+#[tokio::test]
+async fn routes_redirect_and_rewrite() {
+    let (app, web, ports) = (App::echo().await, Pki::new(), Ports::free());
+    let to_https = free_port();
+    let listeners = ports
+        .gateway()
+        .replace("listeners: [", &format!("listeners: [{{name: moved, port: {to_https}, protocol: HTTP}}, "));
+    let pair = |name: &str| web.issue(&Profile::server(&[name], HOUR));
+    let routes = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: to-https, namespace: bookinfo}
+spec:
+  parentRefs: [{name: front, sectionName: moved}]
+  rules: [{filters: [{type: RequestRedirect, requestRedirect: {scheme: https, statusCode: 301}}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: shop, namespace: bookinfo}
+spec:
+  parentRefs: [{name: front, sectionName: shop}]
+  rules:
+  - matches: [{path: {value: /old}}]
+    filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /new}}}]
+  - matches: [{path: {value: /api}}]
+    filters: [{type: URLRewrite, urlRewrite: {hostname: ratings.test, path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}]
+    backendRefs: [{name: ratings, port: 9080}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: not-there, namespace: bookinfo}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: front}]
+  action: DENY
+  rules: [{to: [{operation: {paths: [/old/closed, /secret]}}]}]
+";
+    let mesh = World::new()
+        .server(Server::new("ratings", &app))
+        .with_gateway()
+        .policy(&listeners)
+        .policy(routes)
+        .policy(&secret("shop", &pair("*.example.com")))
+        .policy(&secret("other", &pair("other.test")))
+        .start()
+        .await;
+    let mut plain = Client::connect(at(to_https)).await;
+    for path in ["/a?b=c", "/secret"] {
+        let reply = ask(&mut plain, &format!("a.example.com:{to_https}"), path, "").await;
+        let location = format!("https://a.example.com{path}");
+        assert_eq!((reply.status, reply.header("location")), (301, Some(location.as_str())));
+    }
+    let mut client = ports.tls_client("a.example.com").await;
+    let reply = ask(&mut client, "a.example.com", "/old/x", "").await;
+    let location = format!("https://a.example.com:{}/new/x", ports.tls);
+    assert_eq!((reply.status, reply.header("location")), (302, Some(location.as_str())));
+    assert_eq!(ask(&mut client, "a.example.com", "/old/closed", "").await.status, 403, "policies come first");
+    assert_eq!(ask(&mut client, "a.example.com", "/api/v1?q=1", "").await.status, 200);
+    let seen = app.only();
+    assert_eq!((seen.head.uri.to_string().as_str(), seen.values("host")), ("/v1?q=1", vec!["ratings.test"]));
+    let records = mesh.stop().await;
+    let moved = records.of("gateway", "/secret");
+    assert_eq!(moved.ended(), "redirected at route");
+    assert_eq!(
+        (moved.text("/decision/outcome"), moved.route()),
+        ("allow", "HTTPRoute bookinfo/to-https rule 0".into())
+    );
+    assert_eq!(records.of("gateway", "/api/v1").status(), 200, "the record has what was asked");
+}
+
 #[test]
 fn explain_knows_the_edge() {
     let (web, ports) = (Pki::new(), Ports::free());

@@ -4,6 +4,7 @@ pub mod attempt;
 mod buffered;
 pub mod consult;
 pub mod deadline;
+mod edge;
 pub mod limit;
 pub mod pipeline;
 pub mod recorded;

@@ -12,7 +12,7 @@ use super::consult;
 use super::recorded::{RecordedBody, counted, grpc_status};
 use super::serve_h1::{CanUpgrade, Partial};
 use super::streams::Stream;
-use super::{attempt, limit, reply, rewrite, sanitize, vouched};
+use super::{attempt, edge, limit, reply, rewrite, sanitize, vouched};
 use control_client::snapshot::BackendIndex;
 
 use crate::body::Body;
@@ -27,8 +27,8 @@ use crate::peer::Peer;
 use crate::sample;
 use crate::stages::{self, Application, Target};
 use crate::tables::{
-    self, Filters, GatewayChoice, ProviderPhase, RequestAttributes, RouteAttributes, RouteChoice, Rule,
-    ServicePortId, UserAttributes,
+    self, Filters, ProviderPhase, RequestAttributes, RouteAttributes, RouteChoice, Rule, ServicePortId,
+    UserAttributes,
 };
 use crate::telemetry::{Record, Side};
 use crate::worker::Worker;
@@ -437,7 +437,7 @@ pub fn choose<'t>(
         Target::Destination(address) => outbound(Some(address), held, request, record, &memory.splits),
         Target::Pod(address) => Ok(Chosen::Address(stages::to_pod(&mut record.decision, address))),
         Target::Authority(_) => outbound(None, held, request, record, &memory.splits),
-        Target::Gateway(port) => at_gateway(peer, port, held, user, request, record, memory),
+        Target::Gateway(port) => edge::choose(peer, port, held, user, request, record, memory),
     }
 }
 
@@ -460,53 +460,8 @@ fn inbound<'t>(
     Ok(Chosen::Application(application, user))
 }
 
-/// Through a Gateway: its policies decide, then its routes.
-fn at_gateway<'t>(
-    peer: &Peer,
-    port: u16,
-    held: &'t Held,
-    user: Outcome,
-    request: &Request<Body>,
-    record: &mut Record,
-    memory: &Memory,
-) -> Result<Chosen<'t>, Reject> {
-    let user = stages::authenticate(record, user)?;
-    let attributes = user.as_deref().map(|user| &*user.attributes);
-    authorize(peer, held, attributes, request, record, memory)?;
-    let host = sanitize::authority(request).and_then(sanitize::split_authority).map_or("", |(host, _)| host);
-    let server_name = peer.facts.tls.as_ref().and_then(|tls| tls.sni.as_deref());
-    let choice = match held.tables.gateway_port(port) {
-        Some(port) => port.route(server_name, host, &route_attributes(request)),
-        None => GatewayChoice::NoRoute(None),
-    };
-    let (listener, reject) = match choice {
-        GatewayChoice::Rule(listener, _) if request.method() == Method::CONNECT => {
-            (Some(listener), Reject::because(Stage::Route, Reason::NoRoute, "CONNECT through a Gateway"))
-        }
-        GatewayChoice::Rule(listener, rule) => {
-            record.service = Some(listener.name.clone());
-            let (backend, choice) = split(rule, held, record, &memory.splits)?;
-            return Ok(Chosen::Backend(backend, Some(choice), user));
-        }
-        GatewayChoice::NoRoute(listener) => {
-            let why = match listener {
-                Some(_) => format_args!("no route of the listener is for this host and path"),
-                None => format_args!("no listener is for this host"),
-            };
-            (listener, Reject::because(Stage::Route, Reason::NoRoute, why))
-        }
-        GatewayChoice::Misdirected(listener) => {
-            let why = "the host is another listener's than the server name of the TLS that it came by";
-            (Some(listener), Reject::because(Stage::Route, Reason::Misdirected, why))
-        }
-    };
-    record.service = listener.map(|listener| listener.name.clone());
-    record.decision.deny(Stage::Route, reject.reason, PolicyRef::NONE);
-    Err(reject)
-}
-
 /// Who may do what, by the policies of the workload.
-fn authorize(
+pub(super) fn authorize(
     peer: &Peer,
     held: &Held,
     user: Option<&UserAttributes>,
@@ -606,6 +561,9 @@ fn outbound<'t>(
     }
     match held.tables.match_route(id, &route_attributes(request)) {
         RouteChoice::Rule(rule) => {
+            if let Some(redirect) = rule.filters.redirect() {
+                return Err(edge::redirected(rule, redirect, request, record));
+            }
             record.decision.allow(Stage::Route, Reason::DecidedByServer, rule.policy);
             let (backend, choice) = split(rule, held, record, splits)?;
             Ok(Chosen::Backend(backend, Some(choice), None))
@@ -619,7 +577,7 @@ fn outbound<'t>(
 }
 
 /// What routes look at, of a request.
-fn route_attributes(request: &Request<Body>) -> RouteAttributes<'_> {
+pub(super) fn route_attributes(request: &Request<Body>) -> RouteAttributes<'_> {
     RouteAttributes {
         method: request.method(),
         path: request.uri().path(),
@@ -655,7 +613,7 @@ fn service(address: Option<SocketAddr>, held: &Held, request: &Request<Body>) ->
 }
 
 /// The backend whose turn it is.
-fn split<'t>(
+pub(super) fn split<'t>(
     rule: &'t Rule,
     held: &'t Held,
     record: &mut Record,
@@ -680,7 +638,7 @@ fn split<'t>(
 }
 
 /// A rule whose turn goes to no backend refuses, as one that is not there does.
-fn nowhere(rule: &Rule, why: impl fmt::Display, record: &mut Record) -> Reject {
+pub(super) fn nowhere(rule: &Rule, why: impl fmt::Display, record: &mut Record) -> Reject {
     record.decision.deny(Stage::Split, Reason::InvalidBackend, rule.policy);
     Reject::because(Stage::Split, Reason::InvalidBackend, why)
 }

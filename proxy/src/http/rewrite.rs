@@ -15,7 +15,7 @@ pub fn request(chosen: &Chosen<'_>, request: &mut Request<Body>, record: &Record
                 vouched::came_by(&record.connection, request.headers_mut());
             }
             for filters in choice.iter().flat_map(|choice| choice.filters()) {
-                filters.edit_request(request.headers_mut());
+                filters.edit_request(request);
             }
             request.headers_mut().insert(reply::DECISION_ID, reply::decision_id(record.id));
         }

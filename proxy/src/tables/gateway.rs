@@ -37,6 +37,8 @@ pub struct GatewayPort {
 pub struct GatewayListener {
     /// `gateway.namespace/listener`, as records name what was asked.
     pub name: Arc<str>,
+    /// Nothing that it serves is behind it: it only says where to look instead.
+    pub only_redirects: bool,
     /// What it shows; `None`: plaintext.
     pub tls: Option<Arc<ListenerTls>>,
     hosts: Hosts<Routes>,
@@ -126,14 +128,16 @@ impl GatewayListener {
             None => listener.name.clone(),
         };
         let mut hosts = Hosts::default();
+        let mut only_redirects = !listener.hosts.is_empty();
         for host in &listener.hosts {
             for backend in host.routes.iter().flat_map(|rule| &rule.backends).filter_map(|each| each.backend)
             {
                 known_backend(policy, backend, &name)?;
             }
-            *hosts.entry(host.hostname.as_deref()) =
-                Routes::compile(&name, &host.routes, &policy.objects, regexes)?;
+            let routes = Routes::compile(&name, &host.routes, &policy.objects, regexes)?;
+            only_redirects &= routes.only_redirect();
+            *hosts.entry(host.hostname.as_deref()) = routes;
         }
-        Ok(Self { name: name.into(), tls: listener.tls.clone(), hosts })
+        Ok(Self { name: name.into(), only_redirects, tls: listener.tls.clone(), hosts })
     }
 }

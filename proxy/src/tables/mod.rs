@@ -46,7 +46,7 @@ pub use attributes::{ConnectionAttributes, RequestAttributes, UserAttributes, WO
 pub use authentication::{Authentication, Keys, Location, TokenRule};
 pub use authorization::{Authorization, Consultations, Reauthorization};
 pub use consider::{Considered, NearMiss};
-pub use filters::{Filters, HeaderEdit};
+pub use filters::{Filters, HeaderEdit, Redirect};
 pub use gateway::{Gateway, GatewayChoice, GatewayListener, GatewayPort};
 pub use kept::{CustomPolicies, HeaderNames, Kept, KeptHeaders, Lacking};
 pub use pattern::display;

@@ -157,6 +157,11 @@ impl Routes {
         self.rules.is_empty()
     }
 
+    /// Whether no rule sends anything to a backend.
+    pub(super) fn only_redirect(&self) -> bool {
+        self.rules.iter().all(|rule| rule.filters.redirect().is_some())
+    }
+
     /// Those that rules name, in listed order.
     pub(super) fn backends(&self) -> impl Iterator<Item = BackendIndex> {
         self.rules.iter().flat_map(|rule| &rule.backends).filter_map(|named| named.backend)
@@ -226,13 +231,18 @@ impl Rule {
     ) -> Result<Self, CompileError> {
         let route =
             objects.get(rule.object as usize).map(|object| (&object.kind, &object.namespace, &object.name));
+        // What filters replace by the prefix that was matched are of rules with one such match.
+        let prefix = match rule.matches.as_slice() {
+            [RouteMatch { path: PathMatch::Prefix(prefix), .. }] => prefix.as_str(),
+            _ => "/",
+        };
         let weights: Vec<u32> = rule.backends.iter().map(|backend| backend.weight).collect();
         let backends = rule.backends.iter().map(|backend| {
             Ok(RuleBackend {
                 backend: backend.backend,
                 name: backend.name.as_str().into(),
                 weight: backend.weight,
-                filters: Filters::compile(&backend.filters).located(
+                filters: Filters::compile(&backend.filters, prefix).located(
                     rule.object,
                     objects,
                     "backendRefs.filters",
@@ -242,7 +252,7 @@ impl Rule {
         Ok(Self {
             policy: PolicyRef::rule(rule.object, rule.rule),
             key: SplitKey::of((service, route, rule.rule)),
-            filters: Filters::compile(&rule.filters).located(rule.object, objects, "filters")?,
+            filters: Filters::compile(&rule.filters, prefix).located(rule.object, objects, "filters")?,
             split: Split::new(&weights),
             backends: backends.collect::<Result<_, CompileError>>()?,
             request_timeout: rule.request_timeout,

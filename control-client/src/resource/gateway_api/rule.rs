@@ -6,7 +6,9 @@ use regex::RegexBuilder;
 
 use super::super::read::{At, Fields};
 use super::super::{Meta, text};
-use crate::snapshot::{HeaderEdit, PathMatch, Retry, RouteFilter, RouteMatch, TextMatch};
+use crate::snapshot::{
+    HeaderEdit, PathMatch, PathModifier, Redirect, Retry, Rewrite, RouteFilter, RouteMatch, TextMatch,
+};
 
 /// Compiled size of one expression; a larger one is a mistake or an attack.
 const MAX_REGEX_BYTES: usize = 1 << 20;
@@ -48,8 +50,14 @@ pub(super) fn read(meta: &Meta, at: At<'_>) -> Rule {
     fields.not_in_force(&["sessionPersistence"]);
     rule.matches = list(fields, "matches").filter_map(route_match).collect();
     rule.filters = filters(fields);
-    rule.backends =
-        list(fields, "backendRefs").enumerate().filter_map(|(i, at)| backend_ref(meta, i, at)).collect();
+    let backends = list(fields, "backendRefs").enumerate();
+    rule.backends = backends.filter_map(|(i, at)| backend_ref(meta, &rule.matches, i, at)).collect();
+    check_together(fields, &rule.matches, &rule.filters);
+    if rule.filters.iter().any(|filter| matches!(filter, RouteFilter::Redirect(_)))
+        && !rule.backends.is_empty()
+    {
+        fields.at().error("a rule that redirects sends nothing to backends: leave out backendRefs");
+    }
     if let Some(timeouts) = fields.get("timeouts").and_then(|at| at.fields(&["request", "backendRequest"])) {
         let timeout =
             |name| timeouts.get(name).and_then(text::gateway_duration).filter(|timeout| !timeout.is_zero());
@@ -62,6 +70,30 @@ pub(super) fn read(meta: &Meta, at: At<'_>) -> Rule {
     }
     rule.retry = fields.get("retry").and_then(retry);
     rule
+}
+
+/// Filters that can't stand together, or not with these matches.
+fn check_together(fields: Fields<'_>, matches: &[RouteMatch], filters: &[RouteFilter]) {
+    let redirects = filters.iter().any(|filter| matches!(filter, RouteFilter::Redirect(_)));
+    let rewrites = filters.iter().any(|filter| matches!(filter, RouteFilter::Rewrite(_)));
+    if redirects && rewrites {
+        fields.at().error("RequestRedirect and URLRewrite exclude each other");
+    }
+    let replaces_prefix = filters.iter().any(|filter| match filter {
+        RouteFilter::Redirect(Redirect { path, .. }) | RouteFilter::Rewrite(Rewrite { path, .. }) => {
+            matches!(path, Some(PathModifier::Prefix(_)))
+        }
+        RouteFilter::RequestHeaders(_) | RouteFilter::ResponseHeaders(_) => false,
+    });
+    let of_one_prefix = match matches {
+        // The default match is of prefix `/`.
+        [] => true,
+        [only] => matches!(only.path, PathMatch::Prefix(_)),
+        _ => false,
+    };
+    if replaces_prefix && !of_one_prefix {
+        fields.at().error("ReplacePrefixMatch needs a rule with exactly one match, of a PathPrefix");
+    }
 }
 
 fn list<'a>(fields: Fields<'a>, name: &str) -> impl Iterator<Item = At<'a>> + use<'a> {
@@ -174,8 +206,7 @@ fn filters(fields: Fields<'_>) -> Vec<RouteFilter> {
 }
 
 fn filter(at: At<'_>) -> Option<RouteFilter> {
-    const LATER: &[&str] =
-        &["RequestRedirect", "URLRewrite", "RequestMirror", "CORS", "ExternalAuth", "ExtensionRef"];
+    const LATER: &[&str] = &["RequestMirror", "CORS", "ExternalAuth", "ExtensionRef"];
     let known = [
         "type",
         "requestHeaderModifier",
@@ -196,12 +227,14 @@ fn filter(at: At<'_>) -> Option<RouteFilter> {
         "ResponseHeaderModifier" => {
             header_edit(fields, "responseHeaderModifier").map(RouteFilter::ResponseHeaders)
         }
+        "RequestRedirect" => redirect(fields.require("requestRedirect")?).map(RouteFilter::Redirect),
+        "URLRewrite" => rewrite(fields.require("urlRewrite")?).map(RouteFilter::Rewrite),
         other if LATER.contains(&other) => {
             kind.error(format!("filter {other} is not supported yet"));
             None
         }
         other => {
-            let supported = "RequestHeaderModifier, ResponseHeaderModifier";
+            let supported = "RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect, URLRewrite";
             kind.error(format!(
                 "unknown filter `{other}`; supported: {supported}; not yet: {}",
                 LATER.join(", ")
@@ -224,7 +257,69 @@ fn header_edit(fields: Fields<'_>, name: &str) -> Option<HeaderEdit> {
     })
 }
 
-fn backend_ref(meta: &Meta, index: usize, at: At<'_>) -> Option<BackendRef> {
+fn redirect(at: At<'_>) -> Option<Redirect> {
+    let fields = at.fields(&["scheme", "hostname", "path", "port", "statusCode"])?;
+    let statuses = [301, 302, 303, 307, 308];
+    let status = fields.get("statusCode").map_or(Some(302), |at| {
+        let status: u16 = at.number(300, 399)?;
+        if !statuses.contains(&status) {
+            at.error("a redirect has status 301, 302, 303, 307 or 308");
+        }
+        Some(status)
+    })?;
+    let scheme = fields.get("scheme").map(|at| at.one_of(&[("http", "http"), ("https", "https")]));
+    Some(Redirect {
+        scheme: scheme.flatten().map(str::to_owned),
+        hostname: fields.get("hostname").and_then(plain_hostname),
+        path: fields.get("path").and_then(path_modifier),
+        port: fields.get("port").and_then(At::port),
+        status,
+    })
+}
+
+fn rewrite(at: At<'_>) -> Option<Rewrite> {
+    let fields = at.fields(&["hostname", "path"])?;
+    Some(Rewrite {
+        hostname: fields.get("hostname").and_then(plain_hostname),
+        path: fields.get("path").and_then(path_modifier),
+    })
+}
+
+/// A host name without a wildcard.
+fn plain_hostname(at: At<'_>) -> Option<String> {
+    let host = text::host(at)?;
+    if host.starts_with('*') {
+        at.error("one host name, without `*`");
+        return None;
+    }
+    Some(host)
+}
+
+fn path_modifier(at: At<'_>) -> Option<PathModifier> {
+    let fields = at.fields(&["type", "replaceFullPath", "replacePrefixMatch"])?;
+    let types = [("ReplaceFullPath", "replaceFullPath"), ("ReplacePrefixMatch", "replacePrefixMatch")];
+    let wanted = fields.require("type")?.one_of(&types)?;
+    for (_, other) in types.iter().filter(|(_, name)| *name != wanted) {
+        if let Some(at) = fields.get(other) {
+            at.error(format!("does not belong to this type, `{wanted}` does"));
+        }
+    }
+    let value = fields.require(wanted)?;
+    let path = value.str()?;
+    let plain =
+        |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#' | b'"' | b'<' | b'>' | b'\\');
+    if !path.bytes().all(plain) {
+        value.error("not a path: escape what is no plain character, and leave out query and fragment");
+    } else if !path.is_empty() && !path.starts_with('/') || wanted == "replaceFullPath" && path.is_empty() {
+        value.error("a path starts with `/`");
+    }
+    Some(match wanted {
+        "replaceFullPath" => PathModifier::Full(path.to_owned()),
+        _ => PathModifier::Prefix(path.to_owned()),
+    })
+}
+
+fn backend_ref(meta: &Meta, matches: &[RouteMatch], index: usize, at: At<'_>) -> Option<BackendRef> {
     let fields = at.fields(&["group", "kind", "name", "namespace", "port", "weight", "filters"])?;
     let group = fields.get("group").map_or(Some(""), At::str)?;
     let kind = fields.get("kind").map_or(Some("Service"), At::str)?;
@@ -237,13 +332,18 @@ fn backend_ref(meta: &Meta, index: usize, at: At<'_>) -> Option<BackendRef> {
         Some(at) => Some(at.port()?),
         None => None,
     };
+    let filters = filters(fields);
+    if filters.iter().any(|filter| matches!(filter, RouteFilter::Redirect(_))) {
+        fields.at().error("a rule redirects, not a backendRef");
+    }
+    check_together(fields, matches, &filters);
     Some(BackendRef {
         namespace,
         name: fields.require("name")?.text()?,
         port,
         foreign_kind: foreign.then(|| format!("{kind} of group `{group}`")),
         weight: fields.get("weight").map_or(Some(1), |at| at.number(0, 1_000_000))?,
-        filters: filters(fields),
+        filters,
         index,
         line: at.line(),
     })
@@ -305,7 +405,33 @@ mod tests {
             ("  - matches: [{path: {type: RegularExpression, value: 'a('}}]\n", "not a regular expression"),
             ("  - matches: [{path: {type: RegularExpression, value: '(?=a)'}}]\n", "look-around"),
             ("  - matches: [{method: get}]\n", "unknown value"),
-            ("  - filters: [{type: RequestRedirect, requestRedirect: {}}]\n", "not supported yet"),
+            ("  - filters: [{type: RequestMirror, requestMirror: {}}]\n", "not supported yet"),
+            ("  - filters: [{type: RequestRedirect, requestRedirect: {statusCode: 304}}]\n", "301, 302"),
+            ("  - filters: [{type: RequestRedirect, requestRedirect: {hostname: '*.a'}}]\n", "without `*`"),
+            (
+                "  - filters: [{type: RequestRedirect, requestRedirect: {}}]\n    backendRefs: [{name: a, port: 80}]\n",
+                "leave out backendRefs",
+            ),
+            (
+                "  - filters: [{type: RequestRedirect, requestRedirect: {}}, {type: URLRewrite, urlRewrite: {}}]\n",
+                "exclude each other",
+            ),
+            (
+                "  - matches: [{path: {type: Exact, value: /a}}]\n    filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}]\n",
+                "exactly one match",
+            ),
+            (
+                "  - filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: b}}}]\n",
+                "starts with",
+            ),
+            (
+                "  - filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: '/b?c'}}}]\n",
+                "leave out query",
+            ),
+            (
+                "  - backendRefs: [{name: a, port: 80, filters: [{type: RequestRedirect, requestRedirect: {}}]}]\n",
+                "not a backendRef",
+            ),
             ("  - filters: [{type: RequestHeaderModifier}]\n", "requestHeaderModifier: is required"),
             (
                 "  - filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: 'a b', value: c}]}}]\n",
