@@ -17,6 +17,8 @@ use crate::resource::gateway_api::{
 use crate::resource::text::selects;
 use crate::snapshot::{self, GatewayListener, ListenerTls, RouteRule, VirtualHost};
 
+/// The label by which what serves a Gateway is known (Gateway API, GEP-1762).
+pub(super) const NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
 /// The label by which Kubernetes' controllers name the namespace in its own labels.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 

@@ -33,6 +33,8 @@ pub(crate) enum Told {
     Now,
     /// The Pod or WorkloadEntry, when it was last there.
     Before,
+    /// The Gateway that it serves, and nobody else: the one that names it.
+    ByGateway,
     /// Nobody, ever.
     Never,
 }
@@ -49,7 +51,7 @@ pub(crate) struct OwnLabels {
 impl OwnLabels {
     /// What holds while nobody tells them.
     pub(crate) fn last_known(&self) -> Option<Labels> {
-        (self.told != Told::Never).then(|| self.labels.clone())
+        matches!(self.told, Told::Now | Told::Before).then(|| self.labels.clone())
     }
 }
 
@@ -106,7 +108,7 @@ impl<'a> Own<'a> {
 
     /// How far an object reaches that is for those with these labels.
     pub(super) fn selected(&self, object: &Object, selector: &Labels, findings: &mut Findings) -> Reach {
-        if self.told != Told::Now {
+        if matches!(self.told, Told::Before | Told::Never) {
             let meta = &object.meta;
             findings.select.insert(format!("{} {}/{}", meta.kind, meta.namespace, meta.name));
         }

@@ -1,6 +1,5 @@
 //! `writ run`: the proxy.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -273,13 +272,6 @@ pub fn workload(
         }
         Some((gateway, None)) => return Err(format!("--gateway {gateway:?}: expected NAMESPACE/NAME")),
     };
-    let mut labels: BTreeMap<_, _> = labels.into_iter().collect();
-    if let Some(gateway) = &gateway
-        && labels.is_empty()
-    {
-        // As Kubernetes' controllers label what they deploy for it.
-        labels.insert("gateway.networking.k8s.io/gateway-name".into(), gateway.clone());
-    }
     SpiffeId::for_workload(&trust_domain, namespace, &service_account).map_err(|error| {
         format!("--workload, --service-account and --trust-domain make no SPIFFE id: {error}")
     })?;
@@ -287,7 +279,7 @@ pub fn workload(
         namespace: namespace.into(),
         name: name.into(),
         service_account,
-        labels,
+        labels: labels.into_iter().collect(),
         trust_domain,
         gateway,
     })

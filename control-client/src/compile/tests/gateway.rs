@@ -198,3 +198,23 @@ fn policies_reach_the_gateway_that_they_name() {
     assert_eq!((at_edge, beside), (vec![true], vec![]));
     assert!(found.contains("root namespace"), "{found}");
 }
+
+#[test]
+fn what_serves_a_gateway_has_its_label_and_those_of_its_pod() {
+    let of = |name: &str, selector: &str| {
+        object("AuthorizationPolicy", name, &format!("{{selector: {{matchLabels: {{{selector}}}}}}}"))
+    };
+    let policies =
+        [edge(WEB), of("named", "gateway.networking.k8s.io/gateway-name: edge"), of("tier", "tier: edge")]
+            .concat();
+    let pod = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: me, namespace: foo, labels: {tier: edge}}\n";
+    let unlabelled = Workload { gateway: Some("edge".into()), labels: BTreeMap::new(), ..me() };
+    let selected = |yaml: &str| {
+        let loaded = load_str(yaml, &unlabelled);
+        assert_eq!(texts(&loaded), [] as [String; 0]);
+        let policy = &loaded.snapshot.policy;
+        policy.authorization.iter().map(|each| object_name(policy, Some(each.object))).collect::<Vec<_>>()
+    };
+    assert_eq!(selected(&policies), ["named"]);
+    assert_eq!(selected(&(policies.clone() + pod)), ["named", "tier"]);
+}
