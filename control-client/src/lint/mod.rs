@@ -5,7 +5,10 @@
 
 mod beside_http;
 mod covering;
+mod never;
+mod peers;
 mod places;
+mod routes;
 mod values;
 
 use std::collections::HashMap;
@@ -20,7 +23,9 @@ use crate::resource::rate_limit::RateLimit;
 use crate::resource::security::{AuthorizationPolicy, RequestAuthentication, Scope};
 use crate::resource::text::selects;
 use crate::resource::{Object, Resource};
-use crate::snapshot::{AuthorizationAction, AuthorizationRule, Condition, ProviderProtocol};
+use crate::snapshot::{
+    AuthorizationAction, AuthorizationRule, Condition, PathNormalization, ProviderProtocol,
+};
 use crate::verdict::{Diagnostic, Severity, VerdictState};
 
 /// A policy in force.
@@ -43,13 +48,16 @@ pub(crate) fn warnings(in_force: &Objects) -> Vec<Diagnostic> {
                 Some(why) => warnings.push(item.warn(number, why)),
                 None => {
                     let ports = found.service_ports(item, rule);
-                    warnings.extend(ports.into_iter().map(|message| item.warn(number, message)));
+                    let unmet = found.unmet(item, rule);
+                    warnings.extend(ports.into_iter().chain(unmet).map(|message| item.warn(number, message)));
                 }
             }
         }
         warnings.extend(found.selects_nobody(item));
     }
     warnings.extend(found.beside_http());
+    warnings.extend(peers::warnings(in_force, found.root_namespace, &found.places));
+    warnings.extend(routes::warnings(in_force));
     warnings.extend(in_force.values().filter_map(|each| found.is_nowhere(&each.object)));
     warnings
 }
@@ -67,6 +75,9 @@ struct Found<'a> {
     /// Of rules that are alike, the first.
     alike: HashMap<Alike<'a>, (usize, usize)>,
     places: Places<'a>,
+    /// RequestAuthentications, those that fail closed among them.
+    asking: Vec<(&'a Object, &'a Scope)>,
+    path_normalization: PathNormalization,
 }
 
 /// Rules that are equal here do the same.
@@ -126,6 +137,13 @@ impl<'a> Found<'a> {
         let (mut root_namespace, mut places) = ("istio-system", Places::default());
         let (mut policies, mut limits) = (Vec::new(), Vec::new());
         let (mut authentications, mut http_providers) = (Vec::new(), Vec::new());
+        let mut path_normalization = PathNormalization::default();
+        let mut asking = Vec::new();
+        for each in in_force.values() {
+            if let Resource::RequestAuthentication(spec) = &each.object.resource {
+                asking.push((&*each.object, &spec.scope));
+            }
+        }
         let accepted = in_force.values().filter(|each| each.state != VerdictState::Quarantined);
         for object in accepted.map(|each| &*each.object) {
             match &object.resource {
@@ -134,6 +152,7 @@ impl<'a> Found<'a> {
                 Resource::RequestAuthentication(spec) => authentications.push((object, spec)),
                 Resource::MeshSettings(settings) => {
                     root_namespace = &settings.root_namespace;
+                    path_normalization = settings.path_normalization;
                     http_providers = settings.providers.iter().filter_map(by_http).collect();
                 }
                 Resource::PeerAuthentication(_) => {}
@@ -167,6 +186,8 @@ impl<'a> Found<'a> {
             deny_rules,
             alike,
             places,
+            asking,
+            path_normalization,
         }
     }
 

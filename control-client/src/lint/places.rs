@@ -24,7 +24,7 @@ pub(super) struct Places<'a> {
 
 struct Workload<'a> {
     labels: BTreeMap<&'a str, &'a str>,
-    /// Ports that it declares by name.
+    /// Ports that it declares.
     ports: Vec<u16>,
 }
 
@@ -120,6 +120,8 @@ impl<'a> Places<'a> {
         // A name may stand for any number.
         let Some(targets) = targets else { return Vec::new() };
         let declared = |port: &u16| selected.iter().any(|workload| workload.ports.contains(port));
+        let all = declared_by_all(&selected).map(|ports| ports.into_iter().chain(targets.clone()).collect());
+        let of_nobody = |port: u16| all.as_ref().map(|known| no_such_port(port, known));
         let of_service = |port: u16| {
             let (object, found) = services.iter().find_map(|(object, service)| {
                 Some((object, service.ports.iter().find(|each| each.port == port)?))
@@ -131,7 +133,25 @@ impl<'a> Places<'a> {
             ))
         };
         let unmatched = ports.into_iter().filter(|port| !declared(port) && !targets.contains(port));
-        unmatched.filter_map(of_service).collect()
+        unmatched.filter_map(|port| of_service(port).or_else(|| of_nobody(port))).collect()
+    }
+
+    /// All ports of the workloads with these labels, if each of them says which it has.
+    pub(super) fn declared_ports(
+        &self,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Option<BTreeSet<u16>> {
+        let selected: Vec<_> = self.selected(namespace, labels).collect();
+        let mut all = declared_by_all(&selected)?;
+        for (_, service) in self.before(namespace, &selected) {
+            all.extend(service.ports.iter().filter_map(|port| match port.target {
+                TargetPort::Number(number) => Some(number),
+                // One of those that are declared.
+                TargetPort::Name(_) => None,
+            }));
+        }
+        Some(all)
     }
 
     /// Name and port of the first Service with such a port before workloads that are in scope. `namespace`: `None` is all.
@@ -178,6 +198,18 @@ impl<'a> Places<'a> {
         }
         found.into_iter().map(|&at| self.services[at]).collect()
     }
+}
+
+/// A workload may listen where it doesn't say so, so one that says nothing may listen anywhere.
+fn declared_by_all(workloads: &[&Workload<'_>]) -> Option<BTreeSet<u16>> {
+    let all_say = !workloads.is_empty() && workloads.iter().all(|workload| !workload.ports.is_empty());
+    all_say.then(|| workloads.iter().flat_map(|workload| &workload.ports).copied().collect())
+}
+
+/// What to say of a port that none of `known` is.
+pub(super) fn no_such_port(port: u16, known: &BTreeSet<u16>) -> String {
+    let known: Vec<String> = known.iter().map(u16::to_string).collect();
+    format!("no workload that this selects declares port {port}; known: {}", known.join(", "))
 }
 
 impl Workload<'_> {

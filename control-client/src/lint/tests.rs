@@ -110,7 +110,7 @@ fn what_is_not_certain_is_not_said() {
         "  rules:\n  - to: [{operation: {methods: [GET]}}]\n  - from: [{source: {namespaces: [a]}}]",
         "  selector: {matchLabels: {app: a}}\n  rules: [{}]",
     ] {
-        assert_eq!(warned(&policy("p", spec)), [""; 0], "{spec}");
+        assert_eq!(warned(&(TOKENS.to_owned() + &policy("p", spec))), [""; 0], "{spec}");
     }
 }
 
@@ -181,7 +181,7 @@ fn many(each: usize) -> String {
         let rule = rule.replace('N', &number.to_string());
         policy(&format!("p{number}"), &format!("  action: {action}\n  rules:\n  - {rule}"))
     };
-    (0..each * kinds.len()).map(rule).collect()
+    std::iter::once(TOKENS.to_owned()).chain((0..each * kinds.len()).map(rule)).collect()
 }
 
 #[test]
@@ -275,5 +275,116 @@ fn what_judges_only_http_is_told_of_ports_that_declare_nothing() {
         !said("web", &custom("  selector: {matchLabels: {app: b}}\n", "web"))
             .iter()
             .any(|found| found.contains("HTTP"))
+    );
+}
+
+const TOKENS: &str = "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: r, namespace: istio-system}\nspec: {jwtRules: [{issuer: i, jwksUri: 'https://i.example/keys'}]}\n---\n";
+
+#[test]
+fn end_users_where_nobody_asks_for_tokens() {
+    let of_claim = "  rules: [{when: [{key: 'request.auth.claims[a]', values: [x]}]}]";
+    let found = warned(&policy("p", of_claim));
+    assert!(
+        found.len() == 1 && found[0].contains("when[request.auth.claims[a]] is of end users"),
+        "{found:?}"
+    );
+    for tokens in [TOKENS.to_owned(), TOKENS.replace("istio-system", "foo")] {
+        assert_eq!(warned(&(tokens + &policy("p", of_claim))), [""; 0]);
+    }
+    assert_eq!(warned(&(TOKENS.replace("istio-system", "bar") + &policy("p", of_claim))).len(), 1);
+    // Of others; a policy that closes may be anybody's.
+    let selecting = |app: &str| {
+        TOKENS.replace("spec: {", &format!("spec: {{selector: {{matchLabels: {{app: {app}}}}}, "))
+    };
+    let mine = policy("p", &format!("  selector: {{matchLabels: {{app: a}}}}\n{of_claim}"));
+    assert_eq!(warned(&(selecting("b").replace("istio-system", "foo") + &mine)).len(), 1);
+    assert_eq!(warned(&(selecting("a").replace("istio-system", "foo") + &mine)), [""; 0]);
+    for may_match in [
+        "  rules: [{from: [{source: {notRequestPrincipals: ['*']}}]}]",
+        "  rules: [{from: [{source: {requestPrincipals: ['*']}}, {source: {namespaces: [a]}}]}]",
+    ] {
+        assert_eq!(warned(&policy("p", may_match)), [""; 0], "{may_match}");
+    }
+}
+
+#[test]
+fn paths_that_are_brought_into_another_form() {
+    let of = |path: &str| policy("p", &format!("  rules: [{{to: [{{operation: {{paths: ['{path}']}}}}]}}]"));
+    for path in ["/a/../b", "/a/./*", "*/..", "/a/."] {
+        let found = warned(&of(path));
+        assert!(
+            found.len() == 1 && found[0].contains("matches no request: paths have no"),
+            "{path}: {found:?}"
+        );
+    }
+    for path in ["/a/.well-known", "/a/..*", "/a.b", "*..", "/..a/b"] {
+        assert_eq!(warned(&of(path)), [""; 0], "{path}");
+    }
+    let as_it_came = "apiVersion: writ.dev/v1alpha1\nkind: MeshSettings\nmetadata: {name: m}\nspec: {pathNormalization: {normalization: NONE}}\n---\n";
+    assert_eq!(warned(&(as_it_came.to_owned() + &of("/a/../b"))), [""; 0]);
+}
+
+#[test]
+fn ports_that_no_workload_declares() {
+    const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: a-1, namespace: foo, labels: {app: a}}\nspec: {containers: [{ports: [{containerPort: 8080}, {name: admin, containerPort: 9090}]}]}\n---\n";
+    let peer = |port: u16| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: p, namespace: foo}}\nspec:\n  selector: {{matchLabels: {{app: a}}}}\n  portLevelMtls:\n    {port}: {{mode: DISABLE}}\n---\n"
+        )
+    };
+    let of = |port: u16| {
+        let rules = format!(
+            "  selector: {{matchLabels: {{app: a}}}}\n  rules: [{{to: [{{operation: {{ports: ['{port}']}}}}]}}]"
+        );
+        warned(&format!("{POD}{}{}", peer(port), policy("p", &rules)))
+    };
+    for known in [8080, 9090] {
+        assert_eq!(of(known), [""; 0]);
+    }
+    let found = of(80);
+    assert!(found.len() == 2, "{found:?}");
+    assert!(found.iter().all(|each| each.ends_with("declares port 80; known: 8080, 9090")), "{found:?}");
+    assert!(found.iter().any(|each| each.starts_with("12 spec.portLevelMtls.80: ")), "{found:?}");
+}
+
+#[test]
+fn of_two_peer_authentications_for_the_same_one_is_in_force() {
+    let peer = |name: &str, meta: &str, spec: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: {name}, namespace: foo{meta}}}\nspec: {{{spec}mtls: {{mode: STRICT}}}}\n---\n"
+        )
+    };
+    let old = ", creationTimestamp: '2020-01-01T00:00:00Z'";
+    let labels = "selector: {matchLabels: {app: a}}, ";
+    for spec in ["", labels] {
+        let found = warned(&(peer("a", "", spec) + &peer("b", old, spec)));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with("1 : not in force: PeerAuthentication foo/b (test:6) "), "{found:?}");
+        let found = warned(&(peer("a", "", spec) + &peer("b", "", spec)));
+        assert!(found.len() == 1 && found[0].contains("PeerAuthentication foo/a (test:1) "), "{found:?}");
+    }
+    assert_eq!(warned(&(peer("a", "", "") + &peer("b", "", labels))), [""; 0]);
+}
+
+#[test]
+fn rules_of_routes_that_nothing_reaches_or_that_lead_nowhere() {
+    let route = |rules: &str| {
+        warned(&format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r}}\nspec:\n  parentRefs: [{{group: '', kind: Service, name: a}}]\n  rules:\n{rules}"
+        ))
+    };
+    let to = "backendRefs: [{name: a, port: 80}]";
+    let found = route(&format!(
+        "  - {{matches: [{{path: {{value: /a}}}}, {{method: GET}}], {to}}}\n  - {to}\n  - {{matches: [{{path: {{value: /a/}}}}, {{path: {{value: /}}}}], {to}}}\n"
+    ));
+    assert_eq!(found, ["9 spec.rules[2]: never taken: rules[0] matches the same before"]);
+    let found = route(&format!(
+        "  - {{matches: [{{path: {{value: /a}}}}, {{path: {{value: /b}}}}], {to}}}\n  - {{matches: [{{path: {{value: /b}}}}, {{path: {{value: /c}}}}], {to}}}\n"
+    ));
+    assert_eq!(found, [""; 0], "/c is its own");
+    let found = route("  - backendRefs: [{name: a, port: 80, weight: 0}, {name: b, port: 80, weight: 0}]\n");
+    assert_eq!(
+        found,
+        ["7 spec.rules[0]: all its backendRefs have weight 0: what it matches is answered with 500"]
     );
 }

@@ -62,7 +62,7 @@ pub(crate) struct Pod {
     pub(crate) ready: bool,
     /// Its addresses are the node's.
     pub(crate) host_network: bool,
-    /// Named container ports.
+    /// Container ports, with their names; one without has the empty one, by which nothing is found.
     pub(crate) ports: Vec<(String, u16)>,
 }
 
@@ -133,7 +133,7 @@ fn service_port(at: At<'_>, several: bool) -> Option<ServicePort> {
     }
     let port = fields.require("port")?.port()?;
     let target = match fields.get("targetPort") {
-        Some(at) if at.node.as_str().is_some() => TargetPort::Name(at.text()?),
+        Some(at) if at.node.as_str().is_some_and(|name| !name.is_empty()) => TargetPort::Name(at.text()?),
         Some(at) => TargetPort::Number(at.port()?),
         None => TargetPort::Number(port),
     };
@@ -234,7 +234,8 @@ fn container_ports(container: Fields<'_>) -> Vec<(String, u16)> {
     let ports = container.get("ports").map(|at| at.items()).into_iter().flatten();
     let named = |at: At<'_>| {
         let fields = at.open_fields()?;
-        Some((fields.get("name")?.text()?, fields.get("containerPort")?.port()?))
+        let name = fields.get("name").map_or(Some(String::new()), At::text)?;
+        Some((name, fields.get("containerPort")?.port()?))
     };
     ports.filter_map(named).collect()
 }

@@ -68,7 +68,7 @@ pub(crate) fn rate_limit(meta: &Meta, object: Fields<'_>) -> Resource {
 
 fn rules(meta: &Meta, list: At<'_>) -> Vec<Rule> {
     if list.items().len() == 0 {
-        list.warn("without rules this object has no effect");
+        list.warn_if_good("without rules this object has no effect");
     }
     if list.items().len() > MAX_RULES {
         list.error(format!("more than {MAX_RULES} rules in one object"));

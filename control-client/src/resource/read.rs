@@ -60,7 +60,11 @@ impl<'a> Reader<'a> {
         let mut problems = self.problems.borrow_mut();
         if problems.len() < MAX_PROBLEMS {
             let Place { field, line } = place();
-            problems.push(Problem { severity, field, message, line });
+            let problem = Problem { severity, field, message, line };
+            // What is read twice is wrong once.
+            if !problems.contains(&problem) {
+                problems.push(problem);
+            }
         }
     }
 }
@@ -85,6 +89,13 @@ impl<'a> At<'a> {
 
     pub(crate) fn warn(self, message: impl Into<String>) {
         self.reader.push(Severity::Warning, || self.place(), message.into());
+    }
+
+    /// Says what becomes of an object as it is written; of one that is refused something else does.
+    pub(crate) fn warn_if_good(self, message: &str) {
+        if self.reader.is_good() {
+            self.warn(message);
+        }
     }
 
     pub(crate) fn line(self) -> u32 {

@@ -47,6 +47,8 @@ pub(crate) struct PeerAuthentication {
     pub(crate) mode: Option<MtlsMode>,
     /// By workload port.
     pub(crate) ports: BTreeMap<u16, Option<MtlsMode>>,
+    /// Where each of them is.
+    pub(crate) port_lines: BTreeMap<u16, u32>,
     /// `writ.dev/enforced`.
     pub(crate) enforced: bool,
 }
@@ -94,6 +96,7 @@ pub(crate) fn peer_authentication(_: &Meta, object: Fields<'_>) -> Resource {
         scope: Scope::All,
         mode: None,
         ports: BTreeMap::new(),
+        port_lines: BTreeMap::new(),
         // A value that can't be understood enforces: whoever wrote it meant something by it.
         enforced: annotations.get("writ.dev/enforced").is_some()
             && annotations.flag("writ.dev/enforced") != Some(false),
@@ -125,6 +128,7 @@ fn read_peer_authentication(spec: Fields<'_>, policy: &mut PeerAuthentication) {
         match port.parse::<u16>() {
             Ok(number) if number > 0 => {
                 policy.ports.insert(number, mode(at).flatten());
+                policy.port_lines.insert(number, at.line());
             }
             _ => at.error(format!("`{port}` is not a port")),
         }
@@ -145,7 +149,7 @@ pub(crate) fn request_authentication(_: &Meta, object: Fields<'_>) -> Resource {
         }
     }
     if policy.rules.is_empty() {
-        object.at().warn("without jwtRules this object has no effect: it asks for no token");
+        object.at().warn_if_good("without jwtRules this object has no effect: it asks for no token");
     }
     Resource::RequestAuthentication(policy)
 }
@@ -214,7 +218,7 @@ fn read_authorization_policy(meta: &Meta, spec: Fields<'_>, policy: &mut Authori
     }
     if policy.rules.is_empty() && policy.action != AuthorizationAction::Allow {
         let at = spec.get("rules").or_else(|| spec.get("action")).unwrap_or(spec.at());
-        at.warn("without rules this policy has no effect; `rules: [{}]` would match everything");
+        at.warn_if_good("without rules this policy has no effect; `rules: [{}]` would match everything");
     }
 }
 
@@ -429,6 +433,20 @@ mod tests {
             assert!(object.good, "{found:?}");
             assert_eq!(found.len(), warnings, "{spec}");
         }
+    }
+
+    /// What is refused has an effect, and what is wrong with it is wrong once.
+    #[test]
+    fn an_object_that_is_refused_is_not_told_to_have_no_effect() {
+        for spec in ["  action: DENY\n  rules: {}\n", "  action: DENI\n"] {
+            let (object, found) = policy(spec);
+            assert!(!object.good);
+            assert_eq!(found.len(), 1, "{spec}: {found:?}");
+        }
+        let (_, found) = only(
+            "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: p}\nspec: {jwtRules: [{issuer: x, jwks: y}]}\n",
+        );
+        assert!(found.len() == 1 && found[0].contains("jwks"), "{found:?}");
     }
 
     #[test]

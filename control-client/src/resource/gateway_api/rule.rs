@@ -18,6 +18,7 @@ const DEFAULT_ATTEMPTS: u32 = 2;
 /// A rule, as far as it can be understood alone.
 #[derive(Debug, Default)]
 pub(crate) struct Rule {
+    pub(crate) line: u32,
     pub(crate) matches: Vec<RouteMatch>,
     pub(crate) filters: Vec<RouteFilter>,
     pub(crate) backends: Vec<BackendRef>,
@@ -44,7 +45,7 @@ pub(crate) struct BackendRef {
 
 /// Reads `spec.rules[]`.
 pub(super) fn read(meta: &Meta, at: At<'_>) -> Rule {
-    let mut rule = Rule::default();
+    let mut rule = Rule { line: at.line(), ..Rule::default() };
     let known = ["name", "matches", "filters", "backendRefs", "timeouts", "retry", "sessionPersistence"];
     let Some(fields) = at.fields(&known) else { return rule };
     fields.not_in_force(&["sessionPersistence"]);

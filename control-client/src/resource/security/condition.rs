@@ -129,7 +129,7 @@ fn value(meta: &Meta, at: At<'_>, attribute: &Attribute) -> Option<ValueMatch> {
         Attribute::SourceServiceAccount => service_account(meta, at, text).map(ValueMatch::Exact),
         Attribute::Method => Some(method(at, &text)),
         Attribute::Path => path(at, text),
-        Attribute::Host => Some(string_match(&text::plain_literal(&text))),
+        Attribute::Host => Some(host(at, &text)),
         _ => Some(string_match(&text)),
     }
 }
@@ -161,7 +161,22 @@ fn method(at: At<'_>, text: &str) -> ValueMatch {
     if let Some(meant) = METHODS.iter().find(|method| text != **method && method.eq_ignore_ascii_case(text)) {
         at.warn(format!("methods are compared with their letter case; did you mean `{meant}`?"));
     }
+    // RFC 9110 section 5.6.2.
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if !text.bytes().all(is_token) {
+        at.warn(format!("matches no request: `{text}` is not one method"));
+    }
     string_match(text)
+}
+
+/// As a request names it.
+fn host(at: At<'_>, text: &str) -> ValueMatch {
+    let without_scheme = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let host = without_scheme.split('/').next().unwrap_or_default();
+    if host != text {
+        at.warn(format!("matches no request: a host is written without scheme and path, as `{host}`"));
+    }
+    string_match(&text::plain_literal(text))
 }
 
 fn port(at: At<'_>, text: &str) -> Option<u16> {
@@ -181,8 +196,22 @@ fn service_account(meta: &Meta, at: At<'_>, text: String) -> Option<String> {
     Some(if text.contains('/') { text } else { format!("{}/{text}", meta.namespace) })
 }
 
+/// Why no request has such a path.
+fn no_path(text: &str) -> Option<String> {
+    if text.contains('?') {
+        return Some("paths are looked at without the query".into());
+    }
+    if text.contains('#') {
+        return Some("no request has a `#` in its path".into());
+    }
+    (!text.starts_with(['/', '*', '{'])).then(|| format!("paths begin with `/`; did you mean `/{text}`?"))
+}
+
 /// `{*}` is one segment, `{**}` any number; a brace anywhere else is a mistake.
 fn path(at: At<'_>, text: String) -> Option<ValueMatch> {
+    if let Some(why) = no_path(&text) {
+        at.warn(format!("matches no request: {why}"));
+    }
     if !text.contains(['{', '}']) {
         return Some(string_match(&text));
     }
@@ -316,6 +345,11 @@ spec:
   rules:
   - from: [{source: {notPrincipals: ["spiffe://cluster.local/ns/a/sa/b"]}}]
     to: [{operation: {methods: [get, GET, purge]}}]
+  - to:
+    - operation:
+        methods: ["GET, PUT", "P*"]
+        hosts: ["http://ratings", "ratings:9080", "*.example.com"]
+        paths: ["ratings/*", "/a?b=c", "/a#b", "*.json", "/", "*"]
 "#,
         );
         assert!(object.good);
@@ -323,7 +357,16 @@ spec:
             found[0].ends_with("a principal is written without `spiffe://`, as `cluster.local/ns/a/sa/b`")
         );
         assert!(found[1].ends_with("did you mean `GET`?"), "{found:?}");
-        assert_eq!(found.len(), 2, "{found:?}");
+        for (found, why) in found[2..].iter().zip([
+            "hosts[0]: matches no request: a host is written without scheme and path, as `ratings`",
+            "methods[0]: matches no request: `GET, PUT` is not one method",
+            "paths[0]: matches no request: paths begin with `/`; did you mean `/ratings/*`?",
+            "paths[1]: matches no request: paths are looked at without the query",
+            "paths[2]: matches no request: no request has a `#` in its path",
+        ]) {
+            assert!(found.ends_with(why), "{found}");
+        }
+        assert_eq!(found.len(), 7, "{found:?}");
     }
 
     #[test]
