@@ -145,6 +145,9 @@ impl Ends {
         }
         fips::note_server("TLS of a Gateway, accepted", &config);
         let fips = config.fips();
+        if fips::required() && !fips {
+            return Err("TLS of this listener is not approved (--fips required)".to_owned());
+        }
         Ok(Self { config: Arc::new(config), fips })
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use fips::ca::{Authority, Issued, KeyType, Profile};
 use serde_json::Value;
 use tests::program::{Finished, Program, writ};
-use tests::{App, Directory};
+use tests::{App, Directory, free_port};
 
 use crate::records::{Records, check, text};
 
@@ -145,13 +145,52 @@ impl House {
         self.sidecar(program, account, identity, &["--outbound=127.0.0.1:0"])
     }
 
+    /// A gateway that shows this certificate to everybody.
+    pub fn edge(&self, identity: &Identity) -> Sidecar {
+        let pem = |path: PathBuf| fs::read_to_string(path).unwrap().replace('\n', "\n    ");
+        let (certificate, key, port) = (pem(identity.certificate()), pem(identity.key()), free_port());
+        self.configure(
+            "edge.yaml",
+            &format!(
+                "apiVersion: v1
+kind: Secret
+metadata: {{name: front, namespace: shop}}
+stringData:
+  tls.crt: |
+    {certificate}
+  tls.key: |
+    {key}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: front, namespace: shop}}
+spec:
+  gatewayClassName: writ
+  addresses: [{{value: 127.0.0.1}}]
+  listeners: [{{name: tls, port: {port}, protocol: HTTPS, tls: {{certificateRefs: [{{name: front}}]}}}}]
+"
+            ),
+        );
+        self.running(
+            "gateway",
+            writ(),
+            "server",
+            &format!("files:{}", identity.dir.display()),
+            &["--gateway=shop/front"],
+        )
+    }
+
     fn sidecar(&self, program: &Path, account: &str, identity: &str, more: &[&str]) -> Sidecar {
+        self.running("sidecar", program, account, identity, more)
+    }
+
+    fn running(&self, role: &str, program: &Path, account: &str, identity: &str, more: &[&str]) -> Sidecar {
         let mut run = Command::new(program);
-        run.args(["run", "--role=sidecar", "--inbound=off", "--admin=off", "--health=off", "--metrics=off"]);
+        run.args(["run", "--role", role, "--inbound=off", "--admin=off", "--health=off", "--metrics=off"]);
         run.args(["--workload", &format!("shop/{account}"), "--service-account", account]).args(more);
         run.args(["--workers=1", "--drain=0s", "--lame-duck=0s", "--identity", identity]);
         run.arg("--config").arg(self.file("config"));
-        let program = Program::start(&format!("{account}'s sidecar"), &mut run);
+        let program = Program::start(&format!("{account}'s {role}"), &mut run);
         let line = program.error_line(|line| line.contains("\"serving\""));
         let serving: Value = serde_json::from_str(&line).unwrap();
         let address = text(&serving, "/listening").trim_matches(['[', ']']).parse().unwrap();
@@ -159,7 +198,7 @@ impl House {
     }
 }
 
-/// A running sidecar.
+/// A running proxy.
 pub struct Sidecar {
     program: Program,
     /// Of its one listener.

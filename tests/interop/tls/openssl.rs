@@ -97,6 +97,30 @@ fn a_sidecar_calls_s_server_by_every_suite_and_group() {
     }
 }
 
+/// By tickets, in either version of TLS, and each ticket of TLS 1.3 once it came with an answer.
+#[test]
+fn s_client_resumes_its_sessions_at_the_edge() {
+    if !installed("s_client_resumes_its_sessions_at_the_edge", &["openssl"]) {
+        return;
+    }
+    let house = House::new();
+    let edge = house.edge(&house.identity("server", KeyType::P256));
+    let session = house.file("session.pem");
+    for version in ["-tls1_2", "-tls1_3"] {
+        let ask = |how: &str| {
+            let mut client = Command::new("openssl");
+            client
+                .args(["s_client", version, "-ign_eof", "-connect", &edge.address.to_string(), how])
+                .arg(&session);
+            ask(client, "/nowhere")
+        };
+        let first = ask("-sess_out");
+        assert!(first.contains("404 Not Found") && first.contains("New, "), "{version}: {first}");
+        let second = ask("-sess_in");
+        assert!(second.contains("404 Not Found") && second.contains("Reused, "), "{version}: {second}");
+    }
+}
+
 #[test]
 fn s_client_without_a_certificate_is_refused() {
     if !installed("s_client_without_a_certificate_is_refused", &["curl", "openssl"]) {

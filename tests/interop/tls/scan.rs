@@ -1,4 +1,5 @@
-//! What a stranger's scanner (sslyze) finds at a sidecar's mutual TLS port: what the binary attests, and nothing weak.
+//! What a stranger's scanner (sslyze) finds at a sidecar's mutual TLS port, and at a gateway: what the binary attests, and
+//! nothing weak.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,15 +22,18 @@ fn a_scanner_finds_nothing_weak() {
     let house = House::new();
     let caller = house.identity("caller", KeyType::P256);
     let mut accepted = BTreeSet::new();
-    for key in [KeyType::P256, KeyType::Rsa2048] {
-        let sidecar = house.serving(&house.identity("server", key), app.address());
+    for (key, edge) in
+        [KeyType::P256, KeyType::Rsa2048].into_iter().flat_map(|key| [(key, false), (key, true)])
+    {
+        let identity = house.identity("server", key);
+        let proxy = if edge { house.edge(&identity) } else { house.serving(&identity, app.address()) };
         let report = house.file("report.json");
         let mut scan = Command::new(&sslyze);
         scan.args(["--quiet", "--mozilla_config=disable", "--sslv2", "--sslv3", "--tlsv1", "--tlsv1_1"]);
         scan.args(["--tlsv1_2", "--tlsv1_3", "--compression", "--reneg", "--resum", "--early_data", "--ems"]);
         scan.args(["--heartbleed", "--openssl_ccs", "--robot", "--fallback", "--elliptic_curves"]);
         scan.arg("--cert").arg(caller.certificate()).arg("--key").arg(caller.key());
-        scan.arg(format!("--json_out={}", report.display())).arg(sidecar.address.to_string());
+        scan.arg(format!("--json_out={}", report.display())).arg(proxy.address.to_string());
         Finished::of(&mut scan).well();
         let report: Value = serde_json::from_str(&fs::read_to_string(report).unwrap()).unwrap();
         assert_eq!(report["server_scan_results"][0]["scan_status"], "COMPLETED", "{report:#}");
@@ -67,6 +71,7 @@ fn nothing_weak(found: &Value) -> Vec<String> {
         // The extension by which a client knows that nothing was spliced in (RFC 5746), not renegotiation itself.
         ("session_renegotiation", "supports_secure_renegotiation", json!(true)),
         ("session_resumption", "session_id_resumption_result", json!("NOT_SUPPORTED")),
+        // At the edge this scanner resumes nothing either; OpenSSL does.
         ("session_resumption", "tls_ticket_resumption_result", json!("NOT_SUPPORTED")),
     ] {
         assert_eq!(result(scan)[member], expected, "{scan}: {member}");
