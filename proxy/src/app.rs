@@ -4,8 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use control_client::snapshot::Snapshot;
@@ -33,6 +32,7 @@ use crate::reload;
 use crate::roles::{self, Forward, Open, Role};
 use crate::sample::Samples;
 use crate::telemetry::{self, ConfigStatus, ProxyFacts, Record, Side, Telemetry};
+use crate::threads::Thread;
 use crate::tls::{ClientTls, GatewayTls, ServerTls};
 use crate::upstream::{self, Registry, Upstream};
 use crate::worker::{Deadlines, Worker};
@@ -93,8 +93,8 @@ pub struct Running {
     stop: watch::Sender<bool>,
     ready: Arc<Readiness>,
     telemetry: Arc<Telemetry>,
-    workers: Vec<JoinHandle<()>>,
-    control: JoinHandle<()>,
+    workers: Vec<Thread>,
+    control: Thread,
     admin: admin::Handle,
     listening: Vec<SocketAddr>,
     admin_addresses: Vec<(SocketAddr, admin::Kind)>,
@@ -201,7 +201,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
     let mut workers = Vec::new();
     for (index, inbox) in inboxes.into_iter().enumerate() {
         let (shared, stopping) = (shared.clone(), stopping.clone());
-        workers.push(thread(&format!("worker-{index}"), &ready, move |runtime| {
+        workers.push(Thread::start(&format!("worker-{index}"), &ready, move |runtime| {
             shared.work(runtime, index, inbox, stopping);
         })?);
     }
@@ -223,7 +223,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
             let (tell, workload) = (Arc::clone(&ready), settings.workload.clone());
             ports.run(Arc::clone(&published), move |standing| tell_ports(&tell, &workload, standing))
         });
-        thread("control", &ready, move |runtime| {
+        Thread::start("control", &ready, move |runtime| {
             let configured =
                 control(configuration, published, registry, keys, identity, telemetry, tell, stopping);
             runtime.block_on(async {
@@ -260,6 +260,9 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         admin_addresses,
     })
 }
+
+/// For threads to end that are told to.
+const LAST_MOMENT: Duration = Duration::from_secs(3);
 
 impl Running {
     /// Where the data listeners are, in the order of the role's list.
@@ -299,14 +302,16 @@ impl Running {
             }
         });
         self.stop.send_replace(true);
-        for worker in self.workers {
-            worker.join().map_err(|_| anyhow::anyhow!("a worker panicked"))?;
+        // One that no longer listens must not keep the process from its end.
+        let deadline = Instant::now() + LAST_MOMENT;
+        let mut ended = Ok(());
+        for thread in self.workers.into_iter().chain([self.control]) {
+            ended = thread.ended_by(deadline).and(ended);
         }
-        self.control.join().map_err(|_| anyhow::anyhow!("the control thread panicked"))?;
         self.admin.stop();
-        if !self.telemetry.shutdown(Duration::from_secs(5)) {
-            anyhow::bail!("records were left unwritten");
-        }
+        let written = self.telemetry.shutdown(Duration::from_secs(5));
+        ended?;
+        anyhow::ensure!(written, "records were left unwritten");
         Ok(cut)
     }
 }
@@ -644,18 +649,4 @@ fn explaining(
         let query = Query::parse(decoded.iter().map(|(name, value)| (*name, value.as_ref())))?;
         explain(published.load(), &registry, &keys, &proxy, &query)
     })
-}
-
-/// A named thread with a runtime of its own, without which the process is not live.
-fn thread(
-    name: &str,
-    ready: &Arc<Readiness>,
-    run: impl FnOnce(&Runtime) + Send + 'static,
-) -> anyhow::Result<JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let needed = ready.needs(name);
-    Ok(std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-        let _needed = needed;
-        run(&runtime);
-    })?)
 }

@@ -34,6 +34,7 @@ pub mod stages;
 pub mod tables;
 pub mod tcp;
 pub mod telemetry;
+pub mod threads;
 pub mod tls;
 pub mod tunnel;
 pub mod upstream;

@@ -8,7 +8,7 @@ const LAYERS: &[&[&str]] = &[
     &["main"],
     &["cli"],
     &["app"],
-    &["candidate"],
+    &["candidate", "threads"],
     &["admin", "reload", "explain", "listen"],
     &["conn"],
     &["http", "tcp"],
