@@ -1,4 +1,4 @@
-//! [`Thread`]: what the process can't do without, and does not wait for when it is to end.
+//! [`Thread`]: what the process can't do without, is missed when it no longer goes on, and is not waited for at the end.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -15,6 +15,8 @@ pub struct Thread {
     handle: JoinHandle<()>,
 }
 
+/// How often it shows that it goes on: it no longer does when its runtime gets no turn.
+const BEAT: Duration = Duration::from_secs(1);
 /// How often its end is looked for.
 const LOOK: Duration = Duration::from_millis(2);
 
@@ -27,6 +29,13 @@ impl Thread {
     ) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let needed = ready.needs(name);
+        let pulse = needed.pulse();
+        runtime.spawn(async move {
+            loop {
+                pulse.beat();
+                tokio::time::sleep(BEAT).await;
+            }
+        });
         let handle = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             let _needed = needed;
             run(&runtime);
