@@ -3,7 +3,7 @@
 use crate::keep::Objects;
 use crate::resource::gateway_api::{HttpRoute, Rule};
 use crate::resource::{Object, Resource};
-use crate::snapshot::{PathMatch, RouteMatch};
+use crate::snapshot::{PathMatch, RouteFilter, RouteMatch};
 use crate::verdict::{Diagnostic, Severity, VerdictState};
 
 /// So many matches of one route are compared with each other; of a route with more, nothing is said of them.
@@ -48,7 +48,9 @@ fn never_taken(object: &Object, route: &HttpRoute) -> Vec<Diagnostic> {
 fn weightless(object: &Object, route: &HttpRoute) -> Vec<Diagnostic> {
     let rules = route.rules.iter().enumerate();
     let without = rules.filter(|(_, rule)| {
-        !rule.backends.is_empty() && rule.backends.iter().all(|backend| backend.weight == 0)
+        !rule.backends.is_empty()
+            && rule.backends.iter().all(|backend| backend.weight == 0)
+            && !rule.filters.iter().any(|filter| matches!(filter, RouteFilter::Redirect(_)))
     });
     let message = "all its backendRefs have weight 0: what it matches is answered with 500";
     without.map(|(number, rule)| warn(object, number, rule.line, message.into())).collect()

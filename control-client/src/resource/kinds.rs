@@ -163,9 +163,18 @@ pub(crate) fn group_of(name: &str) -> Option<&'static str> {
 pub(crate) fn hint(group: &str, name: &str) -> String {
     let of_group = KINDS.iter().filter(|kind| kind.group == group && !matches!(kind.reading, Reading::Skip));
     let known: Vec<_> = of_group.map(|kind| kind.name).collect();
-    match closest(name, &known) {
-        Some(meant) => format!("did you mean `{meant}`?"),
-        None => format!("known in this group: {}", known.join(", ")),
+    let elsewhere = KINDS.iter().find(|kind| kind.name == name && !matches!(kind.reading, Reading::Skip));
+    match (elsewhere, closest(name, &known)) {
+        (Some(kind), _) => format!("{name} is of `apiVersion: {}`", kind.api_version()),
+        (None, Some(meant)) => format!("did you mean `{meant}`?"),
+        (None, None) => format!("known in this group: {}", known.join(", ")),
+    }
+}
+
+impl Kind {
+    fn api_version(&self) -> String {
+        let version = self.versions.first().copied().unwrap_or_default();
+        if self.group.is_empty() { version.into() } else { format!("{}/{version}", self.group) }
     }
 }
 

@@ -308,6 +308,11 @@ pub(crate) mod tests {
     fn unknown_and_replaced_kinds_name_what_to_use() {
         let cases = [
             ("v1", "Servce", "1 kind: unknown kind; did you mean `Service`?"),
+            (
+                "networking.istio.io/v1",
+                "AuthorizationPolicy",
+                "1 kind: unknown kind; AuthorizationPolicy is of `apiVersion: security.istio.io/v1`",
+            ),
             ("v1", "Telephone", "1 kind: unknown kind; known in this group: Namespace, Service"),
             ("security.istio.i/v1", "AuthorizationPolicy", "did you mean `security.istio.io`?"),
             ("networking.istio.io/v1", "VirtualService", "write an HTTPRoute"),

@@ -198,6 +198,9 @@ fn service_account(meta: &Meta, at: At<'_>, text: String) -> Option<String> {
 
 /// Why no request has such a path.
 fn no_path(text: &str) -> Option<String> {
+    if text.contains("://") {
+        return Some("a path is written without scheme and host".into());
+    }
     if text.contains('?') {
         return Some("paths are looked at without the query".into());
     }
@@ -349,7 +352,7 @@ spec:
     - operation:
         methods: ["GET, PUT", "P*"]
         hosts: ["http://ratings", "ratings:9080", "*.example.com"]
-        paths: ["ratings/*", "/a?b=c", "/a#b", "*.json", "/", "*"]
+        paths: ["ratings/*", "http://ratings/a", "/a?b=c", "/a#b", "*.json", "/", "*"]
 "#,
         );
         assert!(object.good);
@@ -361,12 +364,13 @@ spec:
             "hosts[0]: matches no request: a host is written without scheme and path, as `ratings`",
             "methods[0]: matches no request: `GET, PUT` is not one method",
             "paths[0]: matches no request: paths begin with `/`; did you mean `/ratings/*`?",
-            "paths[1]: matches no request: paths are looked at without the query",
-            "paths[2]: matches no request: no request has a `#` in its path",
+            "paths[1]: matches no request: a path is written without scheme and host",
+            "paths[2]: matches no request: paths are looked at without the query",
+            "paths[3]: matches no request: no request has a `#` in its path",
         ]) {
             assert!(found.ends_with(why), "{found}");
         }
-        assert_eq!(found.len(), 7, "{found:?}");
+        assert_eq!(found.len(), 8, "{found:?}");
     }
 
     #[test]
