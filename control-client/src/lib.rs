@@ -71,7 +71,7 @@ pub struct Loaded {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The directory or file can't be read at all.
-    #[error("can't read configuration from {path}: {error}; check --config and the permissions of the path")]
+    #[error("can't read configuration from {path}: {error}; check the path and its permissions")]
     Unreadable {
         /// As given.
         path: String,

@@ -318,5 +318,5 @@ fn a_source_that_is_not_there_is_an_error() {
     let failed = start(Source::Dir("/nonexistent/writ".into()), Workload::default(), Options::default())
         .err()
         .unwrap();
-    assert!(failed.to_string().contains("check --config"), "{failed}");
+    assert!(failed.to_string().contains("check the path"), "{failed}");
 }

@@ -20,7 +20,7 @@ use crate::conn;
 use crate::drain::{Drain, DrainSignal, Phase};
 use crate::explain::{Query, explain};
 use crate::generation::{Current, Published};
-use crate::identity::{self, Health, Identity, SpiffeId};
+use crate::identity::{self, Health, Identity, IdentityError, SpiffeId};
 use crate::jwks;
 use crate::jwt::Tokens;
 use crate::limits::{self, Budget};
@@ -117,7 +117,10 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
                 Some(own_id),
                 settings.crl.clone(),
             )
-            .with_context(|| format!("can't load an identity from {source}"))?,
+            .map_err(|error| match error {
+                IdentityError::Lists { .. } => error.into(),
+                error => anyhow::Error::new(error).context(format!("can't load an identity from {source}")),
+            })?,
         ),
         None => None,
     };

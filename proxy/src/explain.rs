@@ -71,10 +71,13 @@ impl Query {
             url: Uri::default(),
             headers: Vec::new(),
         };
+        let mut headers = 0;
         for (name, value) in parameters {
+            headers += usize::from(name == "header");
             query.set(name, value).map_err(|why| match (name, header_name_end(value)) {
                 // What a header holds may be a secret.
-                ("header", end) => format!("header={}: {why}", end.map_or("", |end| &value[..end])),
+                ("header", Some(end)) => format!("header={}: {why}", &value[..end]),
+                ("header", None) => format!("header (number {headers} of them): {why}"),
                 _ => format!("{name}={value}: {why}"),
             })?;
         }

@@ -83,7 +83,7 @@ fn a_directory_without_objects_is_a_mistaken_path() {
     assert!(finished.stderr.contains("holds no objects"), "{finished:?}");
     for config in [path, "/nonexistent/directory"] {
         let finished = writ(&["explain", "--config", config, "--url=http://ratings:9080/"]);
-        assert_eq!((finished.status.code(), finished.stdout.as_str()), (Some(1), ""), "{finished:?}");
+        assert_eq!((finished.status.code(), finished.stdout.as_str()), (Some(2), ""), "{finished:?}");
         assert!(finished.stderr.contains(config), "{finished:?}");
     }
 }

@@ -24,6 +24,12 @@ fn wrong_usage_exits_2_and_says_why() {
         (&["explain", "--config=.", "--url=/ratings/1"], "--url=/ratings/1: expected http://"),
         (&["explain", "--config=.", "--url=http://a/", "--from=me"], "--from=me"),
         (&["explain", "--config=.", "--url=http://a/", "--header=x"], "NAME=VALUE"),
+        (
+            &["explain", "--config=.", "--url=http://a/", "--header=x=1", "--header=y"],
+            "header (number 2 of them)",
+        ),
+        (&["demo", "--once", "--port=8081"], "--once"),
+        (&["run", "--crl=Cargo.toml"], "--crl needs --identity"),
         (&["run", "--drain=soon"], "ms, s, m or h"),
         (&["run", "--forward=19080"], "LISTEN=APP"),
         (&["run", "--admin=192.0.2.1:0"], "--metrics for what other hosts may ask"),
@@ -39,6 +45,35 @@ fn wrong_usage_exits_2_and_says_why() {
         assert!(finished.stderr.contains(says), "{arguments:?}: {finished:#?}");
         assert_eq!(finished.stdout, "", "{arguments:?}");
     }
+}
+
+/// Whoever is told to read it.
+#[test]
+fn a_path_that_is_not_there_is_wrong_usage() {
+    let directory = tests::Directory::new();
+    let dev = format!("--identity=dev:{}", directory.path().display());
+    let about = ["explain", "--config=../docker/mesh", "--url=http://a/"];
+    for (arguments, says) in [
+        (&["check", "/nowhere"][..], "can't read /nowhere"),
+        (&["diff", "/nowhere", "."], "can't read /nowhere"),
+        (&["explain", "--config=/nowhere", "--url=http://a/"], "can't read /nowhere"),
+        (&[&about[..], &["--from-record=/nowhere"]].concat(), "can't read /nowhere"),
+        (&[&about[..], &["--jwt=/nowhere"]].concat(), "--jwt /nowhere"),
+        (&["run", "--config=/nowhere"], "--config: can't read /nowhere"),
+        (&["run", "--candidate=/nowhere"], "--candidate: can't read /nowhere"),
+        (&["run", "--identity=files:/nowhere"], "--identity: can't read /nowhere"),
+        (&["run", "--issuer-ca=/nowhere"], "--issuer-ca: can't read /nowhere"),
+        (&["run", &dev, "--crl=/nowhere"], "--crl: can't read /nowhere"),
+    ] {
+        let finished = writ(arguments);
+        assert_eq!(finished.status.code(), Some(2), "{arguments:?}: {finished:#?}");
+        let said = finished.stderr.strip_prefix(&format!("writ {}: ", arguments[0]));
+        assert!(said.is_some_and(|said| said.contains(says)), "{arguments:?}: {finished:#?}");
+    }
+    let finished = writ(&["run", &dev, "--crl=Cargo.toml"]);
+    assert_eq!(finished.status.code(), Some(1), "{finished:#?}");
+    assert!(finished.stderr.contains("--crl Cargo.toml: revocation list"), "{finished:#?}");
+    assert!(!finished.stderr.contains("identity from"), "{finished:#?}");
 }
 
 #[test]

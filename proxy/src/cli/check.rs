@@ -1,6 +1,6 @@
 //! `writ check`: compiles a configuration as the proxy would and tells everything that is wrong with it.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -9,7 +9,7 @@ use control_client::{Loaded, Workload, load_once};
 use serde_json::{Value, json};
 
 use super::run::Fips;
-use super::{colours, failed, print};
+use super::{colours, failed, misused, print};
 
 const NORMALIZATION: &str = "\
 Paths are matched, and forwarded, in the form that MeshSettings spec.pathNormalization gives them:
@@ -37,15 +37,11 @@ pub struct Args {
 /// Exit codes: 0 without errors (there may be warnings, unless strict), 1 with errors, 2 if there is nothing to check.
 pub fn run(args: Args) -> ExitCode {
     if let Err(error) = args.fips.enforce() {
-        return failed(&error);
+        return failed("check", &error);
     }
     let loaded = match load(&args.dir, &Workload::default()) {
         Ok(loaded) => loaded,
-        Err(why) => {
-            // Nobody is left to tell if this fails.
-            let _ = writeln!(io::stderr(), "writ check: {why}");
-            return ExitCode::from(2);
-        }
+        Err(why) => return misused("check", &why),
     };
     let text = match args.json {
         true => format!("{}\n", to_json(&loaded)),
@@ -145,18 +141,12 @@ fn to_json(loaded: &Loaded) -> Value {
 }
 
 fn verdict(verdict: &Verdict) -> Value {
-    let state = match verdict.state {
-        VerdictState::Accepted => "accepted",
-        VerdictState::KeptLastGood => "kept-last-good",
-        VerdictState::Quarantined => "quarantined",
-        VerdictState::Ignored => "ignored",
-    };
     json!({
         "kind": verdict.object.kind,
         "namespace": verdict.object.namespace,
         "name": verdict.object.name,
         "digest": verdict.object.digest,
-        "state": state,
+        "state": verdict.state.as_str(),
     })
 }
 

@@ -11,7 +11,7 @@ use control_client::{Loaded, Workload};
 use serde_json::Value;
 
 use super::check::{count, counted};
-use super::{check, failed, print, run, table};
+use super::{check, failed, misused, print, run, table};
 use crate::explain::{Query, explain};
 use crate::generation::Generation;
 use crate::jwks;
@@ -96,16 +96,17 @@ pub fn run(args: Args) -> ExitCode {
     let record = args.from_record.as_deref().map(|path| read_record(path, args.id.as_deref()));
     let record = match record.transpose() {
         Ok(record) => record,
-        Err(error) => return failed(&error),
+        Err(error) => return misused("explain", &format!("{error:#}")),
     };
     let (workload, query) = match args.question(record.as_ref()) {
         Ok(question) => question,
-        Err(wrong) => {
-            eprintln!("writ explain: {wrong}");
-            return ExitCode::from(2);
-        }
+        Err(wrong) => return misused("explain", &wrong),
     };
-    match args.explain(&workload, &query, record.as_ref()) {
+    let loaded = match check::load(&args.config, &workload) {
+        Ok(loaded) => loaded,
+        Err(why) => return misused("explain", &why),
+    };
+    match args.explain(&workload, loaded, &query, record.as_ref()) {
         Ok(explained) => {
             if let Some(doubt) = text(&explained, "/doubt") {
                 eprintln!("writ explain: {doubt}");
@@ -115,7 +116,7 @@ pub fn run(args: Args) -> ExitCode {
                 false => print(&table::explained(&explained)),
             }
         }
-        Err(error) => failed(&error),
+        Err(error) => failed("explain", &error),
     }
 }
 
@@ -177,8 +178,13 @@ impl Args {
         parameters
     }
 
-    fn explain(&self, workload: &Workload, query: &Query, record: Option<&Value>) -> anyhow::Result<Value> {
-        let loaded = check::load(&self.config, workload).map_err(anyhow::Error::msg)?;
+    fn explain(
+        &self,
+        workload: &Workload,
+        loaded: Loaded,
+        query: &Query,
+        record: Option<&Value>,
+    ) -> anyhow::Result<Value> {
         for doubt in self.doubts(workload, query.side, &loaded, record) {
             eprintln!("writ explain: {doubt}");
         }

@@ -84,9 +84,15 @@ fn log(default: &str) {
 }
 
 /// Says what failed, as every command does, and gives the exit code for it.
-pub fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("writ: {error:#}");
+pub fn failed(command: &str, error: &anyhow::Error) -> ExitCode {
+    eprintln!("writ {command}: {error:#}");
     ExitCode::FAILURE
+}
+
+/// Says how a command was used wrongly, a path that is not there among it, and gives the exit code for it.
+pub fn misused(command: &str, wrong: &str) -> ExitCode {
+    eprintln!("writ {command}: {wrong}");
+    ExitCode::from(2)
 }
 
 /// Prints a command's result. A reader that has gone away (`| head`) is told by the exit code alone.

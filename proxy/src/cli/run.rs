@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use control_client::Workload;
 
-use super::{failed, told_to_stop};
+use super::{failed, misused, told_to_stop};
 use crate::app::{self, Settings};
 use crate::identity::{self, SpiffeId};
 use crate::roles::{Forward, Open, Role};
@@ -162,14 +162,11 @@ pub fn run(args: Args) -> ExitCode {
     let fips = args.fips;
     let settings = match args.settings() {
         Ok(settings) => settings,
-        Err(wrong) => {
-            eprintln!("writ run: {wrong}");
-            return ExitCode::from(2);
-        }
+        Err(wrong) => return misused("run", &wrong),
     };
     match fips.enforce().and_then(|()| app::start(settings)).and_then(until_told) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&error),
+        Err(error) => failed("run", &error),
     }
 }
 
@@ -197,8 +194,33 @@ impl Args {
         }
     }
 
+    /// What is followed has to be there when it begins.
+    fn paths_are_there(&self) -> Result<(), String> {
+        let source = |source: &'_ Option<ConfigSource>| source.as_ref().map(|source| source.0.clone());
+        let identity = match &self.identity {
+            Some(identity::Source::Files(dir)) => Some(dir.clone()),
+            _ => None,
+        };
+        for (flag, path) in [
+            ("--config", source(&self.config)),
+            ("--candidate", source(&self.candidate)),
+            ("--identity", identity),
+            ("--crl", self.crl.clone()),
+            ("--issuer-ca", self.issuer_ca.clone()),
+        ] {
+            let Some(path) = path else { continue };
+            std::fs::metadata(&path)
+                .map_err(|error| format!("{flag}: can't read {}: {error}", path.display()))?;
+        }
+        Ok(())
+    }
+
     fn settings(self) -> Result<Settings, String> {
         self.supported()?;
+        if self.crl.is_some() && self.identity.is_none() {
+            return Err("--crl needs --identity: without one no caller's certificate is looked at".into());
+        }
+        self.paths_are_there()?;
         let gateway = match (self.role, &self.gateway) {
             (Role::Gateway, None) => return Err("--role gateway needs --gateway NAMESPACE/NAME".into()),
             (Role::Sidecar | Role::Standalone, Some(_)) => {

@@ -46,6 +46,14 @@ pub enum IdentityError {
         /// What is not approved.
         why: fips::NotApproved,
     },
+    /// The revocation lists that were asked for.
+    #[error("--crl {}: {error}", path.display())]
+    Lists {
+        /// Where.
+        path: PathBuf,
+        /// What is wrong with them.
+        error: Box<Self>,
+    },
     /// What the configuration says of who is revoked.
     #[error("{0}")]
     Configured(String),

@@ -92,15 +92,25 @@ pub(super) fn list_files(source: &Source, asked: Option<PathBuf>) -> Vec<ListFil
 
 /// What is in all of them; lists that `known` has are taken from there.
 fn read_lists(files: &[ListFile], known: &[Arc<List>]) -> Result<Vec<Arc<List>>, IdentityError> {
-    let mut ders = Vec::new();
+    let mut all = Vec::new();
     for file in files {
-        match files::read_lists(&file.path)? {
-            Some(pem) => ders.extend(revocation::decode(&pem)?),
-            None if file.required => return Err(IdentityError::missing(&file.path)),
-            None => {}
+        all.extend(file.read(known).map_err(|error| match file.required {
+            true => IdentityError::Lists { path: file.path.clone(), error: Box::new(error) },
+            // Of what lies beside the certificate, `--identity` says where.
+            false => error,
+        })?);
+    }
+    Ok(all)
+}
+
+impl ListFile {
+    fn read(&self, known: &[Arc<List>]) -> Result<Vec<Arc<List>>, IdentityError> {
+        match files::read_lists(&self.path)? {
+            Some(pem) => revocation::read_all(revocation::decode(&pem)?.iter(), known),
+            None if self.required => Err(IdentityError::missing(&self.path)),
+            None => Ok(Vec::new()),
         }
     }
-    revocation::read_all(ders.iter(), known)
 }
 
 /// The first set of a source.

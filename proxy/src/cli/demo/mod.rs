@@ -26,7 +26,7 @@ pub struct Args {
     #[arg(long)]
     once: bool,
     /// Port on loopback to send requests to.
-    #[arg(long, value_name = "N", default_value_t = 8080)]
+    #[arg(long, value_name = "N", default_value_t = 8080, conflicts_with = "once")]
     port: u16,
 }
 
@@ -38,7 +38,7 @@ pub fn run(args: Args) -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         // A reader that has gone away (`| head`) is told by the exit code alone.
         Err(error) if is_broken_pipe(&error) => ExitCode::FAILURE,
-        Err(error) => failed(&error),
+        Err(error) => failed("demo", &error),
     }
 }
 

@@ -16,7 +16,7 @@ use control_client::verdict::Severity;
 use control_client::{Loaded, Resources, Selection, Workload};
 
 use super::check::{count, counted};
-use super::print;
+use super::{misused, print};
 use compare::{Findings, Kind, compare};
 
 /// Flags of `writ diff`.
@@ -60,18 +60,14 @@ pub fn run(args: Args) -> ExitCode {
     };
     let (old, new) = match (read(&args.old), read(&args.new)) {
         (Ok(old), Ok(new)) => (old, new),
-        (Err(why), _) | (_, Err(why)) => {
-            eprintln!("writ diff: {why}");
-            return ExitCode::from(2);
-        }
+        (Err(why), _) | (_, Err(why)) => return misused("diff", &why),
     };
     let nobody = Workload { trust_domain: args.trust_domain.clone(), ..Workload::default() };
     for (path, resources) in [(&args.old, &old), (&args.new, &new)] {
         let loaded = resources.load(&nobody);
         // Without anything in it, it is a mistaken path; to be compared with that would say the wrong thing.
         if loaded.objects == 0 {
-            eprintln!("writ diff: {} holds no objects", path.display());
-            return ExitCode::from(2);
+            return misused("diff", &format!("{} holds no objects", path.display()));
         }
         doubt(path, &loaded);
     }
