@@ -101,21 +101,44 @@ fn attest_says_what_crypto_runs() {
 #[test]
 fn the_demo_goes_as_its_policies_say() {
     let said = writ(&["demo", "--once"]).well();
-    for reason in
-        ["matched-allow", "matched-deny", "no-allow-matched", "plaintext-under-strict", "split 90/10"]
-    {
+    for reason in [
+        "matched-allow",
+        "matched-deny",
+        "no-allow-matched",
+        "plaintext-under-strict",
+        "from outside",
+        "split 90/10",
+    ] {
         assert!(said.contains(reason), "{said}");
     }
     assert!(said.contains("All went as the policies say."), "{said}");
+}
+
+/// A gateway is told which Gateway it serves, and nobody else is.
+#[test]
+fn a_gateway_and_its_gateway_go_together() {
+    let identity = "--identity=dev:/nonexistent";
+    for (arguments, said) in [
+        (&["run", "--role=gateway", identity][..], "--role gateway needs --gateway NAMESPACE/NAME"),
+        (&["run", "--gateway=edge/public"], "--gateway is for --role gateway"),
+        (&["run", "--role=gateway", "--gateway=edge/public"], "--role gateway needs --identity"),
+        (&["run", "--role=gateway", "--gateway=public", identity], "expected NAMESPACE/NAME"),
+        (
+            &["run", "--role=gateway", "--gateway=edge/public", "--workload=other/front", identity],
+            "is not of the namespace of --workload, other",
+        ),
+    ] {
+        let finished = writ(arguments);
+        assert_eq!(finished.status.code(), Some(2), "{arguments:?}: {finished:#?}");
+        assert!(finished.stderr.contains(said), "{arguments:?}: {finished:#?}");
+    }
 }
 
 /// What is documented for later must not be passed over in silence.
 #[test]
 fn what_is_to_come_says_so() {
     for arguments in [
-        &["run", "--role=gateway"][..],
-        &["run", "--gateway=edge/public"],
-        &["run", "--otlp=http://collector:4317"],
+        &["run", "--otlp=http://collector:4317"][..],
         &["run", "--record=otlp"],
         &["run", "--state=/var/lib/writ"],
         &["run", "--config=kubernetes:"],

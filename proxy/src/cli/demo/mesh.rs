@@ -1,14 +1,16 @@
-//! The demo's parts: an authority, two versions of a service, three sidecars, and the directory that configures them.
+//! The demo's parts: an authority, two versions of a service, three sidecars, an edge, and the directory that configures
+//! them.
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use control_client::Workload;
+use fips::ca::{Authority, Profile};
 use http::Response;
 use http_body_util::Full;
 use hyper_util::rt::TokioIo;
@@ -26,6 +28,8 @@ pub struct Mesh {
     pub entrance: SocketAddr,
     /// The inbound listener of the first version's sidecar, to be called past the entrance.
     pub ratings: SocketAddr,
+    /// Where the edge takes `https://shop.test`.
+    pub edge: SocketAddr,
     directory: Scratch,
     sidecars: Vec<Running>,
     _backends: Vec<oneshot::Sender<()>>,
@@ -94,6 +98,11 @@ impl Mesh {
                 ..settings(&name, "ratings", &labels)
             })?);
         }
+        let edge = free_port()?;
+        write_edge(&authority, &config, edge)?;
+        let mut front = settings("front", "front", &[]);
+        front.workload.gateway = Some("front".into());
+        sidecars.push(app::start(Settings { role: Role::Gateway, ..front })?);
         let entrance = Open::At((Ipv4Addr::LOCALHOST, port).into());
         let caller = settings("productpage", "productpage", &[("app", "productpage")]);
         sidecars.push(app::start(Settings { outbound: entrance, ..caller })?);
@@ -101,6 +110,7 @@ impl Mesh {
         let mesh = Self {
             entrance: entrance.context("the entrance is not listening")?,
             ratings: listens[0],
+            edge,
             directory,
             sidecars,
             _backends: backends,
@@ -111,6 +121,11 @@ impl Mesh {
     /// The configuration that the sidecars follow, to be edited.
     pub fn config(&self) -> PathBuf {
         self.directory.config()
+    }
+
+    /// The root that vouches for the edge, PEM.
+    pub fn roots(&self) -> PathBuf {
+        self.directory.0.join("authority").join("ca.crt")
     }
 
     /// Stops everything and removes what was written.
@@ -191,8 +206,51 @@ fn free_port() -> anyhow::Result<SocketAddr> {
     Ok(std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
+/// For so long the certificate of the edge is good.
+const EDGE_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// The Gateway, and the certificate that it shows. `authority` is the directory of the mesh's own.
+fn write_edge(authority: &Path, directory: &Path, edge: SocketAddr) -> anyhow::Result<()> {
+    let read = |name: &str| {
+        let path = authority.join(name);
+        std::fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))
+    };
+    let issued = Authority::from_pem("cluster.local", &read("ca.crt")?, &read("ca.key")?)?
+        .issue(&Profile::server(&["shop.test"], EDGE_LIFETIME))?;
+    let block = |pem: &str| pem.replace('\n', "\n    ");
+    let gateway = format!(
+        "# Where the edge listens, and what it shows.
+apiVersion: v1
+kind: Secret
+metadata: {{name: shop, namespace: bookinfo}}
+type: kubernetes.io/tls
+stringData:
+  tls.crt: |
+    {certificate}
+  tls.key: |
+    {key}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: front, namespace: bookinfo}}
+spec:
+  gatewayClassName: writ
+  addresses: [{{value: {ip}}}]
+  listeners:
+  - {{name: shop, port: {port}, protocol: HTTPS, hostname: shop.test, tls: {{certificateRefs: [{{name: shop}}]}}}}
+",
+        certificate = block(&issued.certificate_pem),
+        key = block(&issued.key_pem),
+        ip = edge.ip(),
+        port = edge.port(),
+    );
+    std::fs::write(directory.join("gateway.yaml"), gateway)?;
+    std::fs::write(directory.join("edge.yaml"), include_str!("edge.yaml"))?;
+    Ok(())
+}
+
 /// What a person writes, and what a cluster would know: where the versions are.
-fn write_config(directory: &std::path::Path, ratings: &[SocketAddr]) -> anyhow::Result<()> {
+fn write_config(directory: &Path, ratings: &[SocketAddr]) -> anyhow::Result<()> {
     let mut cluster = String::from("# What a cluster would know: who is where.\n");
     for (version, address) in VERSIONS.iter().zip(ratings) {
         write!(

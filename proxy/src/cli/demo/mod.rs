@@ -1,7 +1,7 @@
 //! `writ demo`: a small mesh on loopback in one process, nothing installed, no root.
 //!
 //! A `productpage` calls `ratings`, of which there are two versions, 90/10. Each has a sidecar; between them is mutual
-//! TLS under a throw-away authority. What is decided is shown as it is recorded.
+//! TLS under a throw-away authority. An edge takes HTTPS from outside. What is decided is shown as it is recorded.
 
 mod follow;
 mod mesh;

@@ -2,15 +2,21 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio_rustls::TlsConnector;
 
 use super::mesh::Mesh;
 use super::show::{Row, decision_row, text};
@@ -26,19 +32,29 @@ const RECORD_PATIENCE: Duration = Duration::from_secs(5);
 struct Expected {
     what: &'static str,
     path: &'static str,
-    /// Straight to the server's sidecar, in plaintext.
-    past_mtls: bool,
+    by: Way,
     status: u16,
     outcome: &'static str,
     reason: &'static str,
     policy: &'static str,
 }
 
-const FIXED: [Expected; 4] = [
+/// How a request comes in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Through the caller's sidecar.
+    Sidecar,
+    /// Straight to the server's sidecar, in plaintext.
+    PastMtls,
+    /// From outside, over TLS.
+    Edge,
+}
+
+const FIXED: [Expected; 5] = [
     Expected {
         what: "allowed",
         path: "/ratings/1",
-        past_mtls: false,
+        by: Way::Sidecar,
         status: 200,
         outcome: "allow",
         reason: "matched-allow",
@@ -47,7 +63,7 @@ const FIXED: [Expected; 4] = [
     Expected {
         what: "denied by a rule",
         path: "/ratings/embargoed/1",
-        past_mtls: false,
+        by: Way::Sidecar,
         status: 403,
         outcome: "deny",
         reason: "matched-deny",
@@ -56,7 +72,7 @@ const FIXED: [Expected; 4] = [
     Expected {
         what: "nothing allows it",
         path: "/metrics",
-        past_mtls: false,
+        by: Way::Sidecar,
         status: 403,
         outcome: "deny",
         reason: "no-allow-matched",
@@ -65,11 +81,20 @@ const FIXED: [Expected; 4] = [
     Expected {
         what: "plaintext",
         path: "/ratings/1",
-        past_mtls: true,
+        by: Way::PastMtls,
         status: 403,
         outcome: "deny",
         reason: "plaintext-under-strict",
         policy: "PeerAuthentication istio-system/default",
+    },
+    Expected {
+        what: "from outside",
+        path: "/ratings/1",
+        by: Way::Edge,
+        status: 200,
+        outcome: "allow",
+        reason: "matched-allow",
+        policy: "AuthorizationPolicy bookinfo/edge rule 0",
     },
 ];
 
@@ -83,9 +108,12 @@ pub async fn fixed_set(
     let mut well = true;
     writeln!(out, "    {}", paint.strong(&Row { what: Some(""), ..Row::HEADING }.to_string()))?;
     for expected in &FIXED {
-        let to = if expected.past_mtls { mesh.ratings } else { mesh.entrance };
-        let status = ask(to, expected.path).await?;
-        let record = record_of(records, "inbound").await?;
+        let (status, side) = match expected.by {
+            Way::Sidecar => (ask(mesh.entrance, expected.path).await?, "inbound"),
+            Way::PastMtls => (ask(mesh.ratings, expected.path).await?, "inbound"),
+            Way::Edge => (from_outside(mesh, expected.path).await?, "gateway"),
+        };
+        let record = record_of(records, side).await?;
         let as_expected = status == expected.status
             && text(&record, "/decision/outcome") == expected.outcome
             && text(&record, "/decision/reason") == expected.reason
@@ -151,10 +179,31 @@ async fn record_of(records: &mut mpsc::Receiver<String>, side: &str) -> anyhow::
 
 /// GET, on a connection of its own.
 async fn ask(to: SocketAddr, path: &str) -> anyhow::Result<u16> {
-    let socket = TcpStream::connect(to).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
+    ask_over(TcpStream::connect(to).await?, "ratings:9080", path).await
+}
+
+/// The same over TLS from outside, whose server has to prove that it is `shop.test`.
+async fn from_outside(mesh: &Mesh, path: &str) -> anyhow::Result<u16> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(mesh.roots())?)?;
+    let config = ClientConfig::builder_with_provider(fips::provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let socket = TcpStream::connect(mesh.edge).await?;
+    let name = ServerName::try_from("shop.test")?;
+    let tls = TlsConnector::from(Arc::new(config)).connect(name, socket).await?;
+    ask_over(tls, "shop.test", path).await
+}
+
+async fn ask_over(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    host: &str,
+    path: &str,
+) -> anyhow::Result<u16> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await?;
     let connection = tokio::spawn(connection);
-    let request = Request::get(path).header(http::header::HOST, "ratings:9080").body(Empty::<Bytes>::new())?;
+    let request = Request::get(path).header(http::header::HOST, host).body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await?;
     let status = response.status().as_u16();
     response.into_body().collect().await?;

@@ -44,22 +44,24 @@ impl<Out: Write> Live<Out> {
 
 fn invitation(mesh: &Mesh) -> String {
     let paint = Paint::stdout();
-    let at = mesh.entrance;
+    let (at, edge) = (mesh.entrance, mesh.edge.port());
     let ask = |path: &str| format!("curl -i http://{at}{path} -H 'Host: ratings:9080'");
     format!(
         "\n{}\n\n  you = productpage -> [sidecar] == mTLS ==> [sidecar] -> ratings v1 (90 %) or v2 (10 %)\n\n\
          allowed               {}\n\
          denied by a rule      {}\n\
          nothing allows it     {}\n\
-         plaintext, past mTLS  curl -i http://{}/ratings/1\n\n\
-         The policies are in {}; edit them, and the sidecars follow.\n\
+         plaintext, past mTLS  curl -i http://{}/ratings/1\n\
+         from outside          curl -i --cacert {} --resolve shop.test:{edge}:127.0.0.1 https://shop.test:{edge}/ratings/1\n\n\
+         The policies are in {}: edit them, and the proxies follow.\n\
          Decisions, as they are recorded (Ctrl-C ends):\n\n",
         paint.strong("A small mesh is running."),
         ask("/ratings/1"),
         ask("/ratings/embargoed/1"),
         ask("/metrics"),
         mesh.ratings,
-        mesh.config().join("policy.yaml").display(),
+        mesh.roots().display(),
+        mesh.config().display(),
     )
 }
 
