@@ -42,7 +42,7 @@ pub(crate) fn of_labels(own: &OwnLabels, workload: &Workload) -> Health {
     let Some(select) = some(own.select.iter()) else { return Health::Well };
     let Workload { namespace, name, .. } = workload;
     match own.told {
-        Told::Now | Told::ByGateway => Health::Well,
+        Told::Now => Health::Well,
         Told::Before => Health::Degraded(format!(
             "there is no Pod or WorkloadEntry {namespace}/{name} any more: its labels are taken to be as they were"
         )),

@@ -191,6 +191,11 @@ fn target_reach(
         TargetKind::GatewayClass if own.gateway.is_some_and(|(_, class)| class == Some(&target.name)) => {
             Reach::Here
         }
+        TargetKind::GatewayClass if !catalog.gateways.iter().any(|each| each.spec.class == target.name) => {
+            let message = format!("no Gateway has class {}; this target covers nothing", target.name);
+            findings.error(object, &field, target.line, message);
+            Reach::Elsewhere
+        }
         TargetKind::GatewayClass => Reach::Elsewhere,
         TargetKind::Service => match find(&catalog.services, namespace, &target.name) {
             Some(service) if is_near && !service.spec.selector.is_empty() => {
@@ -208,15 +213,10 @@ fn target_reach(
         },
         TargetKind::HttpRoute => match find(&catalog.routes, namespace, &target.name) {
             Some(route) if route.spec.parents.iter().all(|parent| parent.kind == ParentKind::Gateway) => {
-                let message = "a policy for one HTTPRoute of a Gateway is not supported yet; target the Gateway instead (until then this \
-                     policy fails closed for the Gateway)";
+                let message = "a policy for one HTTPRoute of a Gateway is not supported yet, so that route is not served; target the \
+                     Gateway instead";
                 findings.quarantined(object, &field, target.line, message.into());
-                let parents = route.spec.parents.iter();
-                let mut own_parents = parents.filter(|parent| {
-                    parent.namespace == own.namespace
-                        && own.gateway.is_some_and(|(name, _)| name == parent.name)
-                });
-                if own_parents.next().is_some() { Reach::HereClosed } else { Reach::Elsewhere }
+                Reach::Elsewhere
             }
             Some(_) => {
                 let message = "an HTTPRoute with a Service as parent is followed by clients, who can't be trusted to authorize \

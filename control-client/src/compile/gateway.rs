@@ -1,7 +1,7 @@
 //! The Gateway that a proxy serves: its listeners, what they show, and the HTTPRoutes attached to them.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::authorization::find;
@@ -14,6 +14,7 @@ use super::{Findings, Labels};
 use crate::resource::gateway_api::{
     Gateway, HttpRoute, Listener, ParentKind, ParentRef, RouteNamespaces, SecretRef,
 };
+use crate::resource::security::{Scope, TargetKind};
 use crate::resource::text::selects;
 use crate::snapshot::{self, GatewayListener, ListenerTls, RouteRule, VirtualHost};
 
@@ -59,7 +60,12 @@ pub(super) fn compile<'a>(
         opened.insert((item.namespace(), item.name()), listeners);
     }
     let mut routes: BTreeMap<(&str, Option<String>), Vec<RouteRule>> = BTreeMap::new();
+    let judged = judged_routes(parts.catalog);
     for item in parts.catalog.routes.iter().filter(|item| !item.quarantined) {
+        if judged.contains(&(item.namespace(), item.name())) {
+            // The policy says that it is not served.
+            continue;
+        }
         for parent in item.spec.parents.iter().filter(|parent| parent.kind == ParentKind::Gateway) {
             let gateway = (parent.namespace.as_str(), parent.name.as_str());
             for (listener, host) in parts.attached(item, parent, opened.get(&gateway), findings) {
@@ -78,6 +84,24 @@ pub(super) fn compile<'a>(
         }
     }
     compiled
+}
+
+/// Routes that policies are for, each alone: nobody enforces that yet, so nobody serves them at a Gateway.
+fn judged_routes<'c>(catalog: &'c Catalog<'_>) -> HashSet<(&'c str, &'c str)> {
+    let authorization = catalog.authorization_policies.iter().filter(|item| !item.spec.dry_run);
+    let authorization = authorization.map(|item| (item.namespace(), &item.spec.scope));
+    let users = catalog.request_authentications.iter().map(|item| (item.namespace(), &item.spec.scope));
+    let limits = catalog.rate_limits.iter().map(|item| (item.namespace(), &item.spec.scope));
+    let all = authorization.chain(users).chain(limits);
+    all.flat_map(|(namespace, scope)| {
+        let targets = match scope {
+            Scope::Targets(targets) => targets.as_slice(),
+            _ => &[],
+        };
+        let routes = targets.iter().filter(|target| target.kind == TargetKind::HttpRoute);
+        routes.map(move |target| (namespace, target.name.as_str()))
+    })
+    .collect()
 }
 
 /// The listeners that can be open beside each other: of two that can't, the first is.
@@ -137,7 +161,7 @@ impl<'a> Parts<'_, 'a> {
             match self.pair(item, secret, findings) {
                 Ok(pair) => pairs.push(pair),
                 Err(mut why) => {
-                    if let Some(before) = self.pair_before(secret) {
+                    if let Some(before) = self.pair_before(item, listener, secret) {
                         pairs.push(before);
                         why += "; the one before stays in use";
                     }
@@ -169,10 +193,20 @@ impl<'a> Parts<'_, 'a> {
         self.materials.pair(namespace, name, findings)
     }
 
-    /// The pair of a Secret that was in use before.
-    fn pair_before(&self, secret: &SecretRef) -> Option<(snapshot::PemObject, snapshot::PemObject)> {
-        let name = Materials::pair_names(&secret.namespace, &secret.name).0;
+    /// The pair of a Secret that this listener showed before, if it may still refer to that.
+    fn pair_before(
+        &self,
+        item: &Item<'a, Gateway>,
+        listener: &Listener,
+        secret: &SecretRef,
+    ) -> Option<(snapshot::PemObject, snapshot::PemObject)> {
+        let SecretRef { namespace, name, .. } = secret;
+        if !self.grants.allow(Reference::GatewayToSecret, item.namespace(), namespace, name) {
+            return None;
+        }
+        let name = Materials::pair_names(namespace, name).0;
         let listeners = self.before.into_iter().flat_map(|gateway| &gateway.listeners);
+        let listeners = listeners.filter(|each| each.name == listener.name);
         let pairs = listeners.filter_map(|listener| match listener.tls.as_deref() {
             Some(ListenerTls::Certificates { pairs, .. }) => Some(pairs),
             _ => None,

@@ -79,10 +79,9 @@ pub(crate) fn compile(
     let mut findings = Findings::default();
     let settings = mesh_settings(&catalog, &mut findings);
     let workloads = workloads::Workloads::new(&catalog, &workload.trust_domain);
-    let (mut labels, told) = match (workloads.labels_of(workload), &previous.labels) {
+    let (mut labels, told) = match (workloads.labels_of(workload, gateway::NAME_LABEL), &previous.labels) {
         (Some(labels), _) => (labels, Told::Now),
         (None, Some(labels)) => (labels.clone(), Told::Before),
-        (None, None) if workload.gateway.is_some() => (Labels::new(), Told::ByGateway),
         (None, None) => (Labels::new(), Told::Never),
     };
     if let Some(gateway) = &workload.gateway {

@@ -14,7 +14,7 @@ use crate::verdict::LABELS_FLAG;
 pub(super) struct Own<'a> {
     pub(super) namespace: &'a str,
     pub(super) name: &'a str,
-    /// None while they are not known.
+    /// While they are not known: none but the label that names its Gateway.
     pub(super) labels: &'a Labels,
     told: Told,
     /// While they are not known, what may select it fails closed.
@@ -33,9 +33,7 @@ pub(crate) enum Told {
     Now,
     /// The Pod or WorkloadEntry, when it was last there.
     Before,
-    /// The Gateway that it serves, and nobody else: the one that names it.
-    ByGateway,
-    /// Nobody, ever.
+    /// Nobody, ever. The label that names the Gateway that it serves is known all the same.
     Never,
 }
 
@@ -106,14 +104,19 @@ impl<'a> Own<'a> {
         }
     }
 
+    /// Whether the label that names its Gateway is all that is asked for.
+    fn is_known(&self, selector: &Labels) -> bool {
+        self.gateway.is_some() && selector.keys().all(|key| key == gateway::NAME_LABEL)
+    }
+
     /// How far an object reaches that is for those with these labels.
     pub(super) fn selected(&self, object: &Object, selector: &Labels, findings: &mut Findings) -> Reach {
-        if matches!(self.told, Told::Before | Told::Never) {
+        if self.told != Told::Now && !self.is_known(selector) {
             let meta = &object.meta;
             findings.select.insert(format!("{} {}/{}", meta.kind, meta.namespace, meta.name));
         }
         match self.told {
-            Told::Never if self.closes => {
+            Told::Never if self.closes && !self.is_known(selector) => {
                 let message = format!(
                     "whether it selects {0}/{1} is not known: there is no Pod or WorkloadEntry of that name, and no --labels",
                     self.namespace, self.name
@@ -121,7 +124,6 @@ impl<'a> Own<'a> {
                 findings.quarantined(object, LABELS_FLAG, 0, message);
                 Reach::HereClosed
             }
-            Told::Never => Reach::Elsewhere,
             _ if selects(selector, self.labels) => Reach::Here,
             _ => Reach::Elsewhere,
         }

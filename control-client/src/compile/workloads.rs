@@ -143,13 +143,19 @@ impl<'a> Workloads<'a> {
         found.filter(|workload| selects(selector, &workload.labels)).collect()
     }
 
-    /// The labels given, else those of the object of this name; `None`: there is none.
-    pub(super) fn labels_of(&self, workload: &Workload) -> Option<Labels> {
+    /// The labels given, else those of the object of this name, else those of a Pod that is labelled as serving the same
+    /// Gateway (`gateway_label`); `None`: there is none.
+    pub(super) fn labels_of(&self, workload: &Workload, gateway_label: &str) -> Option<Labels> {
         if !workload.labels.is_empty() {
             return Some(workload.labels.clone());
         }
         let name = (workload.namespace.as_str(), workload.name.as_str());
         let number = self.pods_by_name.get(&name).or_else(|| self.entries_by_name.get(&name));
+        let serving = workload.gateway.as_ref().and_then(|gateway| {
+            let pair = (name.0, gateway_label.to_owned(), gateway.clone());
+            self.by_label.get(&pair)?.first()
+        });
+        let number = number.or(serving);
         number.map(|number| self.all[*number].labels.clone().into_owned())
     }
 }

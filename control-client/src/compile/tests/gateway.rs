@@ -192,8 +192,8 @@ fn policies_reach_the_gateway_that_they_name() {
     let (at_edge, _, found) = reaches(&format!("{{{group}, kind: Gateway, name: gone}}"));
     assert!(at_edge.is_empty() && found.contains("no Gateway foo/gone"), "{found}");
     let (at_edge, beside, found) = reaches(&format!("{{{group}, kind: HTTPRoute, name: r}}"));
-    assert_eq!((at_edge, beside), (vec![true], vec![]));
-    assert!(found.contains("target the Gateway instead"), "{found}");
+    assert_eq!((at_edge, beside), (vec![], vec![]));
+    assert!(found.contains("that route is not served"), "{found}");
     let (at_edge, beside, found) = reaches(&format!("{{{group}, kind: GatewayClass, name: writ}}"));
     assert_eq!((at_edge, beside), (vec![true], vec![]));
     assert!(found.contains("root namespace"), "{found}");
@@ -207,14 +207,62 @@ fn what_serves_a_gateway_has_its_label_and_those_of_its_pod() {
     let policies =
         [edge(WEB), of("named", "gateway.networking.k8s.io/gateway-name: edge"), of("tier", "tier: edge")]
             .concat();
-    let pod = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: me, namespace: foo, labels: {tier: edge}}\n";
+    let pod = |name: &str, labels: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: foo, labels: {{{labels}}}}}\n"
+        )
+    };
     let unlabelled = Workload { gateway: Some("edge".into()), labels: BTreeMap::new(), ..me() };
     let selected = |yaml: &str| {
         let loaded = load_str(yaml, &unlabelled);
-        assert_eq!(texts(&loaded), [] as [String; 0]);
         let policy = &loaded.snapshot.policy;
-        policy.authorization.iter().map(|each| object_name(policy, Some(each.object))).collect::<Vec<_>>()
+        let names = policy
+            .authorization
+            .iter()
+            .map(|each| (object_name(policy, Some(each.object)), each.quarantined));
+        (names.collect::<Vec<_>>(), loaded.workload_known)
     };
-    assert_eq!(selected(&policies), ["named"]);
-    assert_eq!(selected(&(policies.clone() + pod)), ["named", "tier"]);
+    let named = |closed: bool| vec![("named".to_owned(), false), ("tier".to_owned(), closed)];
+    assert_eq!(
+        selected(&policies),
+        (vec![named(false)[0].clone()], false),
+        "asked, not served: of what is not known nothing is said"
+    );
+    assert_eq!(selected(&(policies.clone() + &pod("me", "tier: edge"))), (named(false), true));
+    let serving = pod("edge-7d9c4-x2x", "tier: edge, gateway.networking.k8s.io/gateway-name: edge");
+    assert_eq!(selected(&(policies + &serving)), (named(false), true));
+}
+
+#[test]
+fn what_is_no_longer_granted_is_no_longer_shown() {
+    let issued = issued();
+    let tls =
+        "{name: tls, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: c, namespace: certs}]}}";
+    let secret = secret("certs/c", &issued.certificate_pem, &issued.key_pem);
+    let grant = object(
+        "ReferenceGrant",
+        "certs/g",
+        "{from: [{group: gateway.networking.k8s.io, kind: Gateway, namespace: foo}], to: [{group: '', kind: Secret}]}",
+    );
+    let workload = Workload { gateway: Some("edge".into()), ..me() };
+    let granted = load_str(&[&edge(tls), &*secret, &grant].concat(), &workload);
+    let before =
+        crate::compile::Previous { policy: Some(granted.snapshot.policy.clone()), ..Default::default() };
+    let shown = |yaml: &str| {
+        let file = resource::read_file(&Arc::from("a.yaml"), yaml);
+        let files = crate::keep::Files::from([(Arc::from("a.yaml"), Arc::new(file))]);
+        let objects = crate::keep::update(&crate::keep::Objects::new(), &files);
+        let compiled = crate::compile::compile(&objects, &workload, false, 0, &before);
+        compiled.policy.gateway.as_ref().unwrap().listeners[0].tls.clone().unwrap()
+    };
+    let broken = secret.replace("-----BEGIN PRIVATE KEY-----", "-----BEGIN NOTHING-----");
+    assert!(matches!(&*shown(&[&edge(tls), &*broken, &grant].concat()), ListenerTls::Certificates { .. }));
+    assert!(
+        matches!(&*shown(&[&edge(tls), &*secret].concat()), ListenerTls::Unusable(why) if why.contains("no ReferenceGrant"))
+    );
+    let other = edge(&tls.replace("name: tls", "name: new"));
+    assert!(
+        matches!(&*shown(&[&other, &*broken, &grant].concat()), ListenerTls::Unusable(_)),
+        "another listener"
+    );
 }
