@@ -184,6 +184,8 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
     let drain = Drain::default();
     let (stop, stopping) = watch::channel(false);
     let (placement, inboxes) = Placement::new(settings.workers);
+    let own_ports = listening.iter().chain(admin_addresses.iter().map(|(address, _)| address));
+    let own = Arc::new(OwnListeners::new(own_ports.map(SocketAddr::port)));
     let shared = Shared {
         published: Arc::clone(&published),
         registry: Arc::clone(&registry),
@@ -195,7 +197,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         client_tls: Arc::new(ClientTls::new(identity.clone())),
         gateway_tls: Arc::default(),
         held_bodies: Budget::new(limits::MAX_HELD_BODIES),
-        own: Arc::new(OwnListeners::new(listening.iter().map(SocketAddr::port))),
+        own: Arc::clone(&own),
         placement: Arc::clone(&placement),
         drain: drain.clone(),
         deadlines: settings.deadlines,
@@ -215,7 +217,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
     }
     drop(sockets);
     let ports = (settings.role == Role::Gateway).then(|| {
-        let mut ports = Ports::new(placement);
+        let mut ports = Ports::new(placement, own);
         tell_ports(&ready, &settings.workload, ports.follow(published.load().tables.gateway()));
         listening.extend(ports.addresses());
         ports

@@ -264,17 +264,18 @@ pub fn to_application(worker: &Worker, application: Application, protocol: HopPr
 /// listeners as well as any other address.
 pub fn to_address(worker: &Worker, address: SocketAddr, protocol: HopProtocol) -> Result<Hop, Reject> {
     if worker.own.leads_back(address) {
-        return Err(Reject::because(
-            Stage::Pick,
-            Reason::LoopDetected,
-            format_args!("{address} is this proxy itself"),
-        ));
+        return Err(to_itself(address));
     }
     let tls = match worker.registry.endpoint_at(address.ip()) {
         Some(endpoint) => HopTls::decide(&BackendTls::Auto, endpoint.mtls_required, &endpoint)?,
         None => HopTls::Plaintext,
     };
     Ok(worker.upstream.hop_to(address, tls, protocol, CONNECT_TIMEOUT))
+}
+
+/// Why nothing is sent to an address of this proxy's own.
+pub fn to_itself(address: SocketAddr) -> Reject {
+    Reject::because(Stage::Pick, Reason::LoopDetected, format_args!("{address} is this proxy itself"))
 }
 
 /// Opens a connection of its own to a hop, as the one try of a tunnel.

@@ -515,6 +515,84 @@ spec:
     assert_eq!(records.of("gateway", "/api/v1").status(), 200, "the record has what was asked");
 }
 
+#[tokio::test]
+async fn no_port_behind_a_host_slips_by_a_policy_and_nobody_says_for_the_edge_how_a_request_came() {
+    let (app, web, ports) = (App::echo().await, Pki::new(), Ports::free());
+    let policies = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: not-these, namespace: bookinfo}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: front}]
+  action: DENY
+  rules: [{to: [{operation: {hosts: [admin.example.com, 'other.example.com:8080', 'third.example.com:*']}}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: forged, namespace: bookinfo}
+spec:
+  parentRefs: [{name: front}]
+  rules:
+  - matches: [{path: {value: /forged}}]
+    filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: X-Forwarded-For, value: 192.0.2.9}]}}]
+    backendRefs: [{name: ratings, port: 9080}]
+";
+    let _mesh = world(&app, &web, &ports).policy(policies).start().await;
+    let mut client = Client::connect(at(ports.web)).await;
+    for host in ["admin.example.com", "other.example.com", "third.example.com"] {
+        for port in ["", ":80", ":8080", ":1"] {
+            assert_eq!(
+                ask(&mut client, &format!("{host}{port}"), "/ratings/1", "").await.status,
+                403,
+                "{host}{port}"
+            );
+        }
+    }
+    let twins = "X_Forwarded_Proto: https\r\nX-Forwarded_For: 127.0.0.1\r\nX_Forwarded_Host: a\r\n";
+    assert_eq!(ask(&mut client, "a.example.com:99", "/forged", twins).await.status, 200);
+    let seen = app.only();
+    assert_eq!(seen.values("x-forwarded-for"), ["192.0.2.9, 127.0.0.1"]);
+    assert!(seen.head.headers.keys().all(|name| !name.as_str().contains('_')), "{:?}", seen.head.headers);
+}
+
+#[tokio::test]
+async fn what_leads_back_to_the_edge_goes_nowhere() {
+    let ports = Ports::free();
+    let back = format!(
+        "
+apiVersion: v1
+kind: Service
+metadata: {{name: back, namespace: bookinfo}}
+spec: {{ports: [{{port: 80}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: back, namespace: bookinfo, labels: {{kubernetes.io/service-name: back}}}}
+addressType: IPv4
+ports: [{{port: {}}}]
+endpoints: [{{addresses: [127.0.0.1]}}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: back, namespace: bookinfo}}
+spec:
+  parentRefs: [{{name: front}}]
+  rules: [{{backendRefs: [{{name: back, port: 80}}]}}]
+",
+        ports.web
+    );
+    let mesh = World::new()
+        .with_gateway()
+        .policy(&gateway(&[format!("{{name: web, port: {}, protocol: HTTP}}", ports.web)]))
+        .policy(&back)
+        .start()
+        .await;
+    let mut client = Client::connect(at(ports.web)).await;
+    assert!(ask(&mut client, "a", "/loop", "").await.status >= 500);
+    let records = mesh.stop().await;
+    assert_eq!(records.only("gateway").ended(), "loop-detected at pick");
+}
+
 #[test]
 fn explain_knows_the_edge() {
     let (web, ports) = (Pki::new(), Ports::free());

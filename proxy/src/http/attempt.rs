@@ -203,7 +203,13 @@ fn pick(
     let picked = match chosen {
         Chosen::Application(application, _) => Ok(stages::to_application(worker, *application, protocol)),
         Chosen::Address(address) => stages::to_address(worker, *address, protocol),
-        Chosen::Backend(backend, ..) => worker.upstream.pick(backend, protocol, tried),
+        Chosen::Backend(backend, ..) => worker.upstream.pick(backend, protocol, tried).and_then(|hop| {
+            // A workload may call itself. What comes to an edge from outside comes to it once, and never to its own doors.
+            match record.connection.side == Side::Gateway && worker.own.leads_back(hop.address()) {
+                true => Err(stages::to_itself(hop.address())),
+                false => Ok(hop),
+            }
+        }),
     };
     picked.inspect_err(|reject| stages::charge_hop(&mut record.decision, reject))
 }

@@ -75,8 +75,9 @@ pub fn choose<'t>(
 pub fn redirected(rule: &Rule, redirect: &Redirect, request: &Request<Body>, record: &mut Record) -> Reject {
     record.decision.route = rule.policy;
     let scheme = if record.connection.tls.is_some() { "https" } else { "http" };
-    let authority = sanitize::authority(request).and_then(sanitize::split_authority);
-    let (host, port) = authority.unwrap_or_default();
+    let authority = sanitize::authority(request).unwrap_or_default();
+    let host = sanitize::without_port(authority).unwrap_or_default();
+    let port = sanitize::split_authority(authority).and_then(|(_, port)| port);
     let port = match record.connection.side {
         Side::Gateway => record.connection.destination.port(),
         Side::Inbound | Side::Outbound => port.unwrap_or(80),

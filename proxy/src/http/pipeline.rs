@@ -483,11 +483,20 @@ pub fn attributes<'r>(
 ) -> RequestAttributes<'r> {
     RequestAttributes {
         method: request.method().as_str(),
-        host: sanitize::authority(request),
+        host: host(request, record.connection.side),
         path: request.uri().path(),
         headers: request.headers(),
         remote_ip: Some(record.remote.as_deref().copied().unwrap_or(record.connection.source.ip())),
         user,
+    }
+}
+
+/// The host that policies look at. At a Gateway that is without the port, which is the caller's choice.
+fn host(request: &Request<Body>, side: Side) -> Option<&str> {
+    let authority = sanitize::authority(request)?;
+    match side {
+        Side::Gateway => sanitize::without_port(authority),
+        Side::Inbound | Side::Outbound => Some(authority),
     }
 }
 

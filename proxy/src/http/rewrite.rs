@@ -11,11 +11,12 @@ use crate::telemetry::{Record, Side};
 pub fn request(chosen: &Chosen<'_>, request: &mut Request<Body>, record: &Record) {
     match chosen {
         Chosen::Backend(_, choice, _) => {
-            if record.connection.side == Side::Gateway {
-                vouched::came_by(&record.connection, request.headers_mut());
-            }
             for filters in choice.iter().flat_map(|choice| choice.filters()) {
                 filters.edit_request(request);
+            }
+            // Whatever a route says of it, the client's own address stands last.
+            if record.connection.side == Side::Gateway {
+                vouched::came_by(&record.connection, request.headers_mut());
             }
             request.headers_mut().insert(reply::DECISION_ID, reply::decision_id(record.id));
         }

@@ -95,6 +95,13 @@ pub fn is_padded(value: &HeaderValue) -> bool {
     blank(bytes.first()) || blank(bytes.last())
 }
 
+/// An authority without its port. An IPv6 address keeps its brackets.
+pub fn without_port(authority: &str) -> Option<&str> {
+    let (host, _) = split_authority(authority)?;
+    let brackets = if authority.starts_with('[') { 2 } else { 0 };
+    authority.get(..host.len() + brackets)
+}
+
 fn malformed(what: &str) -> Reject {
     Reject::because(Stage::Sanitize, Reason::MalformedRequest, what)
 }

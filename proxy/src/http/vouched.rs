@@ -44,6 +44,10 @@ pub fn request<B>(peer: &Peer, target: Target, held: &Held, request: &mut Reques
             if !peer.admission(held).speaks_for {
                 FORWARDED.iter().for_each(|name| drop(headers.remove(name)));
             }
+            // Written with underscores they are nobody's to say: some servers can't tell them apart.
+            strip(headers, |name, _| {
+                is_twin(name, &FORWARDED, None) || is_twin(name, &[X_FORWARDED_FOR], None)
+            });
         }
         Target::Destination(_) | Target::Pod(_) | Target::Authority(_) => drop(headers.remove(XFCC)),
     }

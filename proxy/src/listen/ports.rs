@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::{Placement, bind_one};
 use crate::generation::Published;
+use crate::net::OwnListeners;
 use crate::roles::{Destination, Listener};
 use crate::tables::Gateway;
 use crate::telemetry::Side;
@@ -19,6 +20,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The open ports of the Gateway that this proxy serves.
 pub struct Ports {
     placement: Arc<Placement>,
+    own: Arc<OwnListeners>,
     /// Each with what closes it.
     open: BTreeMap<SocketAddr, watch::Sender<bool>>,
     /// What can't be opened, and why.
@@ -37,9 +39,9 @@ pub enum Standing {
 }
 
 impl Ports {
-    /// None yet. `placement` hands them to the workers.
-    pub fn new(placement: Arc<Placement>) -> Self {
-        Self { placement, open: BTreeMap::new(), failed: BTreeMap::new() }
+    /// None yet. `placement` hands them to the workers, `own` knows them as this proxy's.
+    pub fn new(placement: Arc<Placement>, own: Arc<OwnListeners>) -> Self {
+        Self { placement, own, open: BTreeMap::new(), failed: BTreeMap::new() }
     }
 
     /// Opens what is not open yet, and closes what `gateway` has no more.
@@ -50,6 +52,7 @@ impl Ports {
             if !stays {
                 // Its connections go on to their next request, which is told.
                 close.send_replace(true);
+                self.own.close(address.port());
                 tracing::info!(%address, "a port of the Gateway is closed");
             }
             stays
@@ -108,6 +111,7 @@ impl Ports {
         let listener = Listener { address, side: Side::Gateway, destination: Destination::Routed };
         let (close, closed) = watch::channel(false);
         self.placement.open(listener, &socket, &closed)?;
+        self.own.open(address.port());
         Ok(close)
     }
 }

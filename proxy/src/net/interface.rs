@@ -3,29 +3,46 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink::SocketAddrNetlink, recv, sendto,
     socket_with,
 };
-use smallvec::SmallVec;
 
 /// The ports on which this proxy listens: a connection to one of them at an address of this host would come back to it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct OwnListeners {
-    ports: SmallVec<[u16; 8]>,
+    /// A bit for each.
+    ports: [AtomicU64; 1024],
 }
 
 impl OwnListeners {
     /// Of the ports given.
     pub fn new(ports: impl IntoIterator<Item = u16>) -> Self {
-        Self { ports: ports.into_iter().collect() }
+        let own = Self { ports: [const { AtomicU64::new(0) }; 1024] };
+        ports.into_iter().for_each(|port| own.open(port));
+        own
+    }
+
+    /// It listens there from now on.
+    pub fn open(&self, port: u16) {
+        self.ports[usize::from(port >> 6)].fetch_or(1 << (port & 63), Ordering::Relaxed);
+    }
+
+    /// It listens there no more.
+    pub fn close(&self, port: u16) {
+        self.ports[usize::from(port >> 6)].fetch_and(!(1 << (port & 63)), Ordering::Relaxed);
+    }
+
+    fn listens(&self, port: u16) -> bool {
+        self.ports[usize::from(port >> 6)].load(Ordering::Relaxed) & 1 << (port & 63) != 0
     }
 
     /// Whether `destination` leads back to this proxy. Asks the kernel only if the port fits, so that an address that
     /// was added a moment ago counts; if the kernel doesn't answer, an address that fits by its port does.
     pub fn leads_back(&self, destination: SocketAddr) -> bool {
-        self.ports.contains(&destination.port()) && is_local(destination.ip()).unwrap_or(true)
+        self.listens(destination.port()) && is_local(destination.ip()).unwrap_or(true)
     }
 }
 
@@ -232,6 +249,12 @@ mod tests {
         for (destination, expected) in table {
             assert_eq!(own.leads_back(destination.parse().unwrap()), expected, "{destination}");
         }
+        own.close(15001);
+        own.open(80);
+        let leads_back = |destination: &str| own.leads_back(destination.parse().unwrap());
+        assert!(
+            !leads_back("127.0.0.1:15001") && leads_back("127.0.0.1:80") && leads_back("127.0.0.1:15006")
+        );
     }
 
     proptest! {

@@ -176,7 +176,7 @@ spec:
             writ(),
             "server",
             &format!("files:{}", identity.dir.display()),
-            &["--gateway=shop/front"],
+            &["--gateway=shop/front", "--labels=app=front"],
         )
     }
 

@@ -92,6 +92,13 @@ pub(crate) fn gateway(meta: &Meta, object: Fields<'_>) -> Resource {
     gateway.class = spec.require("gatewayClassName").and_then(At::text).unwrap_or_default();
     gateway.addresses =
         spec.get("addresses").into_iter().flat_map(|at| at.items()).filter_map(address).collect();
+    if let Some(addresses) =
+        spec.get("addresses").filter(|at| at.items().len() > 0 && gateway.addresses.is_empty())
+    {
+        addresses.error(
+            "none of these is one to listen on: write an IPAddress, or leave them out for every interface",
+        );
+    }
     if let Some(listeners) = spec.require("listeners") {
         let read = listeners.items().enumerate().filter_map(|(index, at)| listener(meta, index, at));
         for listener in read {

@@ -249,13 +249,43 @@ fn header_edit(fields: Fields<'_>, name: &str) -> Option<HeaderEdit> {
     let fields = fields.require(name)?.fields(&["set", "add", "remove"])?;
     let pair = |at: At<'_>| {
         let fields = at.fields(&["name", "value"])?;
-        Some((text::header_name(fields.require("name")?)?, text::header_value(fields.require("value")?)?))
+        Some((editable(fields.require("name")?)?, text::header_value(fields.require("value")?)?))
     };
     Some(HeaderEdit {
         set: list(fields, "set").filter_map(pair).collect(),
         add: list(fields, "add").filter_map(pair).collect(),
-        remove: list(fields, "remove").filter_map(text::header_name).collect(),
+        remove: list(fields, "remove").filter_map(editable).collect(),
     })
+}
+
+/// The name of a header that routes may edit: not one by which proxies say who calls, or where a message ends.
+fn editable(at: At<'_>) -> Option<String> {
+    const FRAMING: [&str; 10] = [
+        "connection",
+        "content-length",
+        "host",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    let name = text::header_name(at)?;
+    let dashed = name.replace('_', "-");
+    let says_who = dashed == "x-forwarded-client-cert"
+        || ["x-writ-", "x-envoy-"].iter().any(|prefix| dashed.starts_with(prefix));
+    if says_who {
+        at.error(format!("{name} is for proxies of the mesh to set"));
+    } else if name == "host" {
+        at.error("URLRewrite with a hostname changes the host");
+    } else if FRAMING.contains(&name.as_str()) {
+        at.error(format!("{name} belongs to one connection: no route may edit it"));
+    } else {
+        return Some(name);
+    }
+    None
 }
 
 fn redirect(at: At<'_>) -> Option<Redirect> {
@@ -406,6 +436,14 @@ mod tests {
             ("  - matches: [{path: {type: RegularExpression, value: 'a('}}]\n", "not a regular expression"),
             ("  - matches: [{path: {type: RegularExpression, value: '(?=a)'}}]\n", "look-around"),
             ("  - matches: [{method: get}]\n", "unknown value"),
+            (
+                "  - filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: X_Forwarded-Client-Cert, value: a}]}}]\n",
+                "for proxies of the mesh",
+            ),
+            (
+                "  - filters: [{type: RequestHeaderModifier, requestHeaderModifier: {remove: [Host]}}]\n",
+                "URLRewrite",
+            ),
             ("  - filters: [{type: RequestMirror, requestMirror: {}}]\n", "not supported yet"),
             ("  - filters: [{type: RequestRedirect, requestRedirect: {statusCode: 304}}]\n", "301, 302"),
             ("  - filters: [{type: RequestRedirect, requestRedirect: {hostname: '*.a'}}]\n", "without `*`"),

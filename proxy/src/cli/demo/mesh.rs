@@ -100,7 +100,7 @@ impl Mesh {
         }
         let edge = free_port()?;
         write_edge(&authority, &config, edge)?;
-        let mut front = settings("front", "front", &[]);
+        let mut front = settings("front", "front", &[("app", "front")]);
         front.workload.gateway = Some("front".into());
         sidecars.push(app::start(Settings { role: Role::Gateway, ..front })?);
         let entrance = Open::At((Ipv4Addr::LOCALHOST, port).into());
