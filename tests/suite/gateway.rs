@@ -8,7 +8,7 @@ use fips::ca::Profile;
 use fips::jws::Algorithm;
 use http::Request;
 use tests::{
-    App, Caller, Client, Directory, H2Client, Issuer, Pki, Reply, Server, TlsClient, World, free_port,
+    App, Caller, Client, Directory, H2Client, Issuer, Mesh, Pki, Reply, Server, TlsClient, World, free_port,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -115,9 +115,18 @@ async fn ask<IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(
     client.reply().await
 }
 
-async fn until_open(port: u16, open: bool) {
-    tests::soon("the port", async {
-        while tokio::net::TcpStream::connect(at(port)).await.is_ok() != open {
+async fn until_closed(port: u16) {
+    tests::soon("the end of the port", async {
+        while tokio::net::TcpStream::connect(at(port)).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+async fn until_ready(mesh: &Mesh, asked: impl Fn(&str) -> bool) {
+    tests::soon("readiness", async {
+        while !asked(&mesh.ready("front").await) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
@@ -315,25 +324,18 @@ async fn listeners_come_and_go_with_the_gateway() {
         "{not_ready}"
     );
     mesh.config().write("gateway.yaml", &one(ports.web));
-    until_open(ports.web, true).await;
+    until_ready(&mesh, |ready| ready == "ready\n").await;
     let mut kept = Client::connect(at(ports.web)).await;
     assert_eq!(ask(&mut kept, "a", "/ratings/1", "").await.status, 200);
-    assert_eq!(mesh.ready("front").await, "ready\n");
 
     // Another port instead, which is taken at first.
     let taken = std::net::TcpListener::bind(at(ports.tls)).unwrap();
     mesh.config().write("gateway.yaml", &one(ports.tls));
-    until_open(ports.web, false).await;
-    let ready = mesh.ready("front").await;
-    assert!(ready.contains("another process is there"), "{ready}");
+    until_closed(ports.web).await;
+    until_ready(&mesh, |ready| ready.contains("another process is there")).await;
     kept.rest().await;
     drop(taken);
-    tests::soon("the port", async {
-        while mesh.ready("front").await != "ready\n" {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    })
-    .await;
+    until_ready(&mesh, |ready| ready == "ready\n").await;
     assert_eq!(ask(&mut Client::connect(at(ports.tls)).await, "a", "/ratings/3", "").await.status, 200);
 }
 
