@@ -14,6 +14,8 @@ mod timeouts;
 
 use std::fmt;
 
+use http::HeaderValue;
+
 pub use body::{BodyDecoder, Decoded, is_forbidden_trailer, take};
 pub use encode::{
     BodyEncoder, ChunkFrame, LengthMismatch, ResponseFraming, encode_request_head, encode_response_head,
@@ -35,6 +37,14 @@ pub const MAX_TRAILER_FIELDS: usize = 32;
 pub const MAX_CHUNK_EXTENSION: usize = 1024;
 /// Longest extensions of one body together, in bytes.
 pub const MAX_CHUNK_EXTENSIONS: usize = 16 * 1024;
+
+/// Whether it begins or ends with a space or tab. HTTP/1 has no such values, and HTTP/2 may not: who reads it in HTTP/1 reads
+/// another one (RFC 9113 section 8.2.1).
+pub fn is_padded(value: &HeaderValue) -> bool {
+    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let bytes = value.as_bytes();
+    blank(bytes.first()) || blank(bytes.last())
+}
 
 /// How long a body is, as its head says (RFC 9112 section 6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,6 +9,7 @@ use control_client::snapshot::Mesh;
 use super::serve_h1::CanUpgrade;
 use crate::decision::{Reason, Stage};
 use crate::error::Reject;
+use crate::h1;
 use crate::tables::normalize;
 
 /// Headers of one hop that no `Connection` header has to name (RFC 9110 section 7.6.1 and its predecessors).
@@ -25,7 +26,7 @@ const HOP_BY_HOP: [HeaderName; 5] = [
 /// and doesn't count), its path is in the one form that [`normalize`] gives it, and headers of the hop it came by are gone.
 /// `Upgrade` survives where the connection can be switched ([`CanUpgrade`]).
 pub fn request<B>(request: &mut Request<B>, mesh: &Mesh) -> Result<(), Reject> {
-    if request.version() == Version::HTTP_2 && request.headers().values().any(is_padded) {
+    if request.version() == Version::HTTP_2 && request.headers().values().any(h1::is_padded) {
         return Err(malformed("a field value begins or ends with a space or tab"));
     }
     authority_agrees(request)?;
@@ -86,13 +87,6 @@ pub fn split_authority(authority: &str) -> Option<(&str, Option<u16>)> {
     let canonical = port.bytes().all(|byte| byte.is_ascii_digit()) && !port.starts_with('0');
     let port = if port.is_empty() { None } else { Some(port.parse().ok().filter(|_| canonical)?) };
     Some((host, port))
-}
-
-/// HTTP/1 has no such values: who reads it there reads another one (RFC 9113 section 8.2.1).
-pub fn is_padded(value: &HeaderValue) -> bool {
-    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-    let bytes = value.as_bytes();
-    blank(bytes.first()) || blank(bytes.last())
 }
 
 /// An authority without its port. An IPv6 address keeps its brackets.

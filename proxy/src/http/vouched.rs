@@ -4,7 +4,6 @@
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, Request, header};
 
-use super::sanitize::is_padded;
 use crate::generation::Held;
 use crate::h1;
 use crate::peer::Peer;
@@ -85,7 +84,7 @@ pub fn trailers(held: &Held, trailers: &mut HeaderMap) {
             || outputs.contains(name)
             || asked.contains(name)
             || is_twin(name, outputs, Some(asked))
-            || is_padded(value)
+            || h1::is_padded(value)
     });
 }
 

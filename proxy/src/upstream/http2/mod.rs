@@ -16,7 +16,7 @@ use futures_util::FutureExt;
 use futures_util::future::{Shared as SharedFuture, WeakShared};
 use http::header::{CONNECTION, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Method, Request, Response, Uri, Version};
+use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
@@ -31,6 +31,7 @@ use crate::body::{Body, BodyError};
 use crate::clock::Moment;
 use crate::decision::{Reason, Stage};
 use crate::error::Reject;
+use crate::h1::is_padded;
 
 /// Receive window of a stream and of a connection: large and fixed, which measured faster than adaptive ones.
 const STREAM_WINDOW: u32 = 1024 * 1024;
@@ -287,7 +288,8 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExec {
     }
 }
 
-/// Makes a request that HTTP/2 can carry: absolute target, no hop-by-hop fields (RFC 9113 section 8.2.2).
+/// Makes a request that HTTP/2 can carry: absolute target, no hop-by-hop fields (RFC 9113 section 8.2.2), no padded values,
+/// which a route or a provider may have set.
 #[expect(clippy::result_large_err, reason = "the request is handed back as it is")]
 fn translate(mut request: Request<Body>, tls: &HopTls) -> Result<Request<Body>, (Reject, Request<Body>)> {
     let Some(authority) = authority(&request) else {
@@ -301,6 +303,12 @@ fn translate(mut request: Request<Body>, tls: &HopTls) -> Result<Request<Body>, 
     }
     if headers.get(TE).is_some_and(|te| te != "trailers") {
         headers.remove(TE);
+    }
+    for padded in headers.values_mut().filter(|value| is_padded(value)) {
+        // A part of a value is one.
+        if let Ok(value) = HeaderValue::from_bytes(padded.as_bytes().trim_ascii()) {
+            *padded = value;
+        }
     }
     let mut parts = http::uri::Parts::default();
     parts.authority = Some(authority);

@@ -120,7 +120,8 @@ fn the_head_is_made_for_http2() {
             assert_eq!(request.uri().to_string(), "http://server.test/path?query");
             let mut names: Vec<_> = request.headers().keys().map(|name| name.as_str()).collect();
             names.sort_unstable();
-            assert_eq!(names, ["te", "x-kept"]);
+            assert_eq!(names, ["te", "x-kept", "x-padded"]);
+            assert_eq!(request.headers()["x-padded"], "1");
             respond.send_response(Response::new(()), true).unwrap();
         });
         let mut request = get();
@@ -132,6 +133,7 @@ fn the_head_is_made_for_http2() {
             ("proxy-connection", "close"),
             ("te", "trailers"),
             ("x-kept", "1"),
+            ("x-padded", " 1\t"),
         ] {
             request.headers_mut().insert(name, HeaderValue::from_static(value));
         }
