@@ -365,7 +365,9 @@ mod tests {
         // A thread that lost its core while it wrote lets others take of what all share, as much as that has.
         let shared = |set: &Set| set.overflow.load(Ordering::SeqCst).saturating_sub(SECOND) / (3600 * SECOND);
         let shared: u64 = buckets.made.get().unwrap().iter().map(shared).sum();
-        assert_eq!(admitted.into_inner() as u64, 2 * 2_000 + shared);
+        // Where three of the four did, the key's own bucket was asked once only.
+        let admitted = admitted.into_inner() as u64;
+        assert!((2 * 2_000..=2 * 2_000 + shared).contains(&admitted), "{admitted}, {shared} of them shared");
         assert!(shared < 100, "{shared}");
     }
 
