@@ -14,7 +14,7 @@ fn config_map(name: &str, pem: &str) -> String {
     )
 }
 
-fn secret(name: &str, values: &[(&str, &str)]) -> String {
+pub(crate) fn secret(name: &str, values: &[(&str, &str)]) -> String {
     let mut yaml = format!(
         "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: bookinfo}}\nstringData:\n"
     );

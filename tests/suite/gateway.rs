@@ -11,6 +11,8 @@ use tests::{
     App, Caller, Client, Directory, H2Client, Issuer, Mesh, Pki, Reply, Server, TlsClient, World, free_port,
 };
 
+use crate::backend_tls;
+
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn at(port: u16) -> SocketAddr {
@@ -66,13 +68,8 @@ fn browser() -> Caller {
     Caller::anonymous().offering(&["http/1.1"])
 }
 
-fn secret(name: &str, pair: &(String, String)) -> String {
-    let block = |text: &str| text.replace('\n', "\n    ");
-    format!(
-        "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: bookinfo}}\ntype: kubernetes.io/tls\nstringData:\n  tls.crt: |\n    {}\n  tls.key: |\n    {}\n",
-        block(&pair.0),
-        block(&pair.1)
-    )
+fn secret(name: &str, (certificate, key): &(String, String)) -> String {
+    backend_tls::secret(name, &[("tls.crt", certificate), ("tls.key", key)])
 }
 
 /// `/ratings` of any host goes to ratings; of `a.example.com` also `/own`.
@@ -95,12 +92,17 @@ spec:
 
 /// A mesh whose application is ratings, behind a sidecar; certificates are of `web`.
 fn world(app: &App, web: &Pki, ports: &Ports) -> World {
+    world_of(app, web, &ports.gateway(), ROUTES)
+}
+
+/// The same by another Gateway and routes.
+fn world_of(app: &App, web: &Pki, gateway: &str, routes: &str) -> World {
     let pair = |name: &str| web.issue(&Profile::server(&[name], HOUR));
     World::new()
         .server(Server::new("ratings", app))
         .with_gateway()
-        .policy(&ports.gateway())
-        .policy(ROUTES)
+        .policy(gateway)
+        .policy(routes)
         .policy(&secret("shop", &pair("*.example.com")))
         .policy(&secret("other", &pair("other.test")))
 }
@@ -455,7 +457,6 @@ async fn routes_redirect_and_rewrite() {
     let listeners = ports
         .gateway()
         .replace("listeners: [", &format!("listeners: [{{name: moved, port: {to_https}, protocol: HTTP}}, "));
-    let pair = |name: &str| web.issue(&Profile::server(&[name], HOUR));
     let routes = "
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
@@ -484,15 +485,7 @@ spec:
   action: DENY
   rules: [{to: [{operation: {paths: [/old/closed, /secret]}}]}]
 ";
-    let mesh = World::new()
-        .server(Server::new("ratings", &app))
-        .with_gateway()
-        .policy(&listeners)
-        .policy(routes)
-        .policy(&secret("shop", &pair("*.example.com")))
-        .policy(&secret("other", &pair("other.test")))
-        .start()
-        .await;
+    let mesh = world_of(&app, &web, &listeners, routes).start().await;
     let mut plain = Client::connect(at(to_https)).await;
     for path in ["/a?b=c", "/secret"] {
         let reply = ask(&mut plain, &format!("a.example.com:{to_https}"), path, "").await;
