@@ -19,6 +19,7 @@ pub use attest::{Attestation, Offered, SelfTest, Validation, group_name, suite_n
 pub use digest::sha256;
 pub use live::{
     LiveConfig, NotApproved, client, live_configs, note_client, note_server, require, require_live, required,
+    server,
 };
 pub use pair::read_pair;
 pub use provider::provider;

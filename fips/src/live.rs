@@ -41,7 +41,14 @@ pub fn note_client(name: &'static str, config: &ClientConfig) {
     note(name, config.fips());
 }
 
-/// A client's configuration, once it may be used, for what `name` says.
+/// A server's configuration, once it may be used, for what `name` says.
+pub fn server(name: &'static str, config: ServerConfig) -> Result<ServerConfig, NotApproved> {
+    check(required(), name, config.fips())?;
+    note(name, config.fips());
+    Ok(config)
+}
+
+/// A client's configuration likewise.
 pub fn client(name: &'static str, config: ClientConfig) -> Result<ClientConfig, NotApproved> {
     check(required(), name, config.fips())?;
     note(name, config.fips());

@@ -143,12 +143,8 @@ impl Ends {
             config.ticketer = fips::tickets().map_err(|error| error.to_string())?;
             config.send_tls13_tickets = TICKETS;
         }
-        fips::note_server("TLS of a Gateway, accepted", &config);
-        let fips = config.fips();
-        if fips::required() && !fips {
-            return Err("TLS of this listener is not approved (--fips required)".to_owned());
-        }
-        Ok(Self { config: Arc::new(config), fips })
+        let config = fips::server("TLS of a Gateway, accepted", config).map_err(|error| error.to_string())?;
+        Ok(Self { fips: config.fips(), config: Arc::new(config) })
     }
 }
 
