@@ -69,9 +69,7 @@ pub async fn serve(
                 // A client that was taken for silent and speaks is looked at again.
                 let silent = Box::pin(tcp::server_first(io, worker, peer, target)).await;
                 ready = match (silent, target) {
-                    (Some((Io::Plain(io), peer)), _) => {
-                        Box::pin(arrival.look_at(io, peer.facts.destination, target)).await
-                    }
+                    (Some((Io::Plain(io), _)), _) => Box::pin(arrival.look_at(io, target)).await,
                     (Some((Io::Tls(io), peer)), Target::Application(application)) => {
                         Box::pin(arrival.look_within(io, peer, application)).await
                     }
@@ -117,7 +115,7 @@ impl Arrival {
                 Target::Application(Application { address, intercepted: true })
             }
             (Side::Outbound, _, Some(address)) if !leads_back(address) => Target::Destination(address),
-            (Side::Gateway, ..) => Target::Gateway(local.port()),
+            (Side::Gateway, ..) => Target::Gateway(local),
             (Side::Outbound, _, None) => Target::Authority(local),
             // Without a destination, or to ourselves.
             (_, _, to) => {
@@ -127,18 +125,18 @@ impl Arrival {
                 return None;
             }
         };
-        self.look_at(Prefixed::new(Bytes::new(), socket), local, target).await
+        self.look_at(Prefixed::new(Bytes::new(), socket), target).await
     }
 
     /// As [`Arrival::look`], of a connection whose target is known.
-    async fn look_at(&self, io: Prefixed<TcpStream>, local: SocketAddr, target: Target) -> Option<Ready> {
+    async fn look_at(&self, io: Prefixed<TcpStream>, target: Target) -> Option<Ready> {
         match target {
             Target::Application(application) => self.inbound(io, application).await,
             Target::Destination(destination) | Target::Pod(destination) => {
                 self.outbound(io, destination).await
             }
             Target::Authority(local) => self.by_authority(io, local).await,
-            Target::Gateway(_) => self.at_gateway(io, local).await,
+            Target::Gateway(local) => self.at_gateway(io, local).await,
         }
     }
 
@@ -294,7 +292,7 @@ impl Arrival {
         if held.tables.forwarders().expects_proxy_header(local.port(), self.source.ip()) {
             io = Box::pin(self.proxy_header(io, local)).await?;
         }
-        let target = Target::Gateway(local.port());
+        let target = Target::Gateway(local);
         if !held.tables.gateway_port(local.port()).is_some_and(|port| port.tls) {
             let facts = self.facts(local, None);
             let (io, detected) = self.detect(io, self.worker.deadlines.idle, &facts).await?;

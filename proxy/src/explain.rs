@@ -240,7 +240,7 @@ impl Call {
         let of_service = || held.tables.service_by_address(address.ip(), address.port()).is_some();
         let of_pod = || registry.endpoint_at(address.ip()).is_some_and(|endpoint| endpoint.mesh_tls);
         match self.connection.side {
-            Side::Gateway => Target::Gateway(address.port()),
+            Side::Gateway => Target::Gateway(address),
             Side::Inbound => Target::Application(Application { address, intercepted: false }),
             _ if self.destination.is_none() => Target::Authority(address),
             _ if !of_service() && of_pod() => Target::Pod(address),

@@ -39,11 +39,11 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// The flag that asked for it.
+    /// The flag or object that asked for it.
     pub const fn flag(&self) -> &'static str {
         match (self.destination, self.side) {
             (Destination::Fixed(_), _) => "--forward",
-            (Destination::Routed, _) => "--gateway",
+            (Destination::Routed, _) => "Gateway",
             (Destination::Original, Side::Outbound) => "--outbound",
             (Destination::Original, _) => "--inbound",
         }

@@ -29,8 +29,8 @@ pub enum Target {
     Pod(SocketAddr),
     /// Outbound without interception, accepted here: wherever the authority says.
     Authority(SocketAddr),
-    /// At a Gateway, on this port of it: wherever its routes say.
-    Gateway(u16),
+    /// At a Gateway, accepted here: wherever the routes of this port of it say.
+    Gateway(SocketAddr),
 }
 
 impl Target {

@@ -12,7 +12,6 @@ use crate::generation::Held;
 use crate::jwt::Outcome;
 use crate::memory::Memory;
 use crate::peer::Peer;
-use crate::stages;
 use crate::tables::{GatewayChoice, Redirect, Rule};
 use crate::telemetry::{Record, Side};
 
@@ -39,9 +38,7 @@ pub fn choose<'t>(
         record.service = Some(listener.name.clone());
         return Err(redirected(rule, redirect, request, record));
     }
-    let user = stages::authenticate(record, user)?;
-    let attributes = user.as_deref().map(|user| &*user.attributes);
-    pipeline::authorize(peer, held, attributes, request, record, memory)?;
+    let user = pipeline::authorize_user(peer, held, user, request, record, memory)?;
     let (listener, reject) = match choice {
         GatewayChoice::Rule(listener, _) if request.method() == Method::CONNECT => {
             (Some(listener), Reject::because(Stage::Route, Reason::NoRoute, "CONNECT through a Gateway"))

@@ -437,7 +437,7 @@ pub fn choose<'t>(
         Target::Destination(address) => outbound(Some(address), held, request, record, &memory.splits),
         Target::Pod(address) => Ok(Chosen::Address(stages::to_pod(&mut record.decision, address))),
         Target::Authority(_) => outbound(None, held, request, record, &memory.splits),
-        Target::Gateway(port) => edge::choose(peer, port, held, user, request, record, memory),
+        Target::Gateway(local) => edge::choose(peer, local.port(), held, user, request, record, memory),
     }
 }
 
@@ -451,17 +451,30 @@ fn inbound<'t>(
     record: &mut Record,
     memory: &Memory,
 ) -> Result<Chosen<'t>, Reject> {
-    let user = stages::authenticate(record, user)?;
-    let attributes = user.as_deref().map(|user| &*user.attributes);
-    authorize(peer, held, attributes, request, record, memory)?;
+    let user = authorize_user(peer, held, user, request, record, memory)?;
     if request.method() == Method::CONNECT {
         return Err(Reject::because(Stage::Route, Reason::NoRoute, "CONNECT to a workload"));
     }
     Ok(Chosen::Application(application, user))
 }
 
+/// Who the end user is, where that is known and may do what is asked, by the policies of the workload.
+pub(super) fn authorize_user(
+    peer: &Peer,
+    held: &Held,
+    user: Outcome,
+    request: &Request<Body>,
+    record: &mut Record,
+    memory: &Memory,
+) -> Result<Option<Rc<Verified>>, Reject> {
+    let user = stages::authenticate(record, user)?;
+    let attributes = user.as_deref().map(|user| &*user.attributes);
+    authorize(peer, held, attributes, request, record, memory)?;
+    Ok(user)
+}
+
 /// Who may do what, by the policies of the workload.
-pub(super) fn authorize(
+fn authorize(
     peer: &Peer,
     held: &Held,
     user: Option<&UserAttributes>,
@@ -502,26 +515,17 @@ fn host(request: &Request<Body>, side: Side) -> Option<&str> {
 
 /// What later policies are to be asked of a request that goes on.
 fn asked_of(chosen: &Chosen<'_>, held: &Held, request: &Request<Body>, record: &Record) -> Asked {
-    match *chosen {
-        Chosen::Application(_, ref user) => asked_here(user, chosen, held, request, record),
-        Chosen::Backend(_, _, ref user) if record.connection.side == Side::Gateway => {
-            asked_here(user, chosen, held, request, record)
+    match (chosen, record.connection.side) {
+        (Chosen::Application(_, user), _) | (Chosen::Backend(_, _, user), Side::Gateway) => {
+            let attributes = attributes(request, record, chosen.user());
+            Asked::Request(Kept { user: user.clone(), ..kept(&attributes, held, record) })
         }
         // No service owns it, unless it is a workload's own.
-        Chosen::Address(address) if record.decision.reason == Reason::NoPolicy => Asked::Outside(address),
-        Chosen::Address(_) | Chosen::Backend(..) => Asked::Nothing,
+        (Chosen::Address(address), _) if record.decision.reason == Reason::NoPolicy => {
+            Asked::Outside(*address)
+        }
+        (Chosen::Address(_) | Chosen::Backend(..), _) => Asked::Nothing,
     }
-}
-
-fn asked_here(
-    user: &Option<Rc<Verified>>,
-    chosen: &Chosen<'_>,
-    held: &Held,
-    request: &Request<Body>,
-    record: &Record,
-) -> Asked {
-    let attributes = attributes(request, record, chosen.user());
-    Asked::Request(Kept { user: user.clone(), ..kept(&attributes, held, record) })
 }
 
 /// What of a request later policies may look at. Its texts are those of the record, where they are the same.

@@ -14,9 +14,10 @@ use crate::telemetry::ConnectionFacts;
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
-/// What those who are not trusted to speak for others don't say of how a request came to a Gateway. Whom it is for they may
-/// say: X-Forwarded-For is read from its end, where the Gateway writes whom it saw.
-const FORWARDED: [HeaderName; 4] = [
+/// What says how a request came to a Gateway. Those who are not trusted to speak for others say none of it but whom it is for:
+/// X-Forwarded-For is read from its end, where the Gateway writes whom it saw. Written with underscores nobody says it.
+static FORWARDED: [HeaderName; 5] = [
+    X_FORWARDED_FOR,
     X_FORWARDED_PROTO,
     HeaderName::from_static("x-forwarded-host"),
     HeaderName::from_static("x-forwarded-port"),
@@ -35,18 +36,18 @@ pub fn request<B>(peer: &Peer, target: Target, held: &Held, request: &mut Reques
         false => (&[], None),
     };
     outputs.iter().for_each(|output| drop(headers.remove(output)));
-    strip(headers, |name, _| reserved(name) || is_twin(name, outputs, asked));
+    let forwarded: &[HeaderName] = if let Target::Gateway(_) = target { &FORWARDED } else { &[] };
+    strip(headers, |name, _| {
+        reserved(name) || is_twin(name, outputs, asked) || is_twin(name, forwarded, None)
+    });
     match target {
         Target::Application(_) => client_cert(peer, held, headers),
         Target::Gateway(_) => {
             headers.remove(XFCC);
             if !peer.admission(held).speaks_for {
-                FORWARDED.iter().for_each(|name| drop(headers.remove(name)));
+                let others = FORWARDED.iter().filter(|name| **name != X_FORWARDED_FOR);
+                others.for_each(|name| drop(headers.remove(name)));
             }
-            // Written with underscores they are nobody's to say: some servers can't tell them apart.
-            strip(headers, |name, _| {
-                is_twin(name, &FORWARDED, None) || is_twin(name, &[X_FORWARDED_FOR], None)
-            });
         }
         Target::Destination(_) | Target::Pod(_) | Target::Authority(_) => drop(headers.remove(XFCC)),
     }

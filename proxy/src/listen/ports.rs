@@ -105,10 +105,10 @@ impl Ports {
     }
 
     fn open(&self, address: SocketAddr) -> anyhow::Result<watch::Sender<bool>> {
-        let Some(socket) = bind_one("Gateway", address)? else {
-            anyhow::bail!("Gateway: no IPv6 here, so nothing listens on {address}");
-        };
         let listener = Listener { address, side: Side::Gateway, destination: Destination::Routed };
+        let Some(socket) = bind_one(listener.flag(), address)? else {
+            anyhow::bail!("{}: no IPv6 here, so nothing listens on {address}", listener.flag());
+        };
         let (close, closed) = watch::channel(false);
         self.placement.open(listener, &socket, &closed)?;
         self.own.open(address.port());
