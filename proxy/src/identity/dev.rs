@@ -22,7 +22,7 @@ const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 86_400);
 pub(super) const LEAF_LIFETIME: Duration = Duration::from_secs(86_400);
 
 /// The authority of `dir`; the first to ask makes it.
-pub(super) fn authority(dir: &Path, trust_domain: &str) -> Result<Authority, IdentityError> {
+pub fn authority(dir: &Path, trust_domain: &str) -> Result<Authority, IdentityError> {
     let failed = |error| IdentityError::Read { path: dir.to_owned(), error };
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
     let lock =

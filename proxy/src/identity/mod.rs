@@ -27,6 +27,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
 
+pub use dev::authority as development_authority;
 pub use error::IdentityError;
 pub use material::Material;
 pub use proof::{CLOCK_SKEW_SECONDS, Proof};

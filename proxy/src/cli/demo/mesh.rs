@@ -57,6 +57,9 @@ impl Mesh {
         }
         let listens: Vec<_> = inbound.iter().map(|forward| forward.listen).collect();
         write_config(&config, &listens)?;
+        // All of it before the first proxy starts: a request must not come before what allows it is known.
+        let edge = free_port()?;
+        write_edge(&identity::development_authority(&authority, "cluster.local")?, &config, edge)?;
 
         let settings = |name: &str, account: &str, labels: &[(&str, &str)]| Settings {
             role: Role::Sidecar,
@@ -98,8 +101,6 @@ impl Mesh {
                 ..settings(&name, "ratings", &labels)
             })?);
         }
-        let edge = free_port()?;
-        write_edge(&authority, &config, edge)?;
         let mut front = settings("front", "front", &[("app", "front")]);
         front.workload.gateway = Some("front".into());
         sidecars.push(app::start(Settings { role: Role::Gateway, ..front })?);
@@ -209,14 +210,9 @@ fn free_port() -> anyhow::Result<SocketAddr> {
 /// For so long the certificate of the edge is good.
 const EDGE_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
-/// The Gateway, and the certificate that it shows. `authority` is the directory of the mesh's own.
-fn write_edge(authority: &Path, directory: &Path, edge: SocketAddr) -> anyhow::Result<()> {
-    let read = |name: &str| {
-        let path = authority.join(name);
-        std::fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))
-    };
-    let issued = Authority::from_pem("cluster.local", &read("ca.crt")?, &read("ca.key")?)?
-        .issue(&Profile::server(&["shop.test"], EDGE_LIFETIME))?;
+/// The Gateway, and the certificate that it shows.
+fn write_edge(authority: &Authority, directory: &Path, edge: SocketAddr) -> anyhow::Result<()> {
+    let issued = authority.issue(&Profile::server(&["shop.test"], EDGE_LIFETIME))?;
     let block = |pem: &str| pem.replace('\n', "\n    ");
     let gateway = format!(
         "# Where the edge listens, and what it shows.
